@@ -1,0 +1,53 @@
+# Two commands do everything: `make repro` and `make test`. `make` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The stages' `python` is the one of the virtual environment; nobody's usage is reported to anybody.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test check format lock ui clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## the virtual environment, exactly as requirements.lock pins it
+
+# uv comes first by pip, at the version the lock file pins; it then makes the environment equal to the lock.
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet "$$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)"
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+repro: $(READY) ## the whole pipeline on params.yaml: by default the embedded demo, minutes on two cores
+	dvc repro
+
+test: $(READY) ## the tests
+	python -m pytest
+
+check: $(READY) ## lint, format, types, import layers, the lock file
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	! grep -n '://' requirements.lock
+
+format: $(READY) ## rewrite the code in the house's format
+	ruff check --fix .
+	ruff format .
+
+lock: $(READY) ## pin the dependencies of pyproject.toml anew
+	uv pip compile --quiet --universal --no-emit-index-url --no-header --generate-hashes pyproject.toml --group dev -o requirements.lock
+
+ui: $(READY) ## MLflow's pages on this machine: http://127.0.0.1:5000
+	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+clean: ## remove what the pipeline made here (data, models, runs), not the environment, the caches or the reports
+	rm -rf data models work mlruns mlartifacts mlflow.db

@@ -1,0 +1,156 @@
+"""The command `mae`: one sub-command for each stage of dvc.yaml, and a few tools beside them.
+
+Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 75 interrupted after saving (run again to resume).
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# In the order of dvc.yaml; PARALLEL ones may run under torchrun.
+PARALLEL = ("pretrain", "knn", "linear", "attentive", "partial", "finetune", "scratch")
+STAGES = ("ingest", "shard", *PARALLEL, "register", "report")
+
+EXIT_BAD_PARAMS = 2
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command goes on from there
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    arguments = _parser().parse_args(argv)
+    if arguments.command in PARALLEL:
+        _enter_torchrun(arguments)
+    try:
+        arguments.run(arguments)
+    except Exception as error:
+        return _explain(arguments.command, error)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mae", description="Masked-autoencoder pretraining as a pipeline.")
+    parser.add_argument("--params", default="params.yaml", help="the parameters (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    helps = {
+        "ingest": "list the raw images into a small manifest (writes the demo first, where that is the source)",
+        "shard": "copy the listed images into WebDataset shards and index them",
+        "pretrain": "train the encoder without labels",
+        "knn": "judge the frozen encoder by its nearest neighbours",
+        "linear": "judge the frozen encoder by a linear classifier on its class token",
+        "attentive": "judge the frozen encoder by a classifier with one cross-attention",
+        "partial": "fine-tune the last blocks only, for several numbers of blocks",
+        "finetune": "fine-tune the whole encoder",
+        "scratch": "train the same encoder with labels from random weights",
+        "register": "put encoder and classifier into the MLflow registry; promote them if they are better",
+        "report": "write reports/report.md and report.html",
+    }
+    for name in STAGES:
+        _command(commands, name, helps[name], _stage)
+
+    recipe = _command(commands, "recipe", "lay a recipe over the parameters", _recipe)
+    recipe.add_argument("file", nargs="?", help="an overlay such as recipes/imagenet_vit_base.yaml")
+    recipe.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. ingest.root=/data")
+
+    export = _command(commands, "export", "write an encoder in another project's form", _export)
+    export.add_argument("source", help="e.g. models/pretrain/encoder.safetensors")
+    export.add_argument("target")
+    export.add_argument("--format", default="timm", choices=["timm", "official", "hf"])
+
+    importing = _command(commands, "import", "read an official MAE, timm or Hugging Face checkpoint", _import)
+    importing.add_argument("source")
+    importing.add_argument("target", help="an encoder file of ours, .safetensors")
+    importing.add_argument("--name", help="the timm name, where the file does not tell")
+    importing.add_argument("--num-heads", type=int, help="where the file does not tell")
+
+    _command(commands, "sync", "send metrics kept in files while the MLflow server was away", _sync)
+    _command(commands, "rollback", "make the previous champion the champion again", _rollback)
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], None],
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=run)
+    return command
+
+
+def _stage(arguments: argparse.Namespace) -> None:
+    from mae import config
+
+    params = config.load(arguments.params)
+    from mae.stages import run_stage
+
+    run_stage(arguments.command, params)
+
+
+def _recipe(arguments: argparse.Namespace) -> None:
+    from mae.recipe import lay
+
+    for line in lay(arguments.file, arguments.set, onto=Path(arguments.params)):
+        print(line)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from mae.interchange import export
+
+    export(Path(arguments.source), Path(arguments.target), arguments.format)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from mae.interchange import import_encoder
+
+    import_encoder(
+        Path(arguments.source), Path(arguments.target), name=arguments.name, num_heads=arguments.num_heads
+    )
+
+
+def _sync(arguments: argparse.Namespace) -> None:
+    from mae.stages.publish import sync
+
+    sync(_load(arguments))
+
+
+def _rollback(arguments: argparse.Namespace) -> None:
+    from mae.stages.publish import rollback
+
+    rollback(_load(arguments))
+
+
+def _load(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from mae import config
+
+    return config.load(arguments.params)
+
+
+def _enter_torchrun(arguments: argparse.Namespace) -> None:
+    """Become torchrun where its own variables (PET_NPROC_PER_NODE, PET_NNODES ...) ask for several processes.
+
+    So the command in dvc.yaml is the same for one process and for a cluster, and changing the number of
+    processes reruns nothing.
+    """
+    wanted = any(name in os.environ for name in ("PET_NPROC_PER_NODE", "PET_NNODES"))
+    if wanted and "RANK" not in os.environ:
+        command = [sys.executable, "-m", "torch.distributed.run", "-m", "mae"]
+        os.execv(sys.executable, [*command, "--params", arguments.params, arguments.command])
+
+
+def _explain(command: str, error: Exception) -> int:
+    """An error class of ours is a message for the user; any other is a fault of ours and shows its trace."""
+    kind = type(error)
+    if kind.__name__ == "Interrupted":
+        print(f"mae {command}: {error}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if not kind.__module__.startswith("mae."):
+        raise error
+    print(f"mae {command}: {error}", file=sys.stderr)
+    return EXIT_BAD_PARAMS if kind.__name__ == "InvalidParams" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

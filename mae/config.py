@@ -1,0 +1,255 @@
+"""`params.yaml` as typed, frozen values. An unknown, missing or ill-typed key is an error that names it.
+
+Every number of a run lives in `params.yaml`; a section here carries the name of the stage that reads it.
+Only `stages`, `__main__` and `pipelines` see these values: everything below takes plain arguments.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(gt=0, lt=1)]
+Pair = Annotated[tuple[float, float], Field(strict=False)]
+Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
+Colour = Annotated[tuple[float, float, float], Field(strict=False)]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class InvalidParams(ValueError):
+    """The parameters cannot be used; the message names each key and what is wrong with it."""
+
+
+class Section(BaseModel):
+    """A frozen part of params.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Runtime(Section):
+    """Where and how a run happens; nothing here may change a result, so no DVC stage depends on it."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    workers: Count
+    work_dir: str
+    tracking_uri: str
+    experiment: str
+    log_every: Positive
+    checkpoint_every: Positive
+    keep_checkpoints: Positive
+
+
+class Demo(Section):
+    train: Positive
+    val: Positive
+    size: Positive
+
+
+class Ingest(Section):
+    source: Literal["demo", "folder", "imagenet_tar", "flat"]
+    root: str
+    val_fraction: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Shard(Section):
+    max_count: Positive
+    max_bytes: Positive
+    max_side: Positive | None
+    quality: Annotated[int, Field(ge=1, le=100)]
+    max_rejected: Count
+
+
+class Encoder(Section):
+    """`name` is a plain timm `vit_*`; a null keeps what that name says."""
+
+    name: str
+    img_size: Size
+    patch_size: Size | None
+    embed_dim: Positive | None
+    depth: Positive | None
+    num_heads: Positive | None
+    mlp_ratio: Annotated[float, Field(gt=0)] | None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What is said beyond the name and the image size."""
+        return self.model_dump(exclude={"name", "img_size"}, exclude_none=True)
+
+
+class Input(Section):
+    """Colour statistics in [0, 1], channel by channel."""
+
+    mean: Colour
+    std: Colour
+
+
+class Training(Section):
+    """What every training has. `batch_size` is global: all devices and accumulated steps together."""
+
+    batch_size: Positive
+    accumulate: Positive
+    base_lr: Rate
+    min_lr: Rate
+    warmup_epochs: Rate
+    weight_decay: Rate
+    precision: Precision
+    clip_grad: Annotated[float, Field(gt=0)] | None
+    compile: bool
+
+    @model_validator(mode="after")
+    def _accumulates_evenly(self) -> "Training":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
+        return self
+
+
+class OnlineProbe(Section):
+    """kNN on a few samples while pretraining, every `every_epochs` (0: never)."""
+
+    every_epochs: Rate
+    samples: Positive
+
+
+class Pretrain(Training):
+    method: str
+    epochs: Positive
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)]
+    betas: Pair
+    crop_scale: Pair
+    flip: bool
+    ema: Decay | None
+    probe: OnlineProbe
+
+
+class MAE(Section):
+    decoder_embed_dim: Positive
+    decoder_depth: Positive
+    decoder_num_heads: Positive
+    norm_pix: bool
+
+
+class KNN(Section):
+    k: Positive
+    temperature: Annotated[float, Field(gt=0)]
+    pool: Literal["avg", "token"]
+    batch_size: Positive
+
+
+class Probe(Training):
+    """A head on a frozen encoder."""
+
+    epochs: Positive
+    momentum: Fraction
+    flip: bool
+    labels_per_class: Positive | None
+
+
+class Augmented(Training):
+    """What the trainings that change the encoder have in common."""
+
+    betas: Pair
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    crop_scale: Pair
+    flip: bool
+    rand_augment: str | None
+    random_erasing: Fraction
+    mixup: Rate
+    cutmix: Rate
+    smoothing: Annotated[float, Field(ge=0, lt=1)]
+    ema: Decay | None
+    labels_per_class: Positive | None
+
+
+class FineTune(Augmented):
+    epochs: Positive
+
+
+class Partial(Augmented):
+    """One training per entry of `blocks` and of `epochs`; the best of `epochs` counts."""
+
+    blocks: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    epochs: Annotated[list[Positive], Field(min_length=1)]
+
+
+class Registry(Section):
+    encoder: str
+    classifier: str
+    min_gain: Fraction
+    confidence: Decay
+
+
+class Report(Section):
+    title: str
+    pictures: Positive
+
+
+class Params(Section):
+    seed: Count
+    runtime: Runtime
+    demo: Demo
+    ingest: Ingest
+    shard: Shard
+    input: Input
+    encoder: Encoder
+    pretrain: Pretrain
+    mae: MAE
+    knn: KNN
+    linear: Probe
+    attentive: Probe
+    partial: Partial
+    finetune: FineTune
+    scratch: FineTune
+    registry: Registry
+    report: Report
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as plain values, numbers as DVC reads them (YAML 1.2: `1e-4` is a float)."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = YAML(typ="safe").load(path)
+    except FileNotFoundError:
+        raise InvalidParams(f"{path}: no such file; run from the project's root or pass --params") from None
+    except YAMLError as error:
+        raise InvalidParams(f"{path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise InvalidParams(f"{path}: expected sections, found {type(values).__name__}")
+    return values
+
+
+def parse(values: dict[str, Any], origin: str = "params") -> Params:
+    """Check plain values and freeze them; raises InvalidParams with every fault at once."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        faults = [f"  {'.'.join(map(str, e['loc']))}: {_explain(e)}" for e in error.errors()]
+        raise InvalidParams("\n".join([f"{origin}: {len(faults)} to correct", *faults])) from None
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """The parameters of a run."""
+    return parse(read_yaml(Path(path)), str(path))
+
+
+def digest(*values: Any) -> str:
+    """16 hex digits that stand for these values; the name of a stage's resume folder is made of them."""
+    plain = [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in values]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _explain(error: Any) -> str:
+    known = {
+        "missing": "missing; it has no default",
+        "extra_forbidden": "unknown key; remove it or correct it",
+        "value_error": str(error.get("ctx", {}).get("error", "")),
+    }
+    return known.get(error["type"], f"{error['msg']}, found {error['input']!r}")

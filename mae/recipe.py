@@ -1,0 +1,79 @@
+"""Lay a recipe, and single settings, over params.yaml; comments stay, an unknown key is an error."""
+
+import os
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from mae import config
+
+
+def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]:
+    """Change `onto` (params.yaml) as `recipe` and then `settings` (`section.key=value`) say.
+
+    Yields a line for each changed key. The file is replaced only when the whole result is valid;
+    raises config.InvalidParams otherwise.
+    """
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 120
+    yaml.representer.add_representer(type(None), _null)
+    if not recipe and not settings:
+        raise config.InvalidParams("name a recipe, a --set KEY=VALUE, or both")
+    config.read_yaml(onto)  # its errors name the file
+    values = yaml.load(onto)
+    changes = []
+    if recipe:
+        changes += list(_merge(values, config.read_yaml(Path(recipe)), recipe))
+    for setting in settings:
+        key, found, text = setting.partition("=")
+        if not found:
+            raise config.InvalidParams(f"--set {setting}: expected KEY=VALUE")
+        overlay: Any = YAML(typ="safe").load(text)
+        for name in reversed(key.split(".")):
+            overlay = {name: overlay}
+        changes += list(_merge(values, overlay, "--set"))
+    text = StringIO()
+    yaml.dump(values, text)
+    config.parse(YAML(typ="safe").load(text.getvalue()), f"{onto} with {recipe or 'the settings'}")
+    beside = onto.with_suffix(".yaml.tmp")
+    beside.write_text(text.getvalue())
+    os.replace(beside, onto)
+    yield from changes
+
+
+def _merge(values: Any, overlay: dict[str, Any], origin: str, path: str = "") -> Iterator[str]:
+    for key, new in overlay.items():
+        name = f"{path}.{key}" if path else str(key)
+        if key not in values:
+            raise config.InvalidParams(f"{origin}: {name} is not a key of the parameters")
+        if isinstance(values[key], dict):
+            if not isinstance(new, dict):
+                raise config.InvalidParams(f"{origin}: {name} is a section, not a value")
+            yield from _merge(values[key], new, origin, name)
+        elif values[key] != new:
+            yield f"{name}: {_plain(values[key])} -> {_plain(new)}"
+            values[key] = _flow(new)
+
+
+def _flow(value: Any) -> Any:
+    """A list in one line, as params.yaml writes them."""
+    from ruamel.yaml.comments import CommentedSeq
+
+    if not isinstance(value, list):
+        return value
+    sequence = CommentedSeq(value)
+    sequence.fa.set_flow_style()
+    return sequence
+
+
+def _null(representer: Any, _: None) -> Any:
+    """`null`, as params.yaml writes it, not an empty value."""
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+def _plain(value: Any) -> str:
+    return "null" if value is None else str(list(value) if isinstance(value, list) else value)
