@@ -1,0 +1,1 @@
+"""Masked-autoencoder pretraining as a reproducible pipeline: raw images to a gated model in the registry."""

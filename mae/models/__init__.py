@@ -1,0 +1,1 @@
+"""What has weights, and the arithmetic on patches around it."""

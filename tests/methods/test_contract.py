@@ -1,0 +1,132 @@
+"""What every pretraining method obeys. A new one joins METHODS and, with small sizes, BUILD below."""
+
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mae.methods import METHODS, Method
+from mae.models.encoder import build
+from mae.models.patches import patchify, unpatchify
+
+LENGTH, PATCH, GRID = 16, 4, (4, 4)
+
+
+def mae(encoder):
+    return METHODS["mae"](encoder, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4)
+
+
+BUILD = {"mae": mae}
+
+
+@pytest.fixture(params=sorted(METHODS))
+def method(request):
+    torch.manual_seed(0)
+    encoder = build("vit_tiny_patch16_224", img_size=16, patch_size=PATCH, embed_dim=32, depth=2, num_heads=4)
+    return BUILD[request.param](encoder)
+
+
+@pytest.fixture
+def batch(method):
+    torch.manual_seed(1)
+    views = [torch.randn(4, 3, 16, 16) for _ in range(method.views)]
+    return views, torch.rand(4, *method.noise_shape)
+
+
+def test_a_method_says_what_it_needs(method):
+    assert isinstance(method, Method)
+    assert isinstance(method, torch.nn.Module)
+    assert method.views >= 1
+
+
+def test_the_loss_is_a_finite_scalar(method, batch):
+    views, noise = batch
+    loss = method(*views, noise=noise)["loss"]
+    assert loss.shape == ()
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+
+
+def test_the_loss_is_float32_under_autocast_and_close_to_the_plain_one(method, batch):
+    views, noise = batch
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = method(*views, noise=noise)["loss"]
+    assert loss.dtype == torch.float32
+    assert_close(loss, method(*views, noise=noise)["loss"], rtol=0.02, atol=0)
+
+
+def test_every_trainable_part_gets_gradient_and_frozen_parts_get_none(method, batch):
+    views, noise = batch
+    method(*views, noise=noise)["loss"].backward()
+    trainable = {name: p for name, p in method.named_parameters() if p.requires_grad}
+    lost = [name for name, p in trainable.items() if p.grad is None or p.grad.abs().max() == 0]
+    assert lost == []
+    assert all(p.grad is None for p in method.parameters() if not p.requires_grad)
+
+
+def test_the_same_seed_gives_the_same_loss_and_another_seed_another(method, batch):
+    views, _ = batch
+    losses = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        losses.append(method(*views)["loss"])
+    assert_close(losses[0], losses[1], rtol=0, atol=0)
+    if method.noise_shape:
+        assert losses[0] != losses[2]
+
+
+def test_noise_fixes_the_mask_whatever_the_seed(method, batch):
+    views, noise = batch
+    torch.manual_seed(3)
+    first = method(*views, noise=noise)["loss"]
+    torch.manual_seed(4)
+    assert_close(method(*views, noise=noise)["loss"], first, rtol=0, atol=0)
+
+
+def test_forward_changes_no_state(method, batch):
+    views, noise = batch
+    before = copy.deepcopy(method.state_dict())
+    method(*views, noise=noise)
+    assert_close(method.state_dict(), before, rtol=0, atol=0)
+
+
+def test_it_learns_one_batch_and_what_is_frozen_stays_frozen(method, batch):
+    views, noise = batch
+    frozen = {name: p.clone() for name, p in method.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for step in range(60):
+        loss = method(*views, noise=noise)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        method.after_step((step + 1) / 60)
+        losses.append(loss.detach().item())
+    assert losses[-1] < 0.8 * losses[0]
+    after = dict(method.named_parameters())
+    for name, value in frozen.items():
+        assert_close(after[name].data, value.data, rtol=0, atol=0)
+
+
+def test_encoder_never_sees_a_masked_patch(method, batch):
+    if not hasattr(method, "reconstruct"):
+        pytest.skip("it masks nothing")
+    views, noise = batch
+    predicted, mask = method.reconstruct(*views, noise)
+    patches = patchify(views[0], PATCH)
+    patches[mask.masked] += torch.randn_like(patches[mask.masked]) * 50
+    noisy = unpatchify(patches, PATCH, GRID)
+    assert_close(method.reconstruct(noisy, noise)[0], predicted, rtol=0, atol=0)
+    patches = patchify(views[0], PATCH)
+    patches[~mask.masked] += 1
+    changed = method.reconstruct(unpatchify(patches, PATCH, GRID), noise)[0]
+    assert (changed - predicted).abs().max() > 1e-3
+
+
+def test_noise_of_another_shape_is_refused(method, batch):
+    if not method.noise_shape:
+        pytest.skip("it draws nothing")
+    views, noise = batch
+    with pytest.raises(ValueError, match="noise has shape"):
+        method(*views, noise=noise[:, :-1])

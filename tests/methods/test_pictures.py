@@ -1,0 +1,56 @@
+"""Pictures of what a model fills in, honestly."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mae.methods import METHODS
+from mae.methods.pictures import pictures
+from mae.models.encoder import build
+from mae.models.patches import patchify
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+@pytest.fixture(params=[True, False], ids=["normalised pixels", "pixels"])
+def method(request):
+    torch.manual_seed(0)
+    vit = build("vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=32, depth=1, num_heads=4)
+    return METHODS["mae"](
+        vit, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4, norm_pix=request.param
+    )
+
+
+def normalise(images):
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return (images - mean) / std
+
+
+def test_visible_patches_are_the_original_and_masked_ones_grey_or_predicted(method):
+    images, noise = torch.rand(2, 3, 16, 16), torch.rand(2, 16)
+    panels = pictures(method, normalise(images), noise, MEAN, STD)
+    assert panels.shape == (2, 3, 3, 16, 16)
+    assert panels.min() >= 0
+    assert panels.max() <= 1
+    assert_close(panels[:, 0], images)
+    masked = method.mask(images, noise).masked
+    original, grey, filled = (patchify(panels[:, index], 4) for index in range(3))
+    assert_close(grey[~masked], original[~masked])
+    assert_close(filled[~masked], original[~masked])
+    assert (grey[masked] == 0.5).all()
+    assert (filled[masked] - original[masked]).abs().max() > 0.05
+
+
+def test_a_perfect_prediction_gives_the_original_back(method, monkeypatch):
+    images, noise = torch.rand(2, 3, 16, 16), torch.rand(2, 16)
+    mask = method.mask(images, noise)
+    perfect = method.target.of(normalise(images), 4)
+    monkeypatch.setattr(method, "reconstruct", lambda images, noise: (perfect, mask))
+    panels = pictures(method, normalise(images), noise, MEAN, STD)
+    assert_close(panels[:, 2], images, atol=1e-5, rtol=0)
+
+
+def test_the_training_mode_is_put_back(method):
+    method.train()
+    pictures(method, torch.rand(1, 3, 16, 16), None, MEAN, STD)
+    assert method.training
