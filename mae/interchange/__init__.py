@@ -1,0 +1,20 @@
+"""Checkpoints of the official MAE release, timm and Hugging Face ViTMAE, in and out; our own encoder file."""
+
+from mae.interchange.convert import KINDS, convert, detect
+from mae.interchange.files import check, encoder_arguments, load_encoder, read, replace, save_encoder
+from mae.interchange.transfer import FORMATS, export, import_
+
+__all__ = [
+    "FORMATS",
+    "KINDS",
+    "check",
+    "convert",
+    "detect",
+    "encoder_arguments",
+    "export",
+    "import_",
+    "load_encoder",
+    "read",
+    "replace",
+    "save_encoder",
+]
