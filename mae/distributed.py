@@ -1,0 +1,140 @@
+"""Rank, world size, gather, mean: the only place that touches torch.distributed. One process by default.
+
+Nothing here needs a launcher: without `init` (or with `init` outside torchrun) every function answers for
+one process. Under torchrun, `init` reads the launcher's variables and joins the group.
+"""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def init(device: str | None = None, timeout_minutes: float = 30) -> torch.device:
+    """Join torchrun's process group if there is one and return this process's device.
+
+    device: "cpu", "cuda" or None (cuda where there is one). Ranks of one machine take one card each.
+    Raises ValueError for a device that this machine does not have, RuntimeError where more ranks than cards
+    were started.
+    """
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {kind!r} was asked for, but torch sees no GPU here: set runtime.device to cpu"
+        )
+    launched = all(name in os.environ for name in _TORCHRUN) and int(os.environ["WORLD_SIZE"]) > 1
+    place = torch.device(kind)
+    if launched and place.type == "cuda":
+        card = int(os.environ.get("LOCAL_RANK", "0"))
+        if card >= torch.cuda.device_count():
+            raise RuntimeError(
+                f"local rank {card} has no GPU of its own: this machine has {torch.cuda.device_count()}; "
+                "lower --nproc-per-node"
+            )
+        place = torch.device("cuda", card)
+    if place.type == "cuda":
+        place = torch.device("cuda", place.index or 0)
+        torch.cuda.set_device(place)
+    if launched and not dist.is_initialized():
+        # Both backends on GPU machines: gloo carries small host values without waiting for the device.
+        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    return place
+
+
+def shutdown() -> None:
+    """Leave the process group; nothing to do in one process."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Number of processes that train together (1 without a group)."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number among them, 0 without a group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def local_rank() -> int:
+    """This process's number on its own machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """True on the one rank that writes files, logs and talks to the tracking server."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every rank came here."""
+    if world_size() > 1:
+        any_true(False)  # a reduction over gloo: dist.barrier on NCCL would guess a device
+
+
+def broadcast(value: Any) -> Any:
+    """Rank 0's `value` (a small plain object: a number, a name, a list of them) on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def any_true(flag: bool) -> bool:
+    """True on every rank if `flag` is true on any of them."""
+    if world_size() == 1:
+        return flag
+    votes = torch.tensor([int(flag)])
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return bool(votes.item())
+
+
+def mean(values: Tensor) -> Tensor:
+    """Mean over the ranks of a tensor that has the same shape on each; a new tensor on the same device."""
+    total = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+        total /= world_size()
+    return total
+
+
+def gather(rows: Tensor) -> Tensor:
+    """All ranks' rows one below the other, in rank order, on every rank.
+
+    rows: (n, ...) with any n per rank (0 too), equal trailing shape and dtype. Returns (sum of n, ...).
+    """
+    if world_size() == 1:
+        return rows
+    rows = rows.contiguous()
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(rows)]))
+    counts = [int(size) for size in sizes]
+    padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def replicate(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module` with gradients averaged over the ranks (DistributedDataParallel); itself in one process."""
+    if world_size() == 1:
+        return module
+    cards = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=cards, gradient_as_bucket_view=True)
+
+
+def without_sync(module: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which a replica of `replicate` only adds up gradients, for accumulation."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        return module.no_sync()
+    return nullcontext()

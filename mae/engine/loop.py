@@ -1,0 +1,164 @@
+"""The only training loop: pretraining, probes, fine-tuning and dense tasks all go through `fit`."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mae import distributed
+from mae.engine.checkpoint import Checkpoints
+from mae.engine.progress import Window, all_finite, report
+from mae.engine.recovery import NonFiniteLoss, Recovery
+from mae.engine.signals import StopRequest
+from mae.engine.trainee import Trainee
+
+__all__ = ["Fitted", "Interrupted", "NonFiniteLoss", "fit"]
+
+Batches = Callable[[int, int], Iterator[tuple[Any, ...]]]
+Log = Callable[[int, dict[str, float]], None]
+Hook = Callable[[int], dict[str, float] | None]
+_log = logging.getLogger("mae.engine")
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGINT ended the training after `step` steps; `path` is the checkpoint to go on from."""
+
+    def __init__(self, step: int, path: Path | None) -> None:
+        super().__init__(f"stopped after step {step}; " + (f"saved {path}" if path else "nothing was saved"))
+        self.step = step
+        self.path = path
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How a training ended. The trained weights are in the module itself; ema holds their moving average."""
+
+    step: int
+    attempt: int
+    resumed_from: int | None
+    values: dict[str, float]
+    ema: nn.Module | None
+
+
+def fit(
+    method: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    learning_rate: Callable[[int], float],
+    seed: int,
+    device: torch.device | str = "cpu",
+    accumulate: int = 1,
+    precision: str = "fp32",
+    clip_grad: float | None = None,
+    ema_decay: float | None = None,
+    checkpoints: Checkpoints | None = None,
+    checkpoint_every: int = 1000,
+    log: Log | None = None,
+    log_every: int = 50,
+    hooks: Mapping[int, Hook] | None = None,
+    retries: int = 2,
+    compile: bool = False,
+    run_id: str | None = None,
+) -> Fitted:
+    """Train `method` in place for `steps` optimizer steps, going on from the newest checkpoint if any.
+
+    method: forward(*inputs) -> {"loss": 0-dim float32, parts ...}; see trainee.py.
+    batches(start_step, attempt): iterator of inputs already on `device`, `accumulate` of them per step, the
+    first image batch first. learning_rate(step): rate of the 0-based step, times a group's `lr_scale`.
+    hooks: {period in steps: function of the steps done}, on every rank; what one returns is logged.
+    log(step, values): on rank 0, every `log_every` steps and at every checkpoint.
+    Raises Interrupted after SIGTERM or SIGINT (saved first; several ranks agree every `log_every` steps),
+    NonFiniteLoss after `retries` fruitless returns to the last good state, CheckpointError for the checkpoint
+    of another model.
+    """
+    trainee = Trainee(
+        method,
+        optimizer,
+        device=torch.device(device),
+        seed=seed,
+        accumulate=accumulate,
+        precision=precision,
+        clip_grad=clip_grad,
+        ema_decay=ema_decay,
+        compile=compile,
+    )
+    recovery = Recovery(trainee, checkpoints, retries=retries, run_id=run_id)
+    periods = _Periods(steps, log_every, checkpoint_every, dict(hooks or {}))
+    return _train(trainee, batches, recovery, periods, learning_rate, log)
+
+
+@dataclass(frozen=True)
+class _Periods:
+    steps: int
+    log: int
+    checkpoint: int
+    hooks: dict[int, Hook]
+
+
+def _train(
+    trainee: Trainee,
+    batches: Batches,
+    recovery: Recovery,
+    every: _Periods,
+    learning_rate: Callable[[int], float],
+    log: Log | None,
+) -> Fitted:
+    resumed_from = trainee.step or None
+    if resumed_from is not None:
+        _log.info("going on from step %d of %d", resumed_from, every.steps)
+    window = Window(trainee.step, every.steps)
+    values: dict[str, float] = {}
+    stream = batches(trainee.step, trainee.attempt) if trainee.step < every.steps else iter(())
+    with StopRequest() as stop:
+        while trainee.step < every.steps:
+            lr = learning_rate(trainee.step)
+            window.add(*trainee.advance(stream, lr, every.steps))
+            step, last = trainee.step, trainee.step == every.steps
+            looking = last or step % every.log == 0
+            stopping = _agreed(stop.requested, looking)
+            saving = last or stopping or step % every.checkpoint == 0
+            if looking or saving:
+                values = window.close(step, lr)
+                if not all_finite(values) or (saving and not trainee.is_finite()):
+                    _close(stream)
+                    recovery.go_back(lr)
+                    stream = batches(trainee.step, trainee.attempt)
+                    continue
+                report(step, every.steps, values, log)
+            path = recovery.save() if saving else None
+            if stopping and not last:
+                _close(stream)
+                raise Interrupted(step, path)
+            _run_hooks(every.hooks, trainee.method, step, log)
+    _close(stream)
+    return Fitted(trainee.step, trainee.attempt, resumed_from, values, trainee.ema and trainee.ema.module)
+
+
+def _agreed(requested: bool, looking: bool) -> bool:
+    """Whether to stop now; several ranks ask each other only where they meet anyway."""
+    if distributed.world_size() == 1:
+        return requested
+    return looking and distributed.any_true(requested)
+
+
+def _run_hooks(hooks: Mapping[int, Hook], method: nn.Module, step: int, log: Log | None) -> None:
+    """Hooks may draw random numbers: the process is seeded anew before the next step."""
+    for period, hook in hooks.items():
+        if step % period == 0:
+            found = hook(step)
+            method.train()  # a hook may have judged it in evaluation mode
+            if found and log is not None and distributed.is_main():
+                log(step, found)
+
+
+def _close(stream: Iterator[Any]) -> None:
+    """End a generator now, so that its loader's worker processes do not outlive it."""
+    close = getattr(stream, "close", None)
+    if close is not None:
+        close()

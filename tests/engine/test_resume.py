@@ -1,0 +1,123 @@
+"""A training that is killed and started again ends as one that was not."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from engine import toy
+from engine.processes import context
+
+from mae.engine.checkpoint import CheckpointError, Checkpoints
+from mae.engine.loop import Interrupted, fit
+
+
+def weights_of(directory):
+    return torch.load(directory / "final.pt", weights_only=True)
+
+
+def test_a_training_killed_at_random_steps_ends_with_bit_identical_weights(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    start = context().Process
+    unbroken = start(target=toy.to_the_end, args=(whole,))
+    unbroken.start()
+    draw = random.Random()
+    deaths = 0
+    for earliest in (0, 15, 30):
+        process = start(target=toy.to_the_end, args=(killed,))
+        process.start()
+        wait_until(lambda at=earliest: max(Checkpoints(killed).steps(), default=-1) >= at, process)
+        time.sleep(draw.uniform(0, 0.15))
+        process.kill()
+        process.join()
+        deaths += process.exitcode == -signal.SIGKILL
+    assert deaths == 3
+    assert max(Checkpoints(killed).steps()) < toy.STEPS
+    last = start(target=toy.to_the_end, args=(killed,))
+    last.start()
+    for process in (last, unbroken):
+        process.join(60)
+        assert process.exitcode == 0
+    torch.testing.assert_close(weights_of(killed), weights_of(whole), rtol=0, atol=0)
+
+
+def wait_until(true, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "nothing happened"
+        assert process.is_alive(), "the training ended by itself"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_it_came_in_and_the_resumed_run_equals_the_unbroken(tmp_path, number):
+    def interrupt(step):
+        if step == 7:
+            os.kill(os.getpid(), number)
+
+    unbroken, _ = toy.train(None)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as stopped:
+        toy.train(tmp_path, hooks={1: interrupt})
+    assert signal.getsignal(number) is before
+    assert stopped.value.step == 8
+    assert stopped.value.path == Checkpoints(tmp_path).path(8)
+    resumed, fitted = toy.train(tmp_path)
+    assert fitted.resumed_from == 8
+    torch.testing.assert_close(resumed.state_dict(), unbroken.state_dict(), rtol=0, atol=0)
+
+
+def test_a_second_signal_is_obeyed_at_once(tmp_path):
+    def interrupt(step):
+        if step in (4, 5):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.train(tmp_path, hooks={1: interrupt})
+
+
+def test_a_signal_that_a_launcher_forwards_is_not_a_second_one(tmp_path):
+    def interrupt(step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        toy.train(tmp_path, hooks={1: interrupt})
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path):
+    first, _ = toy.train(tmp_path)
+    again, fitted = toy.train(tmp_path)
+    assert fitted.resumed_from == fitted.step == toy.STEPS
+    torch.testing.assert_close(again.state_dict(), first.state_dict(), rtol=0, atol=0)
+
+
+def test_resuming_with_another_seed_or_model_names_the_file_and_the_reason(tmp_path):
+    toy.train(tmp_path)
+    path = str(Checkpoints(tmp_path).path(toy.STEPS))
+    with pytest.raises(CheckpointError, match=f"{path} belongs to seed 11, not 12"):
+        toy.train(tmp_path, seed=12)
+    with pytest.raises(CheckpointError, match="moving average"):
+        toy.train(tmp_path, ema_decay=None)
+    other = torch.nn.Module()
+    other.body = torch.nn.Sequential(torch.nn.Linear(6, 13))
+    with pytest.raises(
+        CheckpointError, match=r"body.0.weight has shape \(12, 6\), this model's is \(13, 6\)"
+    ):
+        fit(
+            other,
+            toy.batches,
+            torch.optim.SGD(other.parameters()),
+            steps=2,
+            learning_rate=lambda step: 0.1,
+            seed=11,
+            ema_decay=0.9,
+            checkpoints=Checkpoints(tmp_path),
+        )

@@ -1,0 +1,116 @@
+"""A small training that real processes run: imports torch and the engine only."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mae import distributed
+from mae.engine.checkpoint import Checkpoints
+from mae.engine.loop import Fitted, Interrupted, fit
+from mae.engine.optim import warmup_cosine
+
+STEPS = 60
+BATCH = 8
+
+
+class Toy(nn.Module):
+    """Regression with dropout, so that every step draws from torch's process-wide generator."""
+
+    def __init__(self, dropout: float = 0.3) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.body = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Dropout(dropout), nn.Linear(12, 1)).double()
+        self.progress = 0.0
+
+    def forward(self, inputs: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+        return {"loss": (self.body(inputs) - wanted).pow(2).mean()}
+
+    def after_step(self, progress: float) -> None:
+        self.progress = progress
+
+
+def batches(
+    start: int, attempt: int, *, steps: int = STEPS, accumulate: int = 1, pause: float = 0.0
+) -> Iterator:
+    """This rank's share of each global batch, plus noise from the process-wide generator."""
+    rank, world = distributed.rank(), distributed.world_size()
+    for micro in range(start * accumulate, steps * accumulate):
+        time.sleep(pause)
+        inputs = torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(micro), dtype=torch.float64)
+        wanted = inputs.sum(1, keepdim=True).sin()
+        yield inputs[rank::world], wanted[rank::world]
+
+
+def train(directory: Path | None, pause: float = 0.0, dropout: float = 0.3, **settings) -> tuple[Toy, Fitted]:
+    """Fit a Toy from its first or last checkpoint on."""
+    toy = Toy(dropout)
+    optimizer = torch.optim.AdamW(toy.parameters(), lr=1.0)
+    accumulate = settings.get("accumulate", 1)
+    fitted = fit(
+        toy,
+        lambda start, attempt: batches(start, attempt, accumulate=accumulate, pause=pause),
+        optimizer,
+        **{
+            "steps": STEPS,
+            "learning_rate": lambda step: warmup_cosine(step, peak=0.03, warmup=5, total=STEPS),
+            "seed": 11,
+            "ema_decay": 0.9,
+            "checkpoints": directory and Checkpoints(directory),
+            "checkpoint_every": 3,
+            "log_every": 2,
+            **settings,
+        },
+    )
+    return toy, fitted
+
+
+def to_the_end(directory: Path) -> None:
+    """A whole training at a pace that leaves time to kill it; leaves its weights in final.pt."""
+    torch.set_num_threads(1)
+    toy, fitted = train(directory, pause=0.008, accumulate=2)
+    torch.save({"toy": toy.state_dict(), "ema": fitted.ema.state_dict()}, directory / "final.pt")
+
+
+def as_rank(rank: int, world: int, port: int, directory: Path, stop_at: int | None) -> None:
+    """One of `world` ranks under torchrun's variables; leaves its curve, weights and end in rank<n>.pt.
+
+    The last rank alone sends itself SIGTERM in step `stop_at`.
+    """
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    device = distributed.init("cpu")
+    curve: dict[int, float] = {}
+    found: dict = {
+        "curve": curve,
+        "interrupted": None,
+        "checkpoints": Checkpoints(directory / "checkpoints").steps(),
+    }
+
+    def stop(step: int) -> None:
+        if step == stop_at and rank == world - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        toy, fitted = train(
+            directory / "checkpoints",
+            dropout=0.0,
+            device=device,
+            accumulate=2,
+            hooks={1: stop},
+            log=lambda step, values: curve.update({step: values["loss"]}),
+        )
+        found |= {"toy": toy.state_dict(), "resumed": fitted.resumed_from}
+    except Interrupted as stopped:
+        found["interrupted"] = stopped.step
+    found["gathered"] = distributed.gather(torch.arange(rank * 2) + 10 * rank)
+    found["mean"] = distributed.mean(torch.tensor(float(rank)))
+    found["any"] = distributed.any_true(rank == world - 1)
+    found["said"] = distributed.broadcast(f"rank {rank}")
+    torch.save(found, directory / f"rank{rank}.pt")
+    distributed.shutdown()

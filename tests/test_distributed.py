@@ -1,0 +1,86 @@
+"""Several ranks train as one process does; one process needs no group."""
+
+import pytest
+import torch
+from engine import toy
+from engine.processes import context, free_port
+
+from mae import distributed
+
+
+def run_ranks(directory, stop_at=None, world=2):
+    directory.mkdir(exist_ok=True)
+    port = free_port()
+    ranks = [
+        context().Process(target=toy.as_rank, args=(rank, world, port, directory, stop_at))
+        for rank in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(90)
+        assert process.exitcode == 0
+    return [torch.load(directory / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+@pytest.fixture(scope="module")
+def interrupted_ranks(tmp_path_factory):
+    """Two gloo ranks, one of them told to stop in step 20; then the same two again."""
+    directory = tmp_path_factory.mktemp("ranks") / "run"
+    return run_ranks(directory, stop_at=20), run_ranks(directory)
+
+
+def test_two_ranks_give_the_loss_curve_and_weights_of_one_process_at_the_same_global_batch(interrupted_ranks):
+    curve = {}
+    alone, _ = toy.train(
+        None, dropout=0.0, accumulate=2, log=lambda step, values: curve.update({step: values["loss"]})
+    )
+    before, after = interrupted_ranks
+    together = before[0]["curve"] | after[0]["curve"]
+    for step in set(curve) & set(together) - {24}:  # 24 is the mean of two steps here, of one there
+        assert together[step] == pytest.approx(curve[step], rel=1e-9), step
+    assert len(set(curve) & set(together)) > 30
+    for rank in after:
+        torch.testing.assert_close(rank["toy"], alone.state_dict(), rtol=1e-9, atol=1e-12)
+
+
+def test_ranks_agree_to_stop_at_one_step_and_go_on_from_it_together(interrupted_ranks):
+    before, after = interrupted_ranks
+    assert [rank["interrupted"] for rank in before] == [22, 22]
+    assert [rank["resumed"] for rank in after] == [22, 22]
+    assert [rank["interrupted"] for rank in after] == [None, None]
+    torch.testing.assert_close(after[0]["toy"], after[1]["toy"], rtol=0, atol=0)
+
+
+def test_only_rank_0_logs(interrupted_ranks):
+    before, after = interrupted_ranks
+    assert before[1]["curve"] == after[1]["curve"] == {}
+
+
+def test_gather_takes_uneven_rows_in_rank_order_and_the_rest_agrees(interrupted_ranks):
+    for rank in interrupted_ranks[1]:
+        assert rank["gathered"].tolist() == [10, 11]
+        assert rank["mean"].item() == 0.5
+        assert rank["any"] is True
+        assert rank["said"] == "rank 0"
+
+
+def test_one_process_needs_no_group():
+    assert distributed.init("cpu") == torch.device("cpu")
+    assert (distributed.rank(), distributed.world_size(), distributed.local_rank()) == (0, 1, 0)
+    assert distributed.is_main()
+    rows = torch.arange(6).view(3, 2)
+    assert distributed.gather(rows) is rows
+    assert distributed.mean(torch.tensor(2.0)).item() == 2
+    assert distributed.any_true(False) is False
+    assert distributed.broadcast("x") == "x"
+    module = torch.nn.Linear(1, 1)
+    assert distributed.replicate(module, torch.device("cpu")) is module
+    distributed.barrier()
+    distributed.shutdown()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_missing_gpu_is_said_plainly():
+    with pytest.raises(ValueError, match="no GPU"):
+        distributed.init("cuda")
