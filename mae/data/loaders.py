@@ -1,0 +1,187 @@
+"""Batches out of local shards: the plan's samples, decoded and augmented in worker processes.
+
+A sample's randomness comes from (seed, attempt, its position in the stream) alone, so batches are the same
+for any number of workers and, taken over the ranks, for any number of ranks. A dict per (micro-)batch:
+
+    images   uint8 (n, 3, h, w), or a list of those, one per view
+    labels   int64 (n,), -1 where unlabelled          rows   int64 (n,), rows of the split
+    noise    float32 (n, *noise_shape), uniform       skipped  int, samples here that could not be decoded
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mae.data.index import Split
+from mae.data.plan import Plan
+from mae.data.samples import Batch, Samples
+
+
+# The main thread, and those that feed another loader's queues: a worker never touches what they lock.
+_HARMLESS = ("MainThread", "QueueFeederThread")
+
+
+class TooManySkipped(RuntimeError):
+    """More samples could not be decoded than `max_skipped` allows."""
+
+
+def training_batches(
+    split: Split,
+    transform: Callable[[torch.Tensor], Any],
+    *,
+    global_batch: int,
+    start: int,
+    stop: int,
+    seed: int,
+    rows: np.ndarray | None = None,
+    attempt: int = 0,
+    accumulate: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    views: int = 1,
+    noise_shape: Sequence[int] | None = None,
+    max_skipped: int = 0,
+    window: int = 8,
+    prefetch: int = 4,
+) -> Iterator[Batch]:
+    """Batches of the steps [start, stop): `accumulate` micro-batches a step.
+
+    Each holds global_batch / world / accumulate samples. transform: one decoded image -> one augmented (or,
+    for several views that belong together, a tuple); called `views` times a sample. rows: only these rows of
+    the split. noise_shape: what a method wants drawn by torch.rand for every sample. attempt: another value
+    draws anew for the same samples. A sample that does not decode gives its place to the next row that does;
+    more than `max_skipped` of them on this rank are an error.
+
+    Raises: ValueError for sizes that do not divide; TooManySkipped naming the sample; ShardError.
+    """
+    if global_batch < 1 or global_batch % (world * accumulate):
+        raise ValueError(
+            f"global batch {global_batch} does not divide over {world} ranks x {accumulate} micro-batches"
+        )
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} of {world}")
+    chosen = np.arange(len(split)) if rows is None else np.asarray(rows, dtype=np.int64)
+    plan = Plan(split.shard_of[chosen], seed=seed, window=window)
+    samples = Samples(
+        split, transform, chosen, seed=(seed, attempt), views=views, noise_shape=noise_shape, replace=True
+    )
+    requests = _TrainingRequests(plan, global_batch, accumulate, start, stop, rank, world)
+    return checked_batches(samples, requests, workers, prefetch, max_skipped)
+
+
+def evaluation_batches(
+    split: Split,
+    transform: Callable[[torch.Tensor], Any],
+    *,
+    batch_size: int,
+    rows: np.ndarray | None = None,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    max_skipped: int = 0,
+    seed: int = 0,
+    prefetch: int = 4,
+) -> Iterator[Batch]:
+    """Every sample once over all ranks, in order, the last batch short; no `noise`.
+
+    Ranks take every world-th sample, so they may differ by one sample and by one batch: gather at the end,
+    not per batch. What does not decode is left out and counted. Raises: as `training_batches`.
+    """
+    if batch_size < 1 or not 0 <= rank < world:
+        raise ValueError(f"batch size {batch_size}, rank {rank} of {world}")
+    chosen = np.arange(len(split)) if rows is None else np.asarray(rows, dtype=np.int64)
+    samples = Samples(split, transform, chosen, seed=(seed, 0), views=1, noise_shape=None, replace=False)
+    mine = np.arange(rank, len(chosen), world)
+    requests = [np.stack([mine[at : at + batch_size]] * 2, axis=1) for at in range(0, len(mine), batch_size)]
+    return checked_batches(samples, requests, workers, prefetch, max_skipped)
+
+
+class _TrainingRequests:
+    """What to load, micro-batch by micro-batch: (n, 2) arrays of stream position and row."""
+
+    def __init__(
+        self, plan: Plan, global_batch: int, accumulate: int, start: int, stop: int, rank: int, world: int
+    ) -> None:
+        self.plan, self.global_batch, self.accumulate = plan, global_batch, accumulate
+        self.start, self.stop, self.rank, self.world = start, stop, rank, world
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start) * self.accumulate
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for step in range(self.start, self.stop):
+            first = step * self.global_batch
+            rows = self.plan.rows_at(first, first + self.global_batch)
+            positions = np.arange(first, first + self.global_batch)
+            mine = np.stack([positions, rows], axis=1)[self.rank :: self.world]
+            yield from np.split(mine, self.accumulate)
+
+
+def checked_batches(
+    samples: Dataset, requests: Any, workers: int, prefetch: int, max_skipped: int
+) -> Iterator[Batch]:
+    """A dataset's batches through `workers` processes, its undecodable samples added up and bounded.
+
+    requests: what to ask the dataset for, in order; None where it streams by itself.
+    """
+    skipped: list[str] = []
+    for batch in _started(samples, requests, workers, prefetch):
+        skipped += batch.pop("undecodable")
+        if len(skipped) > max_skipped:
+            raise TooManySkipped(
+                f"{len(skipped)} samples cannot be decoded, {max_skipped} are allowed (max_skipped); "
+                f"last: {skipped[-1]}"
+            )
+        if "images" in batch:
+            yield batch
+
+
+def _started(samples: Dataset, requests: Any, workers: int, prefetch: int) -> Iterator[Batch]:
+    options: dict[str, Any] = {}
+    if workers > 0:
+        options = {"prefetch_factor": prefetch, "multiprocessing_context": _context(samples)}
+    loader = DataLoader(
+        samples,
+        sampler=requests,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else the loader draws from the caller's
+        **options,
+    )
+    with warnings.catch_warnings():
+        # Python 3.12 warns of any thread at a fork; `_context` forks only where all are OpenMP's, which
+        # idle, and of which a worker (one thread by torch's own setting) never asks anything.
+        warnings.filterwarnings("ignore", r".*multi-threaded, use of fork", DeprecationWarning)
+        return iter(loader)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _context(samples: Any) -> Any:
+    """How worker processes start.
+
+    By fork, at no cost, where this process runs no threads of its own and no GPU. Else a fork could copy
+    a lock that another thread holds: then workers are forked off a fresh server process, which first
+    imports once what they need (5 s of CPU for torch, 13 with torchvision, 20 with timm).
+    """
+    others = [thread for thread in threading.enumerate() if thread.name not in _HARMLESS]
+    if sys.platform == "linux" and not others and not torch.cuda.is_initialized():
+        return multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    kinds = type(samples).__module__, type(samples.transform).__module__
+    context.set_forkserver_preload([*kinds, *getattr(samples.transform, "needs", ())])
+    return context

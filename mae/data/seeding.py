@@ -1,0 +1,33 @@
+"""The process's random generators, set for one sample and given back afterwards."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def seed_generators(*entropy: int) -> None:
+    """Set torch's, numpy's and random's global generators from non-negative integers.
+
+    Each gets its own draw of a hash of them all, so that close positions give unrelated streams.
+    """
+    first, second, third = np.random.SeedSequence(entropy).generate_state(3).tolist()
+    torch.default_generator.manual_seed(first)  # torch.manual_seed also seeds every GPU, .17 ms each time
+    random.seed(second)
+    np.random.seed(third)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Whatever happens to the three generators inside, the caller finds them as they were."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])

@@ -1,0 +1,127 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from mae.data.decode import MAX_PIXELS, UndecodableImage, check, decode
+
+
+def as_pil(data: bytes) -> np.ndarray:
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+
+def assert_close(data: bytes, tolerance: int = 3) -> None:
+    got = decode(data)
+    assert got.dtype == torch.uint8
+    assert got.shape == as_pil(data).shape
+    assert np.abs(got.numpy().astype(int) - as_pil(data).astype(int)).max() <= tolerance
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_of_every_colour_space_become_rgb_as_pil_sees_them(picture, encoded, mode):
+    assert_close(encoded(picture(0).convert(mode), quality=95))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1"])
+def test_pngs_of_every_mode_become_rgb(picture, encoded, mode):
+    assert_close(encoded(picture(0).convert(mode), "PNG"), tolerance=0)
+
+
+def test_a_palette_with_byte_transparency_decodes_without_a_warning(picture, encoded):
+    palette = picture(0).convert("P")
+    got = decode(encoded(palette, "PNG", transparency=bytes(range(200))))
+    np.testing.assert_array_equal(got.numpy(), np.asarray(palette.convert("RGB")).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(picture, encoded, format, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture(1), format, exif=exif)
+    assert_close(data)
+    checked = check(data)
+    assert (3, checked.height, checked.width) == as_pil(data).shape
+
+
+def test_sixteen_bits_are_scaled_not_clipped(encoded):
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    got = decode(encoded(Image.fromarray(ramp), "PNG"))
+    expected = torch.from_numpy(np.round(ramp / 257).astype(np.uint8)).expand(3, 16, 16)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_is_taken(picture, encoded, format):
+    frames = [picture(seed).quantize(16).convert("RGB") for seed in range(3)]
+    options = {} if format == "GIF" else {"lossless": True} if format == "WEBP" else {}
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    np.testing.assert_array_equal(decode(data).numpy(), np.asarray(frames[0]).transpose(2, 0, 1))
+
+
+def test_content_decides_the_extension_not_the_name(picture, encoded):
+    kinds = {format: check(encoded(picture(0), format)).extension for format in ("JPEG", "PNG", "WEBP")}
+    assert kinds == {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+
+
+@pytest.mark.parametrize("read", [decode, check])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("keep", [0, 2, 60, 0.5, 0.95])
+def test_truncated_images_are_refused(picture, encoded, format, keep, read):
+    data = encoded(picture(2, 200, 160), format)
+    with pytest.raises(UndecodableImage):
+        read(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "zero bytes"), (b"<html>no", "HTML"), (b"x" * 99, "not an image")]
+)
+@pytest.mark.parametrize("read", [decode, check])
+def test_what_is_no_image_is_refused_with_a_reason(data, reason, read):
+    with pytest.raises(UndecodableImage, match=reason):
+        read(data)
+
+
+def test_formats_that_shards_do_not_hold_are_refused_with_advice(picture, encoded):
+    for format in ("GIF", "BMP", "TIFF"):
+        data = encoded(picture(0), format)
+        assert decode(data).shape == (3, 32, 40)
+        with pytest.raises(UndecodableImage, match=rf"{format}; convert it"):
+            check(data)
+
+
+def test_an_oversized_image_is_refused_before_it_is_decoded(picture, encoded):
+    side = 1 + int(MAX_PIXELS**0.5)
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    png += struct.pack(">I", 99) + b"IDAT" + bytes(99)
+    jpeg = bytearray(encoded(picture(0)))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 20000, 20000)
+    for data in (png, bytes(jpeg)):
+        for read in (decode, check):
+            with pytest.raises(UndecodableImage, match="pixels"):
+                read(data)
+
+
+def test_a_harmless_complaint_is_passed_on_and_the_image_kept(picture, encoded):
+    data = encoded(picture(0, 200, 160))
+    scan = data.index(b"\xff\xda")
+    complained = data[:scan] + b"\0\0\0" + data[scan:]  # extraneous bytes before a marker
+    assert check(data).complaint is None
+    assert "extraneous" in (check(complained).complaint or "")
+    torch.testing.assert_close(decode(complained), decode(data), atol=3, rtol=0)
+
+
+def test_damaged_exif_does_not_lose_the_image(picture, encoded):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture(0), exif=exif)
+    at = data.index(b"Exif\0\0") + 6
+    assert decode(data[:at] + b"\xff" * 8 + data[at + 8 :]).shape == (3, 32, 40)
