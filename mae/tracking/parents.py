@@ -1,0 +1,132 @@
+"""The run above the runs: one per `dvc repro`, so that its stages stand together in MLflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mae.tracking import machine
+from mae.tracking.delivery import deliver, drain
+from mae.tracking.server import Rejected, Server, Unreachable
+from mae.tracking.spool import Outbox, Spool, now_ms, write_json
+
+LOG = logging.getLogger("mae.tracking")
+
+
+def read(parent: Path) -> Spool | None:
+    """The run that `parent` (a small JSON file) names, or None."""
+    try:
+        return Spool.open(Path(json.loads(parent.read_text())["directory"]))
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return None
+
+
+def begin(parent: Path, *, uri: str, experiment: str, tags: dict[str, str], why: str) -> Spool:
+    """Start a new parent run and name it in the file `parent`; the one before it is closed. Sends nothing."""
+    _close_previous(parent)
+    directory = parent.with_suffix(".d") / f"parent-{now_ms()}"
+    tags = {**tags, "parent.file": str(parent.absolute())}
+    spool = Spool.new(
+        directory.absolute(), uri=uri, experiment=experiment, stage="repro", tags=tags, is_parent=True
+    )
+    Outbox(parent).add(directory)
+    _name(parent, spool)
+    LOG.info("new parent run (%s)", why)
+    return spool
+
+
+def current(parent: Path, *, uri: str, experiment: str, tags: dict[str, str]) -> Spool:
+    """The parent run that the file names, or a new one where it names none that this store has."""
+    spool = read(parent)
+    if spool is None:
+        return begin(parent, uri=uri, experiment=experiment, tags=tags, why=f"{parent} names none")
+    state = spool.state
+    if (state["uri"], state["experiment"]) != (uri, experiment):
+        why = f"the last one is in experiment {state['experiment']!r} of another tracking address"
+        return begin(parent, uri=uri, experiment=experiment, tags=tags, why=why)
+    return spool
+
+
+def replace_if_gone(parent: Path, spool: Spool, server: Server) -> Spool:
+    """`spool`, or a new parent where somebody deleted its run. Raises Unreachable."""
+    run_id = spool.state["run_id"]
+    if run_id is None or server.find_run(run_id) is not None:
+        return spool
+    state = spool.state
+    why = f"run {run_id} is not in this store any more"
+    return begin(parent, uri=state["uri"], experiment=state["experiment"], tags=state["tags"], why=why)
+
+
+def settle(parent: Path, spool: Spool, server: Server) -> str | None:
+    """Create the parent's run if the server has none yet, and note its id in the file. Raises Unreachable."""
+    with spool.lock() as mine:
+        if mine:
+            drain(spool, server)
+    _name(parent, spool)
+    return spool.state["run_id"]
+
+
+def close_parent(parent: Path, status: str = "FINISHED", *, send: bool = True) -> None:
+    """End the parent run that `parent` names: for the last stage, and for one that failed.
+
+    With `send` False, or a server that is down, only the files say so until the next delivery.
+    """
+    spool = read(parent)
+    if spool is None or spool.state["status"] == status:
+        return
+    spool.state |= {"status": status, "ended": now_ms(), "closed": False}
+    spool.save()
+    Outbox(parent).add(spool.directory)
+    if not send:
+        return
+    try:
+        if deliver(spool.directory):
+            Outbox(parent).remove(spool.directory)
+    except Unreachable as error:
+        LOG.warning("parent run not closed on the server yet (`mae sync` does it): %s", error)
+
+
+def sweep(server: Server, experiment: str, parent: Path, current_id: str | None) -> list[str]:
+    """Close this machine's runs that still read RUNNING though their process is gone; returns their ids.
+
+    A stage's run is dead with its process; a parent's run is over when its file names another.
+    """
+    host = machine.process_tags()["host"]
+    swept: list[str] = []
+    for run in server.running(server.experiment_id(experiment), host=host):
+        run_id, tags = run.info.run_id, run.data.tags
+        if "parent.file" in tags:
+            over = tags["parent.file"] == str(parent.absolute()) and run_id != current_id
+            finished = over and server.children_statuses(run.info.experiment_id, run_id) <= {"FINISHED"}
+            status = "FINISHED" if finished else "KILLED"
+        else:
+            over, status = not machine.is_alive(tags.get("process", "")), "KILLED"
+        if over:
+            try:
+                server.close(run_id, status)
+            except Rejected as error:
+                LOG.warning("run %s could not be closed: %s", run_id, error)
+                continue
+            swept.append(run_id)
+    if swept:
+        LOG.info("closed %d run(s) that an ended process left RUNNING: %s", len(swept), ", ".join(swept))
+    return swept
+
+
+def _close_previous(parent: Path) -> None:
+    """Leave the previous parent's own status to `sweep`, but forget the files of those fully delivered."""
+    outbox = Outbox(parent).directories()
+    named = read(parent)
+    for directory in parent.with_suffix(".d").glob("parent-*"):
+        waiting = [spool for spool in map(Spool.open, outbox) if spool is not None]
+        needed: set[Any] = {spool.state.get("parent") for spool in waiting} | set(map(str, outbox))
+        if str(directory.absolute()) not in needed and (named is None or named.directory != directory):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _name(parent: Path, spool: Spool) -> None:
+    keys = ("run_id", "uri", "experiment")
+    write_json(parent, {"directory": str(spool.directory), **{key: spool.state[key] for key in keys}})

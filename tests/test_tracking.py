@@ -1,0 +1,387 @@
+"""Runs reach MLflow when it answers, and nobody waits for it when it does not."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mae import tracking
+from mae.tracking import machine
+from mae.tracking.run import Run
+from mae.tracking.server import Server
+from mae.tracking.spool import Outbox, Spool
+
+pytest_plugins = ("mlflow_store",)
+
+DEAD_PROCESS = "999999999@1.00"
+
+
+def client(uri: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def run_of(uri: str, run: Run) -> Any:
+    return client(uri).get_run(run.id)
+
+
+def curve(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
+    points = client(uri).get_metric_history(run_id, key)
+    return [(point.step, point.value) for point in sorted(points, key=lambda p: p.timestamp)]
+
+
+@pytest.fixture
+def down() -> str:
+    """The address of a server that refuses connections."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that accepts connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(50)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def start(uri: str, folder: Path, stage: str = "pretrain", **more: Any) -> Run:
+    more = {"params": {}, "system_metrics": False, "experiment": "mae"} | more
+    return tracking.start(stage, uri=uri, directory=folder / stage, **more)
+
+
+def test_a_run_holds_params_metrics_data_and_pictures(mlflow_uri: str, tmp_path: Path) -> None:
+    picture = tmp_path / "panel.png"
+    picture.write_bytes(b"\x89PNG")
+    params = {"mask_ratio": 0.75, "optim": {"betas": [0.9, 0.95]}, "note": "x" * 7000}
+    with start(mlflow_uri, tmp_path, params=params, tags={"data": "abc"}) as run:
+        for step in range(1, 1501):
+            run.log(step, {"loss": 1 / step, "lr": 0.1})
+        run.log(1501, {"loss": math.nan})
+        run.dataset("shards", digest="d" * 64, source="data/shards/index.json", context="training")
+        run.picture(picture)
+        run.text("hello", "notes.txt")
+    found = run_of(mlflow_uri, run)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["mask_ratio"] == "0.75"
+    assert found.data.params["optim.betas"] == "[0.9, 0.95]"
+    assert len(found.data.params["note"]) == 6000
+    assert found.data.tags["data"] == "abc"
+    assert found.data.tags["process"].startswith(f"{os.getpid()}@")
+    losses = curve(mlflow_uri, run.id, "loss")
+    assert [step for step, _ in losses] == list(range(1, 1502))
+    assert losses[99] == (100, 0.01)
+    (data,) = found.inputs.dataset_inputs
+    assert data.dataset.digest == "d" * 36
+    assert {tag.key: tag.value for tag in data.tags}["digest"] == "d" * 64
+    names = {file.path for file in client(mlflow_uri).list_artifacts(run.id)}
+    assert {"pictures", "notes.txt", "params.json"} <= names
+    assert tracking.history(tmp_path / "pretrain" / "metrics.jsonl")["loss"][:2] == [(1, 1.0), (2, 0.5)]
+
+
+def test_logging_costs_far_less_than_a_call_to_the_server(mlflow_uri: str, tmp_path: Path) -> None:
+    with start(mlflow_uri, tmp_path) as run:
+        began = time.perf_counter()
+        for step in range(400):
+            run.log(step, {"loss": 1.0, "lr": 1.0})
+        each = (time.perf_counter() - began) / 400
+    assert each < 0.002  # a call is 10-20 ms on sqlite
+
+
+def test_the_machines_load_is_logged_beside_the_metrics(mlflow_uri: str, tmp_path: Path) -> None:
+    run = start(mlflow_uri, tmp_path)
+    run.attach(machine.SystemMetrics(every_s=0.0))
+    run.log(3, {"loss": 1.0})
+    run.finish()
+    metrics = run_of(mlflow_uri, run).data.metrics
+    assert metrics["system/system_memory_usage_megabytes"] > 0
+    assert "system/cpu_utilization_percentage" in metrics
+
+
+def test_stages_stand_under_one_parent_until_the_next_repro(mlflow_uri: str, tmp_path: Path) -> None:
+    file = tmp_path / "parent.json"
+    with start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True) as ingest:
+        pass
+    with start(mlflow_uri, tmp_path, "shard", parent_file=file) as shard:
+        pass
+    tracking.close_parent(file)
+    parent = json.loads(file.read_text())["run_id"]
+    assert [run_of(mlflow_uri, run).data.tags["mlflow.parentRunId"] for run in (ingest, shard)] == [
+        parent
+    ] * 2
+    assert client(mlflow_uri).get_run(parent).info.status == "FINISHED"
+    with start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True) as again:
+        pass
+    assert run_of(mlflow_uri, again).data.tags["mlflow.parentRunId"] not in (None, parent)
+
+
+def test_a_failed_stage_fails_its_parent(mlflow_uri: str, tmp_path: Path) -> None:
+    file = tmp_path / "parent.json"
+    with (
+        pytest.raises(RuntimeError, match="boom"),
+        start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True) as run,
+    ):
+        raise RuntimeError("boom")
+    assert run_of(mlflow_uri, run).info.status == "FAILED"
+    assert client(mlflow_uri).get_run(json.loads(file.read_text())["run_id"]).info.status == "FAILED"
+
+
+def test_a_deleted_parent_is_replaced(mlflow_uri: str, tmp_path: Path, caplog: Any) -> None:
+    file = tmp_path / "parent.json"
+    start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
+    gone = json.loads(file.read_text())["run_id"]
+    client(mlflow_uri).delete_run(gone)
+    with caplog.at_level("INFO"), start(mlflow_uri, tmp_path, "shard", parent_file=file) as run:
+        pass
+    assert "not in this store any more" in caplog.text
+    assert run_of(mlflow_uri, run).data.tags["mlflow.parentRunId"] not in (None, gone)
+
+
+def test_runs_of_dead_processes_are_swept(mlflow_uri: str, tmp_path: Path) -> None:
+    file = tmp_path / "parent.json"
+    start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
+    first_parent = json.loads(file.read_text())["run_id"]
+    dead = start(mlflow_uri, tmp_path, "pretrain", parent_file=file, tags={"process": DEAD_PROCESS})
+    alive = start(mlflow_uri, tmp_path, "knn", parent_file=file)
+    other = start(mlflow_uri, tmp_path, "far", parent_file=file, tags={"host": "elsewhere"})
+    start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
+    status = {name: run_of(mlflow_uri, run).info.status for name, run in
+              {"dead": dead, "alive": alive, "other": other}.items()}  # fmt: skip
+    assert status == {"dead": "KILLED", "alive": "RUNNING", "other": "RUNNING"}
+    assert client(mlflow_uri).get_run(first_parent).info.status == "KILLED"
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run(mlflow_uri: str, tmp_path: Path) -> None:
+    first = start(mlflow_uri, tmp_path, params={"a": 1})
+    for step in range(1, 11):
+        first.log(step, {"loss": 1 / step})
+    first.flush(now=True)
+    first.log(11, {"loss": 1 / 11})  # not sent: the process is killed here
+    with (tmp_path / "pretrain" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "lo')
+    second = start(mlflow_uri, tmp_path, params={"a": 2}, run_id=first.id)
+    second.rewind(8)
+    for step in range(9, 13):
+        second.log(step, {"loss": 1 / step})
+    second.finish()
+    assert second.id == first.id
+    assert tracking.history(tmp_path / "pretrain" / "metrics.jsonl")["loss"] == [
+        (step, 1 / step) for step in range(1, 13)
+    ]
+    assert curve(mlflow_uri, second.id, "loss") == [(step, 1 / step) for step in range(1, 13)]
+    found = run_of(mlflow_uri, second)
+    assert found.info.status == "FINISHED"
+    assert (found.data.params["a"], found.data.tags["resumed.a"]) == ("1", "2")
+
+
+def test_a_run_that_the_store_does_not_have_goes_on_in_a_new_one(
+    mlflow_uri: str, tmp_path: Path, caplog: Any
+) -> None:
+    first = start(mlflow_uri, tmp_path)
+    first.log(1, {"loss": 3.0})
+    first.finish()
+    client(mlflow_uri).delete_run(first.id)
+    second = start(mlflow_uri, tmp_path, run_id=first.id)
+    second.log(2, {"loss": 2.0})
+    second.finish()
+    assert second.id != first.id
+    assert "going on in a new run" in caplog.text
+    assert curve(mlflow_uri, second.id, "loss") == [(1, 3.0), (2, 2.0)]
+
+
+def test_a_fresh_run_in_the_same_folder_is_a_new_one(mlflow_uri: str, tmp_path: Path) -> None:
+    with start(mlflow_uri, tmp_path) as first:
+        first.log(1, {"loss": 3.0})
+    with start(mlflow_uri, tmp_path) as second:
+        second.log(1, {"loss": 4.0})
+    assert first.id != second.id
+    assert curve(mlflow_uri, second.id, "loss") == [(1, 4.0)]
+
+
+def test_a_server_that_is_down_costs_seconds_and_no_metric(
+    down: str, mlflow_uri: str, tmp_path: Path, caplog: Any
+) -> None:
+    file, picture = tmp_path / "parent.json", tmp_path / "p.png"
+    picture.write_bytes(b"first")
+    began = time.monotonic()
+    for stage in ("ingest", "pretrain"):
+        with start(down, tmp_path, stage, parent_file=file, new_parent=stage == "ingest") as run:
+            for step in range(1, 2001):
+                run.log(step, {"loss": 1 / step})
+            run.picture(picture)
+    tracking.close_parent(file)
+    assert time.monotonic() - began < 8
+    assert run.id.startswith("offline-")
+    assert "all metrics are in" in caplog.text
+    assert "mae sync" in caplog.text
+    assert len(tracking.history(tmp_path / "pretrain" / "metrics.jsonl")["loss"]) == 2000
+    picture.write_bytes(b"overwritten since")
+    assert tracking.deliver_all(file, uri=mlflow_uri) == []
+    found = {run.info.run_name: run for run in client(mlflow_uri).search_runs(["1"])}
+    assert set(found) == {"repro", "ingest", "pretrain"}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    parent = found["repro"].info.run_id
+    assert {found[n].data.tags["mlflow.parentRunId"] for n in ("ingest", "pretrain")} == {parent}
+    assert len(curve(mlflow_uri, found["pretrain"].info.run_id, "loss")) == 2000
+    sent = Path(found["pretrain"].info.artifact_uri.removeprefix("file://")) / "pictures" / "p.png"
+    assert sent.read_bytes() == b"first"
+    assert tracking.deliver(tmp_path / "pretrain")  # again: nothing left, nothing twice
+    assert len(client(mlflow_uri).search_runs(["1"])) == 3
+
+
+def test_a_server_that_never_answers_costs_seconds(silent: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with start(silent, tmp_path, parent_file=tmp_path / "parent.json", new_parent=True) as run:
+        for step in range(1, 3001):
+            run.log(step, {"loss": 1.0})
+    assert time.monotonic() - began < 16
+    assert len(tracking.history(tmp_path / "pretrain" / "metrics.jsonl")["loss"]) == 3000
+
+
+def test_a_server_that_comes_back_gets_what_it_missed(
+    mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_answer(self: Server) -> None:
+        raise ConnectionError("refused")
+
+    run = start(mlflow_uri, tmp_path)
+    run.log(1, {"loss": 1.0})
+    run.flush(now=True)
+    picture = tmp_path / "p.png"
+    with monkeypatch.context() as away:
+        away.setattr(Server, "_connect", no_answer)
+        for step in range(2, 1200):
+            run.log(step, {"loss": 1.0})
+        picture.write_bytes(b"then")
+        run.picture(picture)
+    picture.write_bytes(b"now")
+    assert not run.flush()  # too early to try again
+    monkeypatch.setattr(run, "_next_try", 0.0)
+    run.log(1200, {"loss": 1.0})
+    assert run.flush()
+    run.finish()
+    assert [step for step, _ in curve(mlflow_uri, run.id, "loss")] == list(range(1, 1201))
+    folder = Path(run_of(mlflow_uri, run).info.artifact_uri.removeprefix("file://"))
+    assert (folder / "pictures" / "p.png").read_bytes() == b"then"
+
+
+def test_the_server_is_left_alone_for_a_while_after_a_failure(
+    down: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(down, tmp_path)
+    calls: list[int] = []
+    monkeypatch.setattr("mae.tracking.run.drain", lambda *_: calls.append(1))
+    for step in range(2000):
+        run.log(step, {"loss": 1.0})
+    assert calls == []
+    run.finish()
+    assert calls == [1]
+
+
+def test_an_undelivered_run_is_sent_by_the_next_stage(mlflow_uri: str, tmp_path: Path) -> None:
+    file = tmp_path / "parent.json"
+    start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
+    killed = start(mlflow_uri, tmp_path, "shard", parent_file=file)
+    killed.log(1, {"loss": 1.0})
+    state = tmp_path / "shard" / "tracking.json"  # and the process is gone:
+    state.write_text(state.read_text().replace(machine.process_tags()["process"], DEAD_PROCESS))
+    start(mlflow_uri, tmp_path, "pretrain", parent_file=file).finish()
+    assert curve(mlflow_uri, killed.id, "loss") == [(1, 1.0)]
+    assert run_of(mlflow_uri, killed).info.status == "KILLED"
+    assert Outbox(file).directories() == []
+
+
+def test_a_run_at_work_in_another_process_is_not_touched(mlflow_uri: str, tmp_path: Path) -> None:
+    with start(mlflow_uri, tmp_path) as run:
+        run.log(1, {"loss": 1.0})
+        assert not tracking.deliver(tmp_path / "pretrain")
+        assert run_of(mlflow_uri, run).info.status == "RUNNING"
+    assert tracking.deliver(tmp_path / "pretrain")
+
+
+def test_what_the_server_will_never_take_does_not_hold_up_the_rest(
+    mlflow_uri: str, tmp_path: Path, caplog: Any
+) -> None:
+    picture = tmp_path / "gone.png"
+    picture.write_bytes(b"x")
+    run = start(mlflow_uri, tmp_path)
+    run._push(op="artifact", path=str(tmp_path / "never.png"), folder="")
+    run.log(1, {"loss: 100 %!": 1.0})
+    run.finish()
+    assert "never.png: the file is gone" in caplog.text
+    assert run_of(mlflow_uri, run).data.metrics == {"loss_ 100 __": 1.0}
+    with pytest.raises(ValueError, match="no such file"):
+        run.picture(tmp_path / "never.png")
+
+
+def test_other_ranks_do_nothing(tmp_path: Path) -> None:
+    with start("sqlite:///never.db", tmp_path, enabled=False) as run:
+        run.log(1, {"loss": 1.0})
+        run.rewind(0)
+        run.params({"a": 1})
+        run.picture(tmp_path / "no.png")
+        run.dataset("x", digest="x", source="x", context="x")
+    assert (run.id, run.url) == ("", "")
+    assert not (tmp_path / "pretrain").exists()
+
+
+@pytest.mark.parametrize("uri", ["", "mlruns", "file:///tmp/mlruns"])
+def test_a_store_that_mlflow_does_not_take_is_refused_by_name(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tracking address"):
+        start(uri, tmp_path)
+
+
+def test_a_password_in_the_address_is_shown_nowhere(tmp_path: Path, caplog: Any) -> None:
+    run = start("http://user:secret@127.0.0.1:9", tmp_path)
+    run.finish()
+    assert "secret" not in caplog.text + run.url
+
+
+def test_a_killed_process_leaves_every_line_it_logged(tmp_path: Path) -> None:
+    spool = Spool.new(tmp_path / "run", stage="x", uri="u", experiment="e", tags={})
+    for step in range(100):
+        spool.append(step, {"loss": 1.0})
+    reopened = Spool.open(tmp_path / "run")
+    assert reopened is not None
+    assert [line["step"] for _, line in reopened.unsent()] == list(range(100))
+
+
+def test_importing_tracking_imports_no_mlflow() -> None:
+    code = "import sys, mae.tracking; sys.exit('mlflow' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_nothing_runs_beside_the_training(mlflow_uri: str, tmp_path: Path) -> None:
+    before = threading.active_count()
+    with start(mlflow_uri, tmp_path, system_metrics=True) as run:
+        run.log(1, {"loss": 1.0})
+        assert threading.active_count() == before
+    assert Server(mlflow_uri).find_run(run.id) is not None
+
+
+def test_git_tags_name_the_commit_and_whether_files_differ(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=x", "-c", "user.email=x@x"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    assert tracking.git_tags(tmp_path) == {}
+    git("init")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-m", "one")
+    assert tracking.git_tags(tmp_path)["git.dirty"] == "false"
+    assert len(tracking.git_tags(tmp_path)["git.commit"]) == 40
+    (tmp_path / "a").write_text("2")
+    assert tracking.git_tags(tmp_path)["git.dirty"] == "true"
