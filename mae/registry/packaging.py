@@ -1,0 +1,85 @@
+"""What a registered model is: the weights, the code that serves them, and exactly what that code needs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent.parent
+PINNED = (
+    "mlflow", "torch", "torchvision", "timm", "simplejpeg", "pillow", "numpy", "pandas", "safetensors",
+)  # fmt: skip
+
+
+def digest_of(file: Path) -> str:
+    """sha256 of the file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def requirements() -> list[str]:
+    """Exact versions of what serving needs, without local parts (`+cpu`) that no index has."""
+    pins = []
+    for name in PINNED:
+        with contextlib.suppress(PackageNotFoundError):
+            pins.append(f"{name}=={version(name).split('+')[0]}")
+    return pins
+
+
+def save(
+    target: Path, kind: str, file: Path, example: bytes, card: Any, model_config: dict[str, Any]
+) -> None:
+    """Write the served model as an MLflow model folder, and see that it answers for the example."""
+    with warnings.catch_warnings():
+        # MLflow 3.17 complains, a page long, of its own type hints and of its use of pandas 3.
+        warnings.simplefilter("ignore")
+        _save(target, kind, file, example, card, model_config)
+        served = _answer(file, example, model_config)
+    for cache in list(target.rglob("__pycache__")):
+        shutil.rmtree(cache, ignore_errors=True)
+    if len(served) != 1:
+        raise RuntimeError(f"{file}: the saved {kind} did not answer for its input example")
+
+
+def _save(
+    target: Path, kind: str, file: Path, example: bytes, card: Any, model_config: dict[str, Any]
+) -> None:
+    import mlflow.pyfunc
+    import pandas
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Array, ColSpec, DataType, Schema
+
+    outputs: list[Any] = [ColSpec(Array(DataType.double), "embedding")]
+    if kind == "classifier":
+        outputs = [ColSpec("string", "label"), ColSpec("double", "score")]
+        outputs += [ColSpec(Array(DataType.string), "labels"), ColSpec(Array(DataType.double), "scores")]
+    mlflow.pyfunc.save_model(
+        path=str(target),
+        python_model=str(PACKAGE / "served_model.py"),
+        code_paths=[str(PACKAGE)],
+        artifacts={"weights": str(file)},
+        signature=ModelSignature(Schema([ColSpec("binary", "image")]), Schema(outputs)),
+        input_example=pandas.DataFrame({"image": [example]}),
+        pip_requirements=requirements(),
+        model_config=model_config,
+        mlflow_model=card,
+    )
+
+
+def _answer(file: Path, example: bytes, model_config: dict[str, Any]) -> Any:
+    """What the served model says to the example: with this package, not with the copy in the model folder,
+    which would stay on sys.path."""
+    import pandas
+    from mlflow.pyfunc import PythonModelContext
+
+    from mae.served_model import ServedModel
+
+    context = PythonModelContext({"weights": str(file)}, model_config)
+    model = ServedModel()
+    model.load_context(context)
+    return model.predict(context, pandas.DataFrame({"image": [example]}))

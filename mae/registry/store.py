@@ -1,0 +1,87 @@
+"""The MLflow registry's client, opened for one purpose: with its telemetry off and its patience bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mae.tracking.server import QUIET, redact, resolve
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+STORE = "MLFLOW_TRACKING_URI"
+# MLflow's defaults let a dead server take minutes; uploads of a gigabyte need more than a metric does.
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "120",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+class RegistryError(RuntimeError):
+    """The registry cannot be used, or does not hold what was asked for."""
+
+
+@contextlib.contextmanager
+def registry(uri: str) -> Iterator[Any]:
+    """Yields an MlflowClient for the registry at `uri`. Raises RegistryError where it does not answer."""
+    os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
+    address = resolve(uri)
+    # A sqlite registry looks logged models up through a client of its own, which only knows the environment.
+    wanted = {key: os.environ.get(key, value) for key, value in PATIENCE.items()} | {STORE: address}
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ.update(wanted)
+    try:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        for name in ("mlflow.pyfunc", "mlflow.store.model_registry.abstract_store"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            yield MlflowClient(address, registry_uri=address)
+        except MlflowException as error:
+            first = (redact(str(error)).splitlines() or [""])[0]
+            raise RegistryError(f"the MLflow registry at {redact(uri)}: {first[:400]}") from error
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+
+
+def version_at(client: Any, name: str, alias: str) -> Any:
+    """The model version that `alias` points to, or None."""
+    number = aliases(client, name).get(alias)
+    return client.get_model_version(name, number) if number is not None else None
+
+
+def aliases(client: Any, name: str) -> dict[str, str]:
+    """alias -> version number of the registered model; {} where there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_registered_model(name).aliases
+        return {alias: str(number) for alias, number in found.items()}  # sqlite gives integers
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+
+
+def weights_of(client: Any, version: Any, directory: Path | None = None) -> Path:
+    """The local path of the version's safetensors file; a remote one is downloaded (into `directory`)."""
+    import mlflow
+
+    model = client.get_logged_model(version.tags["model_id"])
+    folder = mlflow.artifacts.download_artifacts(
+        artifact_uri=f"{model.artifact_location.rstrip('/')}/artifacts",
+        dst_path=str(directory) if directory else None,
+        tracking_uri=client.tracking_uri,
+    )
+    found = sorted(Path(folder).rglob("*.safetensors"))
+    if len(found) != 1:
+        where = f"{version.name} version {version.version}"
+        raise RegistryError(f"{where}: expected one safetensors file in {folder}, found {len(found)}")
+    return found[0]

@@ -1,0 +1,201 @@
+"""The registry holds each model once, and its champion changes only for one that is measurably better."""
+
+import json
+import subprocess
+import sys
+import time
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mae import registry
+from mae.registry import Decision, Registered, decide
+from mae.registry.promotion import _make_champions
+
+pytest_plugins = ("mlflow_store",)
+
+NAMES = ["mae-encoder", "mae-classifier"]
+
+
+def client(uri: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(uri, registry_uri=uri)
+
+
+def jpeg(seed: int = 0, size: int = 48) -> bytes:
+    from PIL import Image
+
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def judge(uri: str, done: dict[str, Registered], decision: Decision) -> dict[str, Any]:
+    return registry.conclude(uri, done, decision)
+
+
+def aliases(uri: str) -> dict[str, dict[str, str]]:
+    from mae.registry.store import aliases
+
+    return {name: aliases(client(uri), name) for name in NAMES}
+
+
+def both(value: Any) -> dict[str, Any]:
+    return {NAMES[0]: value, NAMES[1]: value}
+
+
+@pytest.fixture
+def candidates(mlflow_uri: str) -> Any:
+    """Versions made without any model behind them: for what is about aliases alone."""
+    store, made = client(mlflow_uri), {}
+    for name in NAMES:
+        store.create_registered_model(name)
+
+    def candidate(encoder: int, classifier: int) -> dict[str, Registered]:
+        found = {}
+        for kind, name, number in zip(("encoder", "classifier"), NAMES, (encoder, classifier), strict=True):
+            while made.get(name, 0) < number:
+                store.create_model_version(name, source="/tmp/none")
+                made[name] = made.get(name, 0) + 1
+            found[kind] = Registered(name, str(number), "m", "d", True, False)
+        return found
+
+    return candidate
+
+
+FIRST = decide([True], None, min_gain=0.0, confidence=0.95, seed=0)
+BETTER = decide([True] * 50, [False] * 50, min_gain=0.0, confidence=0.95, seed=0)
+WORSE = decide([False] * 50, [True] * 50, min_gain=0.0, confidence=0.95, seed=0)
+
+
+def test_the_first_model_is_promoted() -> None:
+    decision = decide([False, True], None, min_gain=0.5, confidence=0.95, seed=0)
+    assert decision.promote
+    assert (decision.gain, decision.champion, decision.challenger) == (None, None, 0.5)
+
+
+def test_a_tie_never_promotes() -> None:
+    same = np.random.default_rng(0).random(24) < 0.5
+    decision = decide(same, same, min_gain=0.0, confidence=0.95, seed=0)
+    assert not decision.promote
+    assert "tie" in decision.reason
+    swapped = decide([True, False], [False, True], min_gain=0.0, confidence=0.95, seed=0)
+    assert not swapped.promote
+
+
+def test_a_gain_that_chance_explains_does_not_promote() -> None:
+    ours, theirs = np.ones(24, bool), np.ones(24, bool)
+    theirs[0] = False  # one sample of 24
+    decision = decide(ours, theirs, min_gain=0.0, confidence=0.95, seed=0)
+    assert decision.gain == pytest.approx(1 / 24)
+    assert not decision.promote
+    assert "does not exclude zero" in decision.reason
+
+
+def test_a_sure_gain_promotes_only_above_the_least_gain() -> None:
+    ours, theirs = np.ones(1000, bool), np.ones(1000, bool)
+    theirs[:30] = False
+    assert decide(ours, theirs, min_gain=0.02, confidence=0.95, seed=0).promote
+    assert not decide(ours, theirs, min_gain=0.03, confidence=0.95, seed=0).promote
+    assert not decide(theirs, ours, min_gain=0.0, confidence=0.95, seed=0).promote
+
+
+def test_the_interval_is_that_of_a_plain_paired_bootstrap() -> None:
+    random = np.random.default_rng(1)
+    ours, theirs = random.random(400) < 0.7, random.random(400) < 0.6
+    decision = decide(ours, theirs, min_gain=0.0, confidence=0.9, seed=0)
+    difference = ours.astype(int) - theirs.astype(int)
+    drawn = difference[random.integers(0, 400, (4000, 400))].mean(axis=1)
+    assert decision.low == pytest.approx(np.quantile(drawn, 0.05), abs=0.005)
+    assert decision.high == pytest.approx(np.quantile(drawn, 0.95), abs=0.005)
+    assert decision == decide(ours, theirs, min_gain=0.0, confidence=0.9, seed=0)
+
+
+def test_the_gate_refuses_different_samples() -> None:
+    with pytest.raises(ValueError, match="same samples"):
+        decide([True, False], [True], min_gain=0.0, confidence=0.95, seed=0)
+    with pytest.raises(ValueError, match="at least one"):
+        decide([], None, min_gain=0.0, confidence=0.95, seed=0)
+
+
+def test_promotion_and_rollback_move_both_models_together(mlflow_uri: str, candidates: Any) -> None:
+    first = judge(mlflow_uri, candidates(1, 1), FIRST)
+    assert first["promote"]
+    assert {row["name"]: row["aliases"] for row in first["models"]} == both(["champion"])
+    kept = judge(mlflow_uri, candidates(2, 2), WORSE)
+    assert aliases(mlflow_uri) == both({"champion": "1"})
+    assert "does not exceed" in kept["reason"]
+    judge(mlflow_uri, candidates(3, 3), BETTER)
+    assert aliases(mlflow_uri) == both({"champion": "3", "previous": "1"})
+    tags = client(mlflow_uri).get_model_version(NAMES[1], "3").tags
+    assert tags["gate.decision"] == "promoted"
+    assert tags["promoted_at"]
+    assert json.loads(tags["gate.numbers"])["gain"] == 1.0
+    registry.rollback(mlflow_uri, NAMES)
+    assert aliases(mlflow_uri) == both({"champion": "1", "previous": "3"})
+    assert client(mlflow_uri).get_model_version(NAMES[0], "3").tags["rolled_back_at"]
+
+
+def test_rollback_restores_the_pair_where_only_the_classifier_changed(
+    mlflow_uri: str, candidates: Any
+) -> None:
+    for encoder, classifier in ((1, 1), (2, 2), (2, 3)):
+        judge(mlflow_uri, candidates(encoder, classifier), BETTER)
+    registry.rollback(mlflow_uri, NAMES)
+    assert {name: found["champion"] for name, found in aliases(mlflow_uri).items()} == dict(
+        zip(NAMES, "22", strict=True)
+    )
+
+
+def test_a_promotion_that_was_killed_half_way_is_finished_the_next_time(
+    mlflow_uri: str, candidates: Any
+) -> None:
+    judge(mlflow_uri, candidates(1, 1), FIRST)
+    done = candidates(2, 2)
+
+    class Killed:
+        """The client, until the second champion is to be set."""
+
+        def __init__(self) -> None:
+            self.store, self.champions = client(mlflow_uri), 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.store, name)
+
+        def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+            self.champions += alias == "champion"
+            if self.champions == 2:
+                raise KeyboardInterrupt
+            self.store.set_registered_model_alias(name, alias, version)
+
+    with pytest.raises(KeyboardInterrupt):
+        _make_champions(Killed(), list(done.values()))
+    assert {name: found["champion"] for name, found in aliases(mlflow_uri).items()} == dict(
+        zip(NAMES, "21", strict=True)
+    )
+    judge(mlflow_uri, done, BETTER)
+    assert aliases(mlflow_uri) == both({"champion": "2", "previous": "1"})
+
+
+def test_rollback_without_a_previous_champion_changes_nothing(mlflow_uri: str, candidates: Any) -> None:
+    judge(mlflow_uri, candidates(1, 1), FIRST)
+    with pytest.raises(registry.RegistryError, match="no previous champion"):
+        registry.rollback(mlflow_uri, NAMES)
+    assert aliases(mlflow_uri) == both({"champion": "1"})
+
+
+def test_a_registry_that_is_down_is_named(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(registry.RegistryError, match=r"registry at http://127\.0\.0\.1:9"):
+        registry.champion_version("http://127.0.0.1:9", NAMES[0])
+    assert time.monotonic() - began < 20
+
+
+def test_importing_the_registry_imports_no_mlflow() -> None:
+    code = "import sys, mae.registry; sys.exit('mlflow' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
