@@ -1,6 +1,6 @@
 """The command `mae`: one sub-command for each stage of dvc.yaml, and a few tools beside them.
 
-Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 75 interrupted after saving (run again to resume).
+Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 75 interrupted and saved (run again to resume).
 """
 
 import argparse
@@ -8,6 +8,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mae.config import Params
 
 # In the order of dvc.yaml; PARALLEL ones may run under torchrun.
 PARALLEL = ("pretrain", "knn", "linear", "attentive", "partial", "finetune", "scratch")
@@ -34,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--params", default="params.yaml", help="the parameters (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     helps = {
-        "ingest": "list the raw images into a small manifest (writes the demo first, where that is the source)",
+        "ingest": "list the raw images into a small manifest (and write the demo, if that is it)",
         "shard": "copy the listed images into WebDataset shards and index them",
         "pretrain": "train the encoder without labels",
         "knn": "judge the frozen encoder by its nearest neighbours",
@@ -51,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
 
     recipe = _command(commands, "recipe", "lay a recipe over the parameters", _recipe)
     recipe.add_argument("file", nargs="?", help="an overlay such as recipes/imagenet_vit_base.yaml")
-    recipe.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. ingest.root=/data")
+    recipe.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. ingest.root=/data"
+    )
 
     export = _command(commands, "export", "write an encoder in another project's form", _export)
     export.add_argument("source", help="e.g. models/pretrain/encoder.safetensors")
@@ -63,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("target", help="an encoder file of ours, .safetensors")
     importing.add_argument("--name", help="the timm name, where the file does not tell")
     importing.add_argument("--num-heads", type=int, help="where the file does not tell")
+    importing.add_argument(
+        "--img-size", type=int, nargs="+", metavar="PIXELS", help="another side, or height and width"
+    )
 
     _command(commands, "sync", "send metrics kept in files while the MLflow server was away", _sync)
     _command(commands, "rollback", "make the previous champion the champion again", _rollback)
@@ -99,15 +108,21 @@ def _recipe(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from mae.interchange import export
 
-    export(Path(arguments.source), Path(arguments.target), arguments.format)
+    export(arguments.source, arguments.target, arguments.format)
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from mae.interchange import import_encoder
+    from mae.interchange import import_
 
-    import_encoder(
-        Path(arguments.source), Path(arguments.target), name=arguments.name, num_heads=arguments.num_heads
+    size = arguments.img_size
+    config = import_(
+        arguments.source,
+        arguments.target,
+        name=arguments.name,
+        num_heads=arguments.num_heads,
+        img_size=size and (size[0] if len(size) == 1 else tuple(size)),
     )
+    print(f"{arguments.target}: {config}")
 
 
 def _sync(arguments: argparse.Namespace) -> None:
@@ -122,7 +137,7 @@ def _rollback(arguments: argparse.Namespace) -> None:
     rollback(_load(arguments))
 
 
-def _load(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _load(arguments: argparse.Namespace) -> "Params":
     from mae import config
 
     return config.load(arguments.params)
@@ -141,15 +156,22 @@ def _enter_torchrun(arguments: argparse.Namespace) -> None:
 
 
 def _explain(command: str, error: Exception) -> int:
-    """An error class of ours is a message for the user; any other is a fault of ours and shows its trace."""
+    """What our code raises on purpose is a message for the user; anything else is a fault: show its trace."""
     kind = type(error)
-    if kind.__name__ == "Interrupted":
-        print(f"mae {command}: {error}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    if not kind.__module__.startswith("mae."):
+    if kind.__name__ != "Interrupted" and not _is_ours(error):
         raise error
     print(f"mae {command}: {error}", file=sys.stderr)
-    return EXIT_BAD_PARAMS if kind.__name__ == "InvalidParams" else 1
+    return {"Interrupted": EXIT_INTERRUPTED, "InvalidParams": EXIT_BAD_PARAMS}.get(kind.__name__, 1)
+
+
+def _is_ours(error: Exception) -> bool:
+    if type(error).__module__.startswith("mae."):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return type(error) in (ValueError, RuntimeError) and raised_in.startswith("mae.")
 
 
 if __name__ == "__main__":

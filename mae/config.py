@@ -138,13 +138,14 @@ class KNN(Section):
     k: Positive
     temperature: Annotated[float, Field(gt=0)]
     pool: Literal["avg", "token"]
-    batch_size: Positive
+    random_baseline: bool
 
 
 class Probe(Training):
-    """A head on a frozen encoder."""
+    """A head on a frozen encoder. random_baseline: judge the same encoder at random initialisation too."""
 
     epochs: Positive
+    random_baseline: bool
     momentum: Fraction
     flip: bool
     labels_per_class: Positive | None

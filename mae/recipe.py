@@ -36,11 +36,11 @@ def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]
         for name in reversed(key.split(".")):
             overlay = {name: overlay}
         changes += list(_merge(values, overlay, "--set"))
-    text = StringIO()
-    yaml.dump(values, text)
-    config.parse(YAML(typ="safe").load(text.getvalue()), f"{onto} with {recipe or 'the settings'}")
+    result = StringIO()
+    yaml.dump(values, result)
+    config.parse(YAML(typ="safe").load(result.getvalue()), f"{onto} with {recipe or 'the settings'}")
     beside = onto.with_suffix(".yaml.tmp")
-    beside.write_text(text.getvalue())
+    beside.write_text(result.getvalue())
     os.replace(beside, onto)
     yield from changes
 

@@ -1,0 +1,52 @@
+"""Where the stages' files lie (a test compares with dvc.yaml), and how they are read and written."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mae.data.files import whole
+
+LISTING_DIR = Path("data/ingest")
+MANIFEST = LISTING_DIR / "manifest.json"
+SHARDS = Path("data/shards")
+INDEX = SHARDS / "index.json"
+MODELS = Path("models")
+PRETRAINED, FINETUNED, SCRATCH = MODELS / "pretrain", MODELS / "finetune", MODELS / "scratch"
+ENCODER = PRETRAINED / "encoder.safetensors"
+METHOD = PRETRAINED / "method.safetensors"
+CLASSIFIER = FINETUNED / "classifier.safetensors"
+REPORTS = Path("reports")
+DECISION = REPORTS / "register" / "decision.json"
+
+
+class MissingResult(RuntimeError):
+    """A file that an earlier stage writes is not there."""
+
+
+def read_json(path: Path) -> Any:
+    """What an earlier stage wrote; MissingResult says which file, and how to make it."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MissingResult(f"{path} is not there: run `dvc repro`, which runs the stages in order") from None
+
+
+def require(path: Path) -> Path:
+    """`path`, if it is there; MissingResult otherwise."""
+    if not path.exists():
+        raise MissingResult(f"{path} is not there: run `dvc repro`, which runs the stages in order")
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as file:
+        file.write(text.encode())
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

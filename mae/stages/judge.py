@@ -1,0 +1,134 @@
+"""The stages that judge an encoder with labels: knn, linear, attentive, partial, finetune, scratch."""
+
+from functools import partial as bind
+from typing import Any
+
+from mae import config, distributed, interchange
+from mae.config import Params
+from mae.stages import judged
+from mae.stages.files import ENCODER, FINETUNED, SCRATCH, digest_of, require
+from mae.stages.session import Session, session
+from mae.stages.trial import Encoder, save_classifier, train
+from mae.tasks.classify import build_classifier
+from mae.tasks.evaluate import Evaluation
+from mae.tasks.knn import Features, extract, judge_by_neighbours
+
+SECTIONS = {
+    "knn": ("knn",),
+    "linear": ("linear",),
+    "attentive": ("attentive",),
+    "partial": ("partial",),
+    "finetune": ("finetune",),
+    "scratch": ("encoder", "input", "scratch"),
+}
+RANDOM = "random"  # the same encoder at random initialisation
+
+
+def knn(params: Params) -> None:
+    """Weighted nearest neighbours on frozen features."""
+    with _judging("knn", params) as at_work:
+        if judged.skip(at_work):
+            return
+        found = {"pretrained": _neighbours(at_work, Encoder.read())}
+        if params.knn.random_baseline:
+            found[RANDOM] = _neighbours(at_work, Encoder.read().at_random())
+        at_work.write_metrics(judged.against_random(found, params.seed))
+
+
+def linear(params: Params) -> None:
+    """A linear classifier on the frozen class token (arXiv 2111.06377, appendix A.1)."""
+    _probe("linear", params, params.linear)
+
+
+def attentive(params: Params) -> None:
+    """A classifier with one cross-attention over all frozen tokens (arXiv 2202.03026)."""
+    _probe("attentive", params, params.attentive)
+
+
+def partial(params: Params) -> None:
+    """Fine-tune the last blocks only, for every number of blocks; the best of `epochs` counts for each."""
+    given = params.partial
+    with _judging("partial", params) as at_work:
+        if judged.skip(at_work):
+            return
+        results = []
+        for blocks in given.blocks:
+            tried = []
+            for epochs in given.epochs:
+                name = f"blocks_{blocks:g}_epochs_{epochs}"
+                settings = config.FineTune(epochs=epochs, **given.model_dump(exclude={"blocks", "epochs"}))
+                trial = bind(train, at_work, "partial", settings, name=name, blocks=blocks)
+                found = at_work.once(name, lambda trial=trial: judged.metrics(trial()[1], params.seed))
+                tried.append({"blocks": blocks, "epochs": epochs, **found})
+            results.append(max(tried, key=lambda result: result["top1"]))
+        judged.write_blocks(at_work, results)
+        best = max(results, key=lambda result: result["top1"])
+        at_work.write_metrics(best | {"labels_per_class": given.labels_per_class})
+
+
+def finetune(params: Params) -> None:
+    """Train the whole pretrained encoder with labels; its classifier is what gets registered."""
+    with _judging("finetune", params) as at_work:
+        if judged.skip(at_work, FINETUNED):
+            return
+        classifier, found = train(at_work, "finetune", params.finetune)
+        if distributed.is_main():
+            save_classifier(at_work, classifier)
+            judged.save_correct(FINETUNED, found)
+        at_work.write_metrics(judged.trained(at_work, found, params.finetune))
+
+
+def scratch(params: Params) -> None:
+    """The baseline: the same encoder trained with labels from random weights (arXiv 2111.06377, A.2)."""
+    with _judging("scratch", params) as at_work:
+        if judged.skip(at_work, SCRATCH):
+            return
+        _, found = train(at_work, "scratch", params.scratch)
+        if distributed.is_main():
+            judged.save_correct(SCRATCH, found)
+        at_work.write_metrics(judged.trained(at_work, found, params.scratch))
+
+
+def _judging(stage: str, params: Params) -> Any:
+    """The stage's session; a stage that reads the encoder starts anew where that is another."""
+    inputs = [] if stage == "scratch" else [digest_of(require(ENCODER))]
+    return session(stage, params, SECTIONS[stage], inputs=inputs)
+
+
+def _neighbours(at_work: Session, encoder: Encoder) -> Evaluation:
+    params, index = at_work.params, at_work.index
+    arguments = interchange.encoder_arguments(encoder.config)
+    vit = build_classifier("linear", arguments, 1, encoder_state=encoder.state, seed=params.seed).encoder
+    vit.to(at_work.device)
+
+    def features(split: str) -> Features:
+        return extract(
+            vit,
+            at_work.evaluation_batches(index.split(split)),
+            normalize=at_work.normalize,
+            pool=params.knn.pool,
+            device=at_work.device,
+            precision=at_work.precision("auto"),
+        )
+
+    return judge_by_neighbours(
+        features("train"),
+        features("val"),
+        num_classes=len(index.classes),
+        k=params.knn.k,
+        temperature=params.knn.temperature,
+    )
+
+
+def _probe(stage: str, params: Params, settings: config.Probe) -> None:
+    with _judging(stage, params) as at_work:
+        if judged.skip(at_work):
+            return
+        kinds = ["pretrained", RANDOM] if settings.random_baseline else ["pretrained"]
+        found = {}
+        for kind in kinds:
+            trial = bind(train, at_work, stage, settings, name=kind, random=kind == RANDOM)
+            found[kind] = judged.restore(at_work.once(kind, lambda trial=trial: judged.keep(trial()[1])))
+        rate = judged.write_curve(at_work, "pretrained/")
+        about = {"labels_per_class": settings.labels_per_class, "images_per_second": rate}
+        at_work.write_metrics(judged.against_random(found, params.seed) | about)

@@ -1,0 +1,119 @@
+"""PNG pictures: twins of the `dvc plots`, and panels of images. Drawn without a screen."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+INK, ACCENT, SECOND, FAINT = "#24292f", "#0b6bcb", "#c2410c", "#d0d7de"
+
+
+def read_csv(path: Path) -> list[dict[str, float]]:
+    """Rows of a CSV of numbers; an empty cell is absent from its row."""
+    with path.open(newline="") as file:
+        return [{key: float(cell) for key, cell in row.items() if cell != ""} for row in csv.DictReader(file)]
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Rows with the union of their keys as columns, as they appear; a missing value is an empty cell."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(beside, path)
+
+
+def training_curve(path: Path, rows: Sequence[Mapping[str, float]], *, title: str) -> None:
+    """Loss over steps; the online probe's accuracy, where there is one, below it."""
+    loss = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    probe = [(row["step"], 100 * row["knn_top1"]) for row in rows if "knn_top1" in row]
+    figure, axes = _figure(rows=2 if probe else 1)
+    _line(axes[0], loss, ACCENT)
+    axes[0].set(ylabel="loss", title=title)
+    if probe:
+        _line(axes[1], probe, SECOND, marker="o")
+        axes[1].set(ylabel="online kNN top-1, %")
+    axes[-1].set(xlabel="step")
+    _save(figure, path)
+
+
+def partial_curve(path: Path, rows: Sequence[Mapping[str, float]], *, title: str) -> None:
+    """Top-1 over the number of fine-tuned blocks (arXiv 2111.06377, figure 9), with its intervals."""
+    figure, axes = _figure()
+    blocks = [row["blocks"] for row in rows]
+    top1 = np.array([100 * row["top1"] for row in rows])
+    low = np.array([100 * row["top1_low"] for row in rows])
+    high = np.array([100 * row["top1_high"] for row in rows])
+    axes[0].errorbar(
+        blocks, top1, yerr=np.abs([top1 - low, high - top1]), color=ACCENT, marker="o", capsize=3
+    )
+    axes[0].set(xlabel="blocks fine-tuned", ylabel="top-1, %", title=title)
+    axes[0].set_xticks(blocks, [f"{block:g}" for block in blocks])
+    _save(figure, path)
+
+
+def panels(path: Path, pictures: Any, columns: Sequence[str], *, caption: str) -> None:
+    """Rows of named pictures side by side.
+
+    pictures (N, K, C, H, W) in [0, 1], K as many as `columns`; one channel is drawn grey.
+    """
+    pictures = np.clip(np.asarray(pictures, dtype=np.float32), 0, 1)
+    count, kinds, channels, height, width = pictures.shape
+    across = 2 if count > 3 else 1  # two samples beside each other make a page, not a ribbon
+    rows = -(-count // across)
+    figure, axes = _grid(rows, kinds * across, height / width)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for number in range(count):
+        for kind in range(kinds):
+            axis = axes[number // across, number % across * kinds + kind]
+            image = pictures[number, kind].transpose(1, 2, 0)
+            shown = image[..., 0] if channels == 1 else image[..., :3]
+            axis.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            if number < across:
+                axis.set_title(columns[kind], fontsize=9, color=INK)
+    figure.supxlabel(caption, fontsize=8, color=INK)
+    _save(figure, path)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _figure(rows: int = 1) -> tuple[Any, Any]:
+    figure, axes = _pyplot().subplots(
+        rows, 1, figsize=(6.4, 2.2 + 1.6 * rows), sharex=True, squeeze=False, layout="constrained"
+    )
+    for axis in axes[:, 0]:
+        axis.grid(color=FAINT, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes[:, 0]
+
+
+def _grid(rows: int, columns: int, aspect: float) -> tuple[Any, Any]:
+    side = min(1.6, 9.6 / columns)
+    size = (side * columns, side * aspect * rows + 0.6)
+    return _pyplot().subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+
+
+def _line(axis: Any, points: Sequence[tuple[float, float]], colour: str, marker: str = "") -> None:
+    axis.plot([x for x, _ in points], [y for _, y in points], color=colour, marker=marker, linewidth=1.4)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Whole or not at all, and the same bytes for the same picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name("." + path.name)
+    figure.savefig(beside, dpi=130, metadata={"Software": None})
+    _pyplot().close(figure)
+    os.replace(beside, path)

@@ -1,0 +1,168 @@
+"""The stage `pretrain`: shards in, an encoder out, with its curve and its reconstructions."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mae import config, distributed, interchange
+from mae.config import Params
+from mae.data import loaders, transforms
+from mae.data.index import Split
+from mae.data.plan import Plan
+from mae.engine.loop import Fitted, fit
+from mae.engine.optim import adamw, scaled_lr, warmup_cosine
+from mae.engine.randomness import seed_process
+from mae.methods import METHODS
+from mae.methods.method import Method
+from mae.methods.pictures import pictures
+from mae.models import encoder as encoders
+from mae.stages.files import ENCODER, METHOD, REPORTS
+from mae.stages.plots import panels, training_curve, write_csv
+from mae.stages.session import Session, encoder_config, session
+from mae.tasks.knn import online_probe
+
+SECTIONS = {"pretrain": ("input", "encoder", "pretrain", "mae")}
+NORM_PIX_NOTE = (
+    "visible patches are pasted in; the model predicts normalised patches, so each masked one is shown with "
+    "the mean and contrast of the original patch"
+)
+PIXEL_NOTE = "visible patches are pasted in; masked ones are shown as predicted"
+
+
+def pretrain(params: Params) -> None:
+    """Train the encoder without labels and write models/pretrain and reports/pretrain."""
+    method = build_method(params)
+    with session("pretrain", params, SECTIONS["pretrain"]) as at_work:
+        p, train = params.pretrain, at_work.index.split("train")
+        method.to(at_work.device)
+        plan = Plan(train.shard_of, seed=params.seed)
+        steps = plan.steps(p.epochs, p.batch_size)
+        per_epoch = len(train) / p.batch_size
+        warmup = round(p.warmup_epochs * per_epoch)
+        fitted = fit(
+            method,
+            partial(_batches, at_work, train, method, steps),
+            adamw(method, lr=scaled_lr(p.base_lr, p.batch_size), betas=p.betas, weight_decay=p.weight_decay),
+            steps=steps,
+            learning_rate=lambda step: warmup_cosine(
+                step, peak=scaled_lr(p.base_lr, p.batch_size), floor=p.min_lr, warmup=warmup, total=steps
+            ),
+            seed=params.seed,
+            device=at_work.device,
+            accumulate=p.accumulate,
+            precision=at_work.precision(p.precision),
+            clip_grad=p.clip_grad,
+            ema_decay=p.ema,
+            checkpoints=at_work.checkpoints(),
+            checkpoint_every=params.runtime.checkpoint_every,
+            log=at_work.run.log,
+            log_every=params.runtime.log_every,
+            hooks=_probe(at_work, method, per_epoch),
+            compile=p.compile,
+            run_id=at_work.run.id,
+        )
+        if distributed.is_main():
+            _write(at_work, fitted.ema or method, fitted, steps)
+
+
+def build_method(params: Params) -> Any:
+    """The method of params.pretrain on a fresh encoder, its weights fixed by the seed."""
+    p = params.pretrain
+    if p.method not in METHODS:
+        raise config.InvalidParams(f"pretrain.method: {p.method!r} is not one of {', '.join(METHODS)}")
+    seed_process(params.seed)
+    vit = encoders.build(params.encoder.name, img_size=params.encoder.img_size, **params.encoder.overrides)
+    return METHODS[p.method](vit, mask_ratio=p.mask_ratio, **getattr(params, p.method).model_dump())
+
+
+def _batches(
+    at_work: Session, train: Split, method: Method, steps: int, start: int, attempt: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Inputs of method.forward from step `start` on: views (n, C, H, W) on the device, then the noise."""
+    params, p = at_work.params, at_work.params.pretrain
+    batches = loaders.training_batches(
+        train,
+        transforms.pretraining(params.encoder.img_size, scale=p.crop_scale, flip=p.flip),
+        global_batch=p.batch_size,
+        start=start,
+        stop=steps,
+        seed=params.seed,
+        attempt=attempt,
+        accumulate=p.accumulate,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+        workers=params.runtime.workers,
+        views=method.views,
+        noise_shape=method.noise_shape,
+    )
+    for batch in batches:
+        views = batch["images"] if method.views > 1 else [batch["images"]]
+        inputs = [at_work.normalize(view.to(at_work.device, non_blocking=True)) for view in views]
+        if method.noise_shape:
+            inputs.append(batch["noise"].to(at_work.device, non_blocking=True))
+        yield tuple(inputs)
+
+
+def _probe(at_work: Session, method: Method, steps_per_epoch: float) -> dict[int, Any]:
+    """The online kNN as a hook of `fit`, where there are labels to ask about."""
+    params, index = at_work.params, at_work.index
+    probe = params.pretrain.probe
+    if not probe.every_epochs or not at_work.can_judge:
+        return {}
+    few = [index.split(name) for name in ("train", "val")]
+    hook = online_probe(
+        method.encoder,
+        *(partial(at_work.evaluation_batches, split, samples=probe.samples) for split in few),
+        num_classes=len(index.classes),
+        normalize=at_work.normalize,
+        device=at_work.device,
+        precision=at_work.precision(params.pretrain.precision),
+    )
+    return {max(1, round(probe.every_epochs * steps_per_epoch)): hook}
+
+
+def _write(at_work: Session, method: Any, fitted: Fitted, steps: int) -> None:
+    """Models, metrics, curve and pictures, on rank 0. `method` holds the weights to keep."""
+    params, reports = at_work.params, REPORTS / "pretrain"
+    interchange.save_encoder(ENCODER, method.encoder.state_dict(), encoder_config(params))
+    weights = {name: value.detach().cpu().contiguous() for name, value in method.state_dict().items()}
+    interchange.replace(METHOD, lambda file: safetensors.torch.save_file(weights, file))
+    reports.mkdir(parents=True, exist_ok=True)
+    curve = at_work.curve(("loss", "lr", "grad_norm", "knn_top1", "images_per_second"))
+    write_csv(reports / "curve.csv", curve)
+    training_curve(reports / "curve.png", curve, title=f"Pretraining: {params.pretrain.method}")
+    note = NORM_PIX_NOTE if getattr(method, "norm_pix", False) else PIXEL_NOTE
+    shown = pictures(method, *_samples(at_work, method), params.input.mean, params.input.std).cpu()
+    panels(reports / "reconstructions.png", shown, ("original", "masked", "reconstruction"), caption=note)
+    for picture in ("curve.png", "reconstructions.png"):
+        at_work.run.picture(reports / picture)
+    losses = [row["loss"] for row in curve if "loss" in row]
+    probes = [row["knn_top1"] for row in curve if "knn_top1" in row]
+    rates = sorted(row["images_per_second"] for row in curve if "images_per_second" in row)
+    at_work.write_metrics(
+        {
+            "loss": losses[-1],
+            "first_loss": losses[0],
+            "steps": steps,
+            "samples": len(at_work.index.split("train")),
+            "parameters": sum(p.numel() for p in method.encoder.parameters()),
+            "images_per_second": rates[len(rates) // 2],
+            "attempts": fitted.attempt + 1,
+            "pictures_note": note,
+            **({"knn_top1": probes[-1]} if probes else {}),
+        }
+    )
+
+
+def _samples(at_work: Session, method: Any) -> tuple[Tensor, Tensor]:
+    """The first images (N, C, H, W), of val where there is one, normalised; and noise (N, L) by the seed."""
+    splits = at_work.index.about["splits"]
+    split = at_work.index.split("val" if "val" in splits else "train")
+    batch = next(at_work.evaluation_batches(split, samples=at_work.params.report.pictures, alone=True))
+    generator = torch.Generator().manual_seed(at_work.params.seed)
+    noise = torch.rand(len(batch["images"]), *method.noise_shape, generator=generator)
+    return at_work.normalize(batch["images"].to(at_work.device)), noise.to(at_work.device)

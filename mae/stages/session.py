@@ -1,0 +1,162 @@
+"""What every training stage shares: device, shards, resume folder, MLflow run, and the end of them."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mae import distributed, tracking
+from mae.config import Params
+from mae.data.files import write_json
+from mae.data.index import Index, Split
+from mae.data.loaders import evaluation_batches
+from mae.data.transforms import Normalize, evaluation
+from mae.engine.checkpoint import Checkpoints
+from mae.engine.loop import Interrupted
+from mae.stages.files import REPORTS, SHARDS, require
+from mae.stages.tracked import stage_folder, tracked
+
+
+@dataclass(frozen=True)
+class Session:
+    """A training stage at work. Every rank has one; `run` does nothing on ranks other than 0."""
+
+    stage: str
+    params: Params
+    folder: Path
+    device: torch.device
+    index: Index
+    run: tracking.Run
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether there are labels, and a validation split to ask about."""
+        return bool(self.index.classes) and "val" in self.index.about["splits"]
+
+    @property
+    def normalize(self) -> Normalize:
+        """uint8 images to floats, on the device."""
+        return Normalize(self.params.input.mean, self.params.input.std).to(self.device)
+
+    def evaluation_batches(
+        self, split: Split, *, batch_size: int = 256, samples: int | None = None, alone: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """This rank's part of a split as it is evaluated, every sample once over the ranks.
+
+        samples: only so many, taken evenly out of the split. alone: all of them on this rank, in one batch.
+        """
+        count = min(samples or len(split), len(split))
+        return evaluation_batches(
+            split,
+            evaluation(self.params.encoder.img_size),
+            rows=np.linspace(0, len(split) - 1, count).astype(np.int64),
+            batch_size=count if alone else batch_size,
+            rank=0 if alone else distributed.rank(),
+            world=1 if alone else distributed.world_size(),
+            workers=0 if alone else self.params.runtime.workers,
+            max_skipped=self.params.shard.max_rejected,
+        )
+
+    def checkpoints(self, name: str = "training") -> Checkpoints:
+        """Resume state of one training of this stage."""
+        return Checkpoints(self.folder / "checkpoints" / name, keep=self.params.runtime.keep_checkpoints)
+
+    def precision(self, wanted: str) -> str:
+        """`auto` is bf16 on a GPU and fp32 on the CPU."""
+        return {"auto": "bf16" if self.device.type == "cuda" else "fp32"}.get(wanted, wanted)
+
+    def once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """`compute()`, or what it gave before this stage was interrupted; all ranks call it together."""
+        file = self.folder / "checkpoints" / f"{name}.json"
+        done = distributed.broadcast(json.loads(file.read_text()) if file.is_file() else None)
+        if done is None:
+            done = compute()
+            if distributed.is_main():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, done)
+        return done
+
+    def curve(self, names: Sequence[str]) -> list[dict[str, float]]:
+        """What this run logged, a row per step: `step`, and those of `names` that were logged at it."""
+        rows: dict[int, dict[str, float]] = {}
+        logged = tracking.history(self.folder / "run" / "metrics.jsonl")
+        for name in names:
+            for step, value in logged.get(name, []):
+                rows.setdefault(step, {"step": step})[name] = value
+        return [rows[step] for step in sorted(rows)]
+
+    def write_metrics(self, values: dict[str, Any]) -> None:
+        """The stage's final numbers, into reports/<stage>/metrics.json and MLflow; on rank 0 only."""
+        if distributed.is_main():
+            (REPORTS / self.stage).mkdir(parents=True, exist_ok=True)
+            write_json(REPORTS / self.stage / "metrics.json", values)
+            final = {f"final.{name}": float(v) for name, v in values.items() if isinstance(v, int | float)}
+            self.run.log(int(values.get("steps", 0)), final)
+
+
+def encoder_config(params: Params) -> dict[str, Any]:
+    """What an encoder file says of itself: how to build it, and its images' colour statistics."""
+    size = params.encoder.img_size
+    return {
+        "name": params.encoder.name,
+        "img_size": size if isinstance(size, int) else list(size),
+        **params.encoder.overrides,
+        "mean": list(params.input.mean),
+        "std": list(params.input.std),
+    }
+
+
+@contextmanager
+def session(
+    stage: str, params: Params, sections: Sequence[str], *, inputs: Sequence[str] = ()
+) -> Iterator[Session]:
+    """Open a training stage: its sections of params.yaml and its inputs' digests name its resume folder.
+
+    An interrupted stage finds its folder again and resumes, under changed code too; a changed one starts in a
+    fresh folder. The checkpoints go when the stage is done, so that one that DVC repeats starts fresh.
+    """
+    runtime = params.runtime
+    device = distributed.init(None if runtime.device == "auto" else runtime.device)
+    try:
+        index = _open_index(params)
+        folder = stage_folder(stage, params, sections, [index.digest, *inputs])
+        trainings = sorted((folder / "checkpoints").glob("*/"), key=lambda path: path.stat().st_mtime)
+        opened = tracked(
+            stage,
+            params,
+            sections,
+            folder=folder,
+            device=_name(device),
+            run_id=next(filter(None, (Checkpoints(path).run_id() for path in reversed(trainings))), None),
+            enabled=distributed.is_main(),
+            interruptions=(Interrupted, KeyboardInterrupt),
+        )
+        with opened as run:
+            run.dataset("shards", digest=index.digest, source=str(SHARDS / "index.json"), context=stage)
+            yield Session(stage, params, folder, device, index, run)
+            if distributed.is_main():
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    finally:
+        distributed.shutdown()
+
+
+def _open_index(params: Params) -> Index:
+    """The shards: their sizes checked, and their bytes where they were not checked before."""
+    require(SHARDS / "index.json")
+    index = Index.open(SHARDS)
+    if distributed.local_rank() == 0:
+        index.verify(Path(params.runtime.work_dir) / "verified.json")
+    distributed.barrier()
+    return index
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

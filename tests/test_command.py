@@ -1,0 +1,63 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mae import __main__ as command
+
+
+def test_help_imports_nothing_heavy():
+    program = "import sys, mae.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert all(stage in done.stdout for stage in command.STAGES)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not loaded & {"torch", "timm", "mlflow", "prefect", "dvc", "numpy", "pydantic"}
+
+
+def test_bad_parameters_are_said_without_a_trace(tmp_path, capsys):
+    file = tmp_path / "params.yaml"
+    file.write_text("seed: 0\npretrain: {}\n")
+    assert command.main(["--params", str(file), "pretrain"]) == 2
+    said = capsys.readouterr().err
+    assert "pretrain.epochs: missing" in said
+    assert "Traceback" not in said
+
+
+def test_an_interrupted_stage_has_its_own_exit_status(monkeypatch, project):
+    class Interrupted(Exception):
+        pass
+
+    def stage(arguments):
+        raise Interrupted("stopped after step 3")
+
+    monkeypatch.setattr(command, "_stage", stage)
+    assert command.main(["--params", str(project / "params.yaml"), "report"]) == 75
+
+
+def test_a_fault_of_ours_shows_its_trace(monkeypatch):
+    def stage(arguments):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(command, "_stage", stage)
+    with pytest.raises(KeyError):
+        command.main(["report"])
+
+
+def test_a_training_stage_becomes_torchrun_where_its_variables_ask_for_it(monkeypatch):
+    called = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: called.append(arguments))
+    monkeypatch.setattr(command, "_stage", lambda arguments: None)
+    monkeypatch.delenv("RANK", raising=False)
+    for name in ("PET_NPROC_PER_NODE", "PET_NNODES"):
+        monkeypatch.delenv(name, raising=False)
+    command.main(["pretrain"])
+    assert not called
+    monkeypatch.setenv("PET_NPROC_PER_NODE", "8")
+    command.main(["report"])
+    assert not called
+    command.main(["--params", "p.yaml", "pretrain"])
+    assert called[0][1:] == ["-m", "torch.distributed.run", "-m", "mae", "--params", "p.yaml", "pretrain"]
+    monkeypatch.setenv("RANK", "0")
+    command.main(["pretrain"])
+    assert len(called) == 1

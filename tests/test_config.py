@@ -1,0 +1,71 @@
+import pytest
+
+from mae import config
+
+
+@pytest.fixture
+def values(project):
+    return config.read_yaml(project / "params.yaml")
+
+
+def test_the_projects_parameters_load(project):
+    params = config.load(project / "params.yaml")
+    assert 0 < params.pretrain.mask_ratio < 1
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "told"),
+    [
+        ("pretrain", "mask_ratio", "0.5", "pretrain.mask_ratio"),
+        ("pretrain", "mask_ratio", 1.0, "pretrain.mask_ratio"),
+        ("pretrain", "epochs", 2.5, "pretrain.epochs"),
+        ("pretrain", "learning_rate", 0.1, "pretrain.learning_rate: unknown key"),
+        ("encoder", "img_size", [32], "encoder.img_size"),
+        ("finetune", "accumulate", 7, "not divisible by accumulate 7"),
+        ("runtime", "device", "gpu", "runtime.device"),
+        ("linear", "flip", "yes", "linear.flip"),
+    ],
+)
+def test_a_wrong_value_is_named(values, section, key, value, told):
+    values[section][key] = value
+    with pytest.raises(config.InvalidParams, match=told.replace(".", r"\.")):
+        config.parse(values)
+
+
+def test_a_missing_key_is_named(values):
+    del values["mae"]["norm_pix"]
+    del values["seed"]
+    with pytest.raises(config.InvalidParams, match=r"(?s)seed: missing.*mae\.norm_pix: missing"):
+        config.parse(values)
+
+
+def test_a_parameter_cannot_be_changed(project):
+    params = config.load(project / "params.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        params.pretrain.epochs = 3
+
+
+def test_numbers_are_read_as_dvc_reads_them(tmp_path):
+    file = tmp_path / "p.yaml"
+    file.write_text("a: 1e-4\nb: 0o17\nc: on\n")
+    assert config.read_yaml(file) == {"a": 1e-4, "b": 15, "c": "on"}
+
+
+@pytest.mark.parametrize(("text", "told"), [("a: [1", "not YAML"), ("- 1", "expected sections")])
+def test_a_broken_file_is_named(tmp_path, text, told):
+    file = tmp_path / "p.yaml"
+    file.write_text(text)
+    with pytest.raises(config.InvalidParams, match=told):
+        config.read_yaml(file)
+    with pytest.raises(config.InvalidParams, match="no such file"):
+        config.read_yaml(tmp_path / "absent.yaml")
+
+
+def test_a_digest_changes_with_any_value(project):
+    params = config.load(project / "params.yaml")
+    changed = params.pretrain.model_copy(update={"mask_ratio": 0.5})
+    assert config.digest(params.pretrain, 0) == config.digest(params.pretrain, 0)
+    assert (
+        len({config.digest(params.pretrain, 0), config.digest(changed, 0), config.digest(params.pretrain, 1)})
+        == 3
+    )

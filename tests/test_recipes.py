@@ -1,0 +1,151 @@
+"""The paper-scale recipes hold the papers' numbers: He et al. 2021, appendix A, as released, and CAE's probe."""
+
+import pytest
+
+from mae import config, recipe
+
+# arXiv 2111.06377: released fine-tuning recipes; linear probing epochs; scratch epochs and drop path (table 11).
+BY_SIZE = {
+    "base": dict(
+        name="vit_base_patch16_224",
+        epochs=100,
+        base_lr=5e-4,
+        decay=0.65,
+        drop=0.1,
+        linear=90,
+        scratch=(300, 0.1),
+    ),
+    "large": dict(
+        name="vit_large_patch16_224",
+        epochs=50,
+        base_lr=1e-3,
+        decay=0.75,
+        drop=0.2,
+        linear=50,
+        scratch=(200, 0.2),
+    ),
+    "huge": dict(
+        name="vit_huge_patch14_224",
+        epochs=50,
+        base_lr=1e-3,
+        decay=0.75,
+        drop=0.3,
+        linear=50,
+        scratch=(200, 0.2),
+    ),
+}
+
+
+@pytest.fixture(params=BY_SIZE)
+def laid(request, project, tmp_path):
+    """Params with the recipe over them, and what the paper says of that size."""
+    onto = tmp_path / "params.yaml"
+    onto.write_text((project / "params.yaml").read_text())
+    list(recipe.lay(str(project / f"recipes/imagenet_vit_{request.param}.yaml"), [], onto=onto))
+    return config.load(onto), BY_SIZE[request.param]
+
+
+def test_pretraining_is_the_papers(laid):
+    params, paper = laid
+    p = params.pretrain
+    assert params.encoder.name == paper["name"]
+    assert params.encoder.img_size == 224
+    assert params.encoder.overrides == {}
+    assert (p.epochs, p.batch_size, p.base_lr, p.min_lr, p.warmup_epochs) == (1600, 4096, 1.5e-4, 0, 40)
+    assert (p.weight_decay, p.betas, p.clip_grad, p.ema, p.mask_ratio) == (
+        0.05,
+        (0.9, 0.95),
+        None,
+        None,
+        0.75,
+    )
+    assert (p.crop_scale, p.flip, p.method) == ((0.2, 1.0), True, "mae")
+    decoder = params.mae
+    assert (decoder.decoder_depth, decoder.decoder_embed_dim, decoder.decoder_num_heads) == (8, 512, 16)
+    assert decoder.norm_pix
+
+
+def test_fine_tuning_is_the_released_recipe(laid):
+    params, paper = laid
+    f = params.finetune
+    assert (f.epochs, f.base_lr, f.layer_decay, f.drop_path) == (
+        paper["epochs"], paper["base_lr"], paper["decay"], paper["drop"],
+    )  # fmt: skip
+    assert (f.batch_size, f.warmup_epochs, f.min_lr, f.weight_decay, f.betas) == (
+        1024,
+        5,
+        1e-6,
+        0.05,
+        (0.9, 0.999),
+    )
+    assert (f.rand_augment, f.random_erasing, f.mixup, f.cutmix, f.smoothing) == (
+        "rand-m9-mstd0.5-inc1", 0.25, 0.8, 1.0, 0.1,
+    )  # fmt: skip
+    assert (f.crop_scale, f.flip, f.labels_per_class) == ((0.08, 1.0), True, None)
+
+
+def test_partial_fine_tuning_has_the_settings_of_fine_tuning(laid):
+    params, _ = laid
+    both = set(config.Augmented.model_fields)
+    assert params.partial.model_dump(include=both) == params.finetune.model_dump(include=both)
+    assert params.partial.epochs == [50, 100, 200]
+    assert {0, 0.5, 1, 4, 6} < set(params.partial.blocks)
+
+
+def test_probes_are_the_papers(laid):
+    params, paper = laid
+    linear, attentive = params.linear, params.attentive
+    assert (linear.epochs, linear.batch_size, linear.base_lr, linear.warmup_epochs) == (
+        paper["linear"],
+        16384,
+        0.1,
+        10,
+    )
+    assert (linear.weight_decay, linear.momentum, linear.flip) == (0, 0.9, True)
+    assert attentive.base_lr * attentive.batch_size / 256 == pytest.approx(0.4)
+    assert (attentive.epochs, attentive.batch_size, attentive.momentum, attentive.warmup_epochs) == (
+        90,
+        8192,
+        0.9,
+        10,
+    )
+
+
+def test_scratch_is_the_papers(laid):
+    params, paper = laid
+    s = params.scratch
+    assert (s.epochs, s.drop_path) == paper["scratch"]
+    assert (s.base_lr, s.weight_decay, s.betas, s.batch_size) == (1e-4, 0.3, (0.9, 0.95), 4096)
+    assert (s.warmup_epochs, s.ema, s.layer_decay) == (20, 0.9999, None)
+    assert (s.rand_augment, s.mixup, s.cutmix, s.random_erasing) == ("rand-m9-mstd0.5-inc1", 0.8, 1.0, 0.25)
+
+
+def test_every_recipe_lays_over_the_parameters(project, tmp_path):
+    recipes = sorted((project / "recipes").glob("*.yaml"))
+    assert recipes
+    for file in recipes:
+        onto = tmp_path / "params.yaml"
+        onto.write_text((project / "params.yaml").read_text())
+        assert list(recipe.lay(str(file), [], onto=onto))
+
+
+def test_a_recipe_keeps_the_comments_and_changes_only_what_it_says(project, tmp_path):
+    onto = tmp_path / "params.yaml"
+    before = (project / "params.yaml").read_text()
+    onto.write_text(before)
+    changed = list(recipe.lay(None, ["pretrain.mask_ratio=0.5", "encoder.depth=null"], onto=onto))
+    assert len(changed) == 2
+    after = onto.read_text()
+    different = [new for old, new in zip(before.splitlines(), after.splitlines(), strict=True) if old != new]
+    assert different == ["  depth: null", "  mask_ratio: 0.5"]
+
+
+@pytest.mark.parametrize(
+    "setting", ["pretrain.maskratio=0.5", "pretrain=3", "pretrain.mask_ratio=x", "nothing"]
+)
+def test_a_wrong_setting_is_named_and_changes_nothing(setting, project, tmp_path):
+    onto = tmp_path / "params.yaml"
+    onto.write_text((project / "params.yaml").read_text())
+    with pytest.raises(config.InvalidParams, match=setting.partition("=")[0].split(".")[-1][:8]):
+        list(recipe.lay(None, [setting], onto=onto))
+    assert onto.read_text() == (project / "params.yaml").read_text()
