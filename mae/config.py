@@ -108,6 +108,14 @@ class Training(Section):
             raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
         return self
 
+    @model_validator(mode="after")
+    def _warms_up_before_the_end(self) -> "Training":
+        epochs = getattr(self, "epochs", None)
+        shortest = min(epochs) if isinstance(epochs, list) else epochs
+        if shortest is not None and self.warmup_epochs >= shortest:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {shortest}")
+        return self
+
 
 class OnlineProbe(Section):
     """kNN on a few samples while pretraining, every `every_epochs` (0: never)."""

@@ -1,4 +1,4 @@
-"""Fixtures for tests that need an MLflow store, as a pytest plugin: `pytest_plugins = ("mlflow_store",)`."""
+"""Fixtures for tests that need an MLflow store: a plugin that conftest.py names."""
 
 import shutil
 from pathlib import Path

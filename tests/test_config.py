@@ -22,6 +22,8 @@ def test_the_projects_parameters_load(project):
         ("pretrain", "learning_rate", 0.1, "pretrain.learning_rate: unknown key"),
         ("encoder", "img_size", [32], "encoder.img_size"),
         ("finetune", "accumulate", 7, "not divisible by accumulate 7"),
+        ("scratch", "warmup_epochs", 1000, "must be below epochs"),
+        ("partial", "warmup_epochs", 1000, "must be below epochs"),
         ("runtime", "device", "gpu", "runtime.device"),
         ("linear", "flip", "yes", "linear.flip"),
     ],

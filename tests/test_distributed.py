@@ -65,6 +65,13 @@ def test_gather_takes_uneven_rows_in_rank_order_and_the_rest_agrees(interrupted_
         assert rank["said"] == "rank 0"
 
 
+def test_evaluation_over_ranks_counts_every_sample_once(interrupted_ranks):
+    correct = [row % 3 != 0 for row in range(11)]
+    whole = {"top1": sum(correct) / 11, "count": 11, "correct": correct, "skipped": 1}
+    for rank in interrupted_ranks[1]:
+        assert rank["judged"] == whole
+
+
 def test_one_process_needs_no_group():
     assert distributed.init("cpu") == torch.device("cpu")
     assert (distributed.rank(), distributed.world_size(), distributed.local_rank()) == (0, 1, 0)

@@ -53,7 +53,9 @@ def test_a_stage_reads_the_sections_that_dvc_watches(stages):
 def test_a_training_depends_on_all_modules_that_it_imports(name, stages, project):
     deps = [dep for dep in stages[name]["deps"] if dep.startswith("mae/")]
     imported = _closure(project, f"mae.stages.{MODULES[name]}")
-    missing = [file for file in imported if not _covered(file, (*deps, *NOT_RESULTS, *PLUMBING))]
+    # Pretraining is watched by a probe from mae/tasks, which changes nothing of it.
+    others = (*NOT_RESULTS, *PLUMBING, *(["mae/tasks"] if name == "pretrain" else []))
+    missing = [file for file in imported if not _covered(file, (*deps, *others))]
     assert not missing
     assert not [dep for dep in deps if not any(_covered(file, (dep,)) for file in imported)], "not imported"
 

@@ -25,8 +25,6 @@ from mae import registry
 from mae.registry import Registered
 from mae.registry.store import aliases
 
-pytest_plugins = ("mlflow_store",)
-
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 CONFIG = {"name": "vit_tiny_patch16_224", **SIZES, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3]}
 CLASSES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
@@ -35,7 +33,7 @@ NAMES = {"encoder": "mae-encoder", "classifier": "mae-classifier"}
 
 class Files(NamedTuple):
     encoder: Path
-    classifier: Path
+    classifier: Path | None
 
 
 def jpeg(seed: int) -> bytes:
@@ -226,7 +224,9 @@ def test_a_model_whose_logging_failed_is_not_taken_for_a_whole_one(
         register(mlflow_uri, files)
     assert client(mlflow_uri).search_model_versions() == []
     monkeypatch.setattr("mae.registry.models.save", lambda target, *_: target.mkdir())
-    assert register(mlflow_uri, files)["encoder"].created
+    alone = register(mlflow_uri, files._replace(classifier=None))
+    assert set(alone) == {"encoder"}
+    assert alone["encoder"].created
 
 
 def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, files: Files) -> None:
@@ -241,9 +241,10 @@ def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, files: Files
 
 
 @pytest.fixture
-def served(store: Store) -> Iterator[Callable[[str], str]]:
+def served(store: Store, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """Starts `mlflow models serve` on a registered model; returns the address once it answers."""
     started: list[subprocess.Popen[bytes]] = []
+    log = (tmp_path / "serve.log").open("w")
 
     def serve(model: str) -> str:
         with socket.socket() as probe:
@@ -253,19 +254,24 @@ def served(store: Store) -> Iterator[Callable[[str], str]]:
         command += ["--env-manager", "local", "--host", "127.0.0.1"]
         environment = {**os.environ, "MLFLOW_TRACKING_URI": store.uri, "OMP_NUM_THREADS": "1"}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # mlflow looks for uvicorn there
-        started.append(subprocess.Popen(command, env=environment | {"PATH": path}, start_new_session=True))
+        started.append(
+            subprocess.Popen(
+                command, env=environment | {"PATH": path}, start_new_session=True, stdout=log, stderr=log
+            )
+        )
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
         while time.monotonic() < deadline and started[-1].poll() is None:
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
                 urllib.request.urlopen(f"{address}/ping", timeout=5).close()
                 return address
             time.sleep(0.5)
-        raise AssertionError(f"{' '.join(command)} did not come up")
+        raise AssertionError(f"{' '.join(command)} did not come up:\n{(tmp_path / 'serve.log').read_text()}")
 
     yield serve
     for process in started:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=30)
+    log.close()
 
 
 def post(address: str, images: list[bytes]) -> list[dict[str, Any]]:

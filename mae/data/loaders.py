@@ -25,7 +25,6 @@ from mae.data.index import Split
 from mae.data.plan import Plan
 from mae.data.samples import Batch, Samples
 
-
 # The main thread, and those that feed another loader's queues: a worker never touches what they lock.
 _HARMLESS = ("MainThread", "QueueFeederThread")
 

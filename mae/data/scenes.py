@@ -132,7 +132,8 @@ def _background(
     left, right = (part * photo.width for part in _COLUMNS[split])
     # The same largest crop for both splits, or validation would show its photographs at another scale.
     largest = min(photo.height, *((b - a) * photo.width for a, b in _COLUMNS.values()))
-    side = rng.uniform(*(min(times * size, largest) for times in look.crop))
+    low, high = (min(times * size, largest) for times in look.crop)
+    side = rng.uniform(low, high)
     x, y = rng.uniform(left, right - side), rng.uniform(0, photo.height - side)
     crop = photo.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
     canvas = np.asarray(crop, dtype=np.float32) * np.float32(rng.uniform(*look.light))
@@ -161,7 +162,7 @@ def _draw(
     )  # fmt: skip
     drawn = glyph.transform((size, size), Image.Transform.AFFINE, back, Image.Resampling.BICUBIC)
     left, top, right, bottom = drawn.getbbox() or (0, 0, size, size)
-    ink = np.asarray(drawn, dtype=np.float32)[top:bottom, left:right] / 255
+    ink = np.asarray(drawn, dtype=np.float32)[top:bottom, left:right] / np.float32(255)
     return ink, (slice(top, bottom), slice(left, right))
 
 

@@ -28,7 +28,7 @@ def plan_shards(listing: Listing, split: str, seed: int, max_count: int, max_byt
     rows = listing.rows(split)
     rows = rows[np.random.default_rng([seed, SPLITS.index(split)]).permutation(len(rows))]
     ends = cut(listing.sizes(rows), max_count, max_bytes)
-    starts = [0, *ends[:-1]]
+    starts = [0, *ends][:-1]  # a split without images has no shards
     return [
         ShardTask(split, number, rows[start:end], start)
         for number, (start, end) in enumerate(zip(starts, ends, strict=True))

@@ -138,7 +138,8 @@ def save_encoder(path: str | Path, vit_state: Mapping[str, Tensor], config: Mapp
     """
     check(vit_state, encoder_shapes(config), f"the encoder for {path}")
     tensors = {name: value.detach().cpu().contiguous() for name, value in vit_state.items()}
-    metadata = {"format": "pt", "config": json.dumps(dict(config), sort_keys=True)}
+    # One entry: safetensors writes several in random order, and equal weights must give equal bytes.
+    metadata = {"config": json.dumps(dict(config), sort_keys=True)}
     replace(path, lambda file: safetensors.torch.save_file(tensors, file, metadata))
 
 

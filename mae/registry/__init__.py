@@ -1,9 +1,10 @@
 """The MLflow model registry: register, judge, promote, roll back. Aliases: champion, challenger, previous."""
 
-from mae.registry.gate import Decision, decide
+from mae.registry.gate import Decision, decide, unjudged
 from mae.registry.models import Registered, register
-from mae.registry.promotion import champion_files, champion_version, conclude, rollback, summary
+from mae.registry.promotion import champion_files, champion_version, conclude, recorded, rollback, summary
 from mae.registry.store import RegistryError
+from mae.registry.weights import load_model
 
 __all__ = [
     "Decision",
@@ -13,7 +14,10 @@ __all__ = [
     "champion_version",
     "conclude",
     "decide",
+    "load_model",
+    "recorded",
     "register",
     "rollback",
     "summary",
+    "unjudged",
 ]

@@ -13,13 +13,13 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Decision:
-    """`gain` = challenger's accuracy - champion's, with its interval; all None for the first model."""
+    """`gain` = challenger's accuracy - champion's, with its interval; None where nothing was compared."""
 
     promote: bool
     gain: float | None
     low: float | None
     high: float | None
-    challenger: float
+    challenger: float | None
     champion: float | None
     samples: int
     reason: str
@@ -77,6 +77,15 @@ def decide(
     else:
         why = f"{measured}: the interval does not exclude zero"
     return Decision(promote, gain, low, high, accuracy, float(theirs.mean()), ours.size, why)
+
+
+def unjudged(*, first: bool) -> Decision:
+    """The decision about an encoder without a classifier: there are no labels to measure a gain with."""
+    if first:
+        why = "there was no champion: the first model becomes it, though there are no labels to judge it by"
+    else:
+        why = "there are no labels to judge it by: the champion stays"
+    return Decision(first, None, None, None, None, None, 0, why)
 
 
 def _interval(

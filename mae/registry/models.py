@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import tempfile
@@ -41,7 +40,7 @@ def register(
     name_encoder: str,
     name_classifier: str,
     encoder_file: Path,
-    classifier_file: Path,
+    classifier_file: Path | None,
     example: bytes,
     tags: dict[str, Any],
     run_id: str | None = None,
@@ -52,7 +51,8 @@ def register(
     A model whose weights the registry has already keeps its version, and nothing is logged again.
 
     Args:
-        encoder_file, classifier_file: safetensors with their config in the metadata (see `served_model`).
+        encoder_file, classifier_file: safetensors with their config in the metadata (`weights.load_model`);
+            without a classifier (data without labels) the encoder alone is registered.
         example: bytes of a small real image, the models' input example.
         tags: lineage (git commit, digests of data and params ...), on every version.
         run_id: the MLflow run that registers; ids that this store does not have are left out.
@@ -60,19 +60,19 @@ def register(
 
     Raises RegistryError where the registry does not answer, ValueError for unusable files.
     """
-    wanted = {"encoder": (name_encoder, encoder_file), "classifier": (name_classifier, classifier_file)}
+    wanted = {"encoder": (name_encoder, Path(encoder_file))}
+    if classifier_file is not None:
+        wanted["classifier"] = (name_classifier, Path(classifier_file))
     for _, file in wanted.values():
-        if not Path(file).is_file():
+        if not file.is_file():
             raise ValueError(f"{file}: no such file to register")
     done: dict[str, Registered] = {}
     with registry(uri) as client:
         for kind, (name, file) in wanted.items():
-            digest = digest_of(Path(file))
+            digest = digest_of(file)
             found = find(client, name, digest)
             if found is None:
-                model_id = _log(
-                    client, experiment, name, kind, Path(file), digest, example, run_id, {"pool": pool}
-                )
+                model_id = _log(client, experiment, name, kind, file, digest, example, run_id, {"pool": pool})
                 found = _create_version(client, name, kind, model_id, digest, run_id, tags)
             done[kind] = found
         _link(client, done)
@@ -88,11 +88,15 @@ def find(client: Any, name: str, digest: str) -> Registered | None:
 
     where = f"name = '{name}' and tags.`artifact_digest` = '{digest}'"
     for found in sorted(client.search_model_versions(where), key=lambda v: -int(v.version)):
-        with contextlib.suppress(MlflowException, KeyError):
-            model = client.get_logged_model(found.tags["model_id"])
-            if found.status == "READY" and str(model.status) == "READY":
-                judged = "gate.decision" in found.tags
-                return Registered(name, str(found.version), model.model_id, digest, False, judged)
+        try:
+            model = client.get_logged_model(found.tags.get("model_id", ""))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                continue  # it was deleted; any other failure must not make a second version
+            raise
+        if found.status == "READY" and str(model.status) == "READY":
+            judged = "gate.decision" in found.tags
+            return Registered(name, str(found.version), model.model_id, digest, False, judged)
     return None
 
 
@@ -175,6 +179,8 @@ def _create_version(
 
 def _link(client: Any, done: dict[str, Registered]) -> None:
     """Each version names its partner: they are judged and promoted together."""
+    if len(done) < 2:
+        return
     for kind, partner in (("encoder", "classifier"), ("classifier", "encoder")):
         model, value = done[kind], done[partner].version
         if client.get_model_version(model.name, model.version).tags.get(f"{partner}_version") != value:

@@ -21,6 +21,7 @@ from mae.registry.store import (
 )
 
 LOG = logging.getLogger("mae.registry")
+INTENT = "gate.intent"  # on a version while its promotion is under way
 
 
 def champion_files(uri: str, name: str, directory: Path | None = None) -> Path | None:
@@ -47,13 +48,26 @@ def conclude(uri: str, candidate: dict[str, Registered], decision: Decision) -> 
         if decision.promote:
             _make_champions(client, models)
         for model in models:
+            if model.judged and not decision.promote:
+                continue  # an encoder that was promoted with another classifier keeps that record
             tags = {"gate.reason": decision.reason, "gate.numbers": json.dumps(decision.as_dict())}
             if decision.promote:
                 tags["promoted_at"] = _now()
             tags["gate.decision"] = "promoted" if decision.promote else "kept the champion"
             _tag(client, model.name, model.version, tags)
+        if decision.promote:
+            client.delete_model_version_tag(models[-1].name, models[-1].version, INTENT)
     LOG.info("%s: %s", "promoted" if decision.promote else "not promoted", decision.reason)
     return {**decision.as_dict(), "models": summary(uri, [model.name for model in models])}
+
+
+def recorded(uri: str, candidate: dict[str, Registered]) -> dict[str, Any]:
+    """What `conclude` returned when this candidate was judged, with the aliases as they are now."""
+    models = list(candidate.values())
+    with registry(uri) as client:
+        last = models[-1]
+        tags = client.get_model_version(last.name, last.version).tags
+    return {**json.loads(tags["gate.numbers"]), "models": summary(uri, [model.name for model in models])}
 
 
 def rollback(uri: str, names: list[str]) -> list[dict[str, Any]]:
@@ -99,11 +113,11 @@ def _make_champions(client: Any, models: list[Registered]) -> None:
     """
     last = models[-1]
     tags = client.get_model_version(last.name, last.version).tags
-    if "gate.intent" in tags and "gate.decision" not in tags:
-        before = json.loads(tags["gate.intent"])
+    if INTENT in tags:
+        before = json.loads(tags[INTENT])
     else:
         before = {model.name: aliases(client, model.name).get(CHAMPION) for model in models}
-        _tag(client, last.name, last.version, {"gate.intent": json.dumps(before)})
+        _tag(client, last.name, last.version, {INTENT: json.dumps(before)})
     for model in models:
         if before[model.name] is not None:
             client.set_registered_model_alias(model.name, PREVIOUS, before[model.name])

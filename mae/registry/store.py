@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mae.tracking.server import QUIET, redact, resolve
+from mae.tracking.server import QUIET, Rejected, Unreachable, redact, resolve
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 STORE = "MLFLOW_TRACKING_URI"
@@ -43,7 +43,7 @@ def registry(uri: str) -> Iterator[Any]:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             yield MlflowClient(address, registry_uri=address)
-        except MlflowException as error:
+        except (MlflowException, Rejected, Unreachable) as error:
             first = (redact(str(error)).splitlines() or [""])[0]
             raise RegistryError(f"the MLflow registry at {redact(uri)}: {first[:400]}") from error
     finally:

@@ -49,7 +49,7 @@ def against_random(found: dict[str, Evaluation], seed: int) -> dict[str, Any]:
 def keep(found: Evaluation) -> dict[str, Any]:
     """An evaluation as JSON, for `Session.once`; `restore` undoes it."""
     plain = {name: getattr(found, name) for name in ("top1", "top5", "loss", "count", "skipped")}
-    return plain | {"rows": found.rows.tolist(), "correct": "".join("01"[right] for right in found.correct)}
+    return plain | {"rows": found.rows.tolist(), "correct": "".join("01"[int(right)] for right in found.correct)}
 
 
 def restore(kept: dict[str, Any]) -> Evaluation:

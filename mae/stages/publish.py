@@ -44,6 +44,7 @@ def register(params: Params) -> None:
             _log.info("unchanged: %s", outcome["reason"])
         else:
             outcome = registry.conclude(uri, candidate, _decision(params, index, uri))
+        DECISION.parent.mkdir(parents=True, exist_ok=True)
         write_json(DECISION, outcome)
         run.tags({"decision": outcome["reason"]})
         run.artifact(DECISION)

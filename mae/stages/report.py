@@ -20,6 +20,7 @@ from mae.stages.files import (
     write_text,
 )
 from mae.stages.plots import read_csv
+from mae.stages.tracked import stage_folder, tracked
 
 JUDGED = ("knn", "linear", "attentive", "partial", "finetune", "scratch")
 NAMES = {
@@ -38,8 +39,19 @@ PAPER = {
 }
 
 
+SECTIONS = {"report": ("report", "encoder", "pretrain", "mae", "finetune", "scratch")}
+
+
 def report(params: Params) -> None:
     """Write the report in Markdown (pictures linked) and HTML (pictures inside: one file to send around)."""
+    folder = stage_folder("report", params, SECTIONS["report"])
+    with tracked("report", params, SECTIONS["report"], folder=folder) as run:
+        _write(params)
+        for name in ("report.md", "report.html"):
+            run.artifact(REPORTS / name)
+
+
+def _write(params: Params) -> None:
     results = {name: read_json(REPORTS / name / "metrics.json") for name in ("pretrain", *JUDGED)}
     sections = [
         f"# {params.report.title}",

@@ -166,5 +166,5 @@ def save_classifier(at_work: Session, classifier: Classifier) -> None:
     weights |= {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
     about = Encoder.read().config | {"classes": at_work.index.classes, "pool": "avg"}
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    metadata = {"format": "pt", "config": json.dumps(about, sort_keys=True)}
+    metadata = {"config": json.dumps(about, sort_keys=True)}
     interchange.replace(CLASSIFIER, lambda file: safetensors.torch.save_file(tensors, file, metadata))

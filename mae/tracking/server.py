@@ -176,11 +176,10 @@ class Server:
         with self.calls() as client:
             client.set_terminated(run_id, status, ended or now_ms())
 
-    def running(self, experiment_id: str, **tags: str) -> list[Any]:
-        """The experiment's runs that are RUNNING and carry all of these tags (`_` reads as `.`)."""
-        wanted = [f"tags.`{key.replace('_', '.')}` = '{value}'" for key, value in tags.items()]
+    def running(self, experiment_id: str, host: str) -> list[Any]:
+        """The experiment's runs that are RUNNING and were started on the machine `host`."""
         with self.calls() as client:
-            where = " and ".join(["attributes.status = 'RUNNING'", *wanted])
+            where = f"attributes.status = 'RUNNING' and tags.host = '{host}'"
             return list(client.search_runs([experiment_id], where, max_results=1000))
 
     def children_statuses(self, experiment_id: str, parent_run_id: str) -> set[str]:

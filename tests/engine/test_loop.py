@@ -1,4 +1,4 @@
-"""One loop: what it averages, when it looks, how it comes back from a loss that is not a number."""
+"""One loop: what it averages, what it logs, what its random draws depend on."""
 
 import logging
 import random
@@ -10,7 +10,7 @@ from engine import toy
 from torch import nn
 
 from mae.engine.checkpoint import Checkpoints
-from mae.engine.loop import NonFiniteLoss, fit
+from mae.engine.loop import fit
 from mae.engine.randomness import seed_process
 
 
@@ -82,76 +82,44 @@ def test_each_step_is_seeded_by_seed_step_attempt_and_rank():
         seed_process(-1)
 
 
-class Poisoned(toy.Toy):
-    """Gives nan once at the step and on the attempts told, or poisons a weight instead of the loss."""
+class Drawing(nn.Module):
+    """Notes what it draws, and what the batches drew before it."""
 
-    def __init__(self, at, attempts, weight=False):
+    def __init__(self):
         super().__init__()
-        self.at, self.attempts, self.weight = at, attempts, weight
-        self.attempt = self.count = 0
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.drawn = []
 
-    def forward(self, inputs, wanted):
-        loss = super().forward(inputs, wanted)["loss"]
-        now = self.count == self.at and self.attempt in self.attempts
-        self.count += 1
-        return {"loss": loss * float("nan") if now and not self.weight else loss}
-
-    def after_step(self, progress):
-        if self.weight and self.count == self.at and self.attempt in self.attempts:
-            with torch.no_grad():
-                self.body[0].bias[0] = float("inf")
+    def forward(self, images):
+        self.drawn.append((images.item(), torch.rand(1).item(), np.random.rand(), random.random()))
+        return {"loss": self.weight.sum()}
 
 
-def poisoned(at, attempts, directory, weight=False, **settings):
-    model = Poisoned(at, attempts, weight)
+def test_method_and_batches_draw_anew_in_every_step_and_the_same_after_a_resume(tmp_path):
+    def draws(steps, directory=None):
+        def batches(start, attempt):
+            while True:
+                yield (torch.rand(1),)
 
-    def batches(start, attempt):
-        model.attempt, model.count = attempt, start
-        return toy.batches(start, attempt)
+        model = Drawing()
+        optimizer = torch.optim.SGD(model.parameters())
+        checkpoints = directory and Checkpoints(directory)
+        fit(
+            model,
+            batches,
+            optimizer,
+            steps=steps,
+            learning_rate=lambda step: 0.1,
+            seed=4,
+            accumulate=2,
+            checkpoints=checkpoints,
+        )
+        return model.drawn
 
-    fitted = fit(
-        model,
-        batches,
-        torch.optim.AdamW(model.parameters()),
-        steps=toy.STEPS,
-        learning_rate=lambda step: 0.01,
-        seed=11,
-        checkpoints=directory and Checkpoints(directory),
-        checkpoint_every=10,
-        log_every=4,
-        **settings,
-    )
-    return model, fitted
-
-
-@pytest.mark.parametrize("weight", [False, True])
-def test_a_non_finite_loss_or_weight_goes_back_to_the_last_checkpoint_with_new_randomness(
-    tmp_path, caplog, weight
-):
-    with caplog.at_level(logging.WARNING):
-        _, fitted = poisoned(30, [0, 1], tmp_path, weight)
-    assert fitted.step == toy.STEPS
-    assert fitted.attempt == 2
-    assert f"back to step {20 if weight else 30}" in caplog.text
-    for step in Checkpoints(tmp_path).steps():
-        for value in Checkpoints(tmp_path).load(step)["method"].values():
-            assert value.isfinite().all()
-
-
-def test_without_a_checkpoint_it_goes_back_to_the_initial_state():
-    model, fitted = poisoned(3, [0], None)
-    assert (fitted.step, fitted.attempt) == (toy.STEPS, 1)
-    assert all(value.isfinite().all() for value in model.state_dict().values())
-
-
-def test_after_the_retries_it_stops_with_a_clear_error_and_a_usable_checkpoint(tmp_path):
-    with pytest.raises(
-        NonFiniteLoss, match=r"step 28 \(lr 1.000e-02\), after 3 attempts from step 20"
-    ) as error:
-        poisoned(25, [0, 1, 2], tmp_path)
-    assert str(Checkpoints(tmp_path).path(20)) in str(error.value)
-    assert "base_lr" in str(error.value)
-    assert Checkpoints(tmp_path).latest()[0] == 20
+    unbroken = draws(6)
+    for kind in zip(*unbroken, strict=True):
+        assert len(set(kind)) == 12
+    assert draws(2, tmp_path) + draws(6, tmp_path) == unbroken
 
 
 def test_batches_that_end_early_are_an_error_that_says_where():

@@ -9,8 +9,7 @@ from mae.data.transforms import Normalize
 from mae.engine.optim import adamw
 from mae.models import encoder
 from mae.tasks.classify import Classifier, build_classifier, train_classifier
-from mae.tasks.mixing import Mixing
-from mae.tasks.protocols import PROTOCOLS, Recipe, freeze, make_optimizer
+from mae.tasks.protocols import PROTOCOLS, Recipe, freeze
 
 TINY = {
     "name": "vit_tiny_patch16_224",
@@ -215,18 +214,6 @@ def test_the_probe_sees_the_class_token_and_the_attentive_head_all_tokens(pretra
     assert not torch.allclose(moved, attentive.head(tokens))
 
 
-def test_heads_start_as_the_recipes_say(pretrained):
-    assert make("finetune", pretrained).head.weight.std().item() == pytest.approx(2e-5, rel=0.3)
-    norm, layer = make("linear", pretrained).head
-    assert layer.weight.std().item() == pytest.approx(0.01, rel=0.3)
-    assert (norm.affine, norm.eps) == (False, 1e-6)
-
-
-def test_fine_tuning_trains_the_positions_that_pretraining_kept_fixed(pretrained):
-    assert make("finetune", pretrained).encoder.pos_embed.requires_grad
-    assert make("scratch").encoder.pos_embed.requires_grad
-
-
 def test_loss_with_soft_or_smoothed_targets_equals_timms(pretrained):
     classifier = make("finetune", pretrained).eval()
     nn.init.normal_(classifier.head.weight)
@@ -237,33 +224,6 @@ def test_loss_with_soft_or_smoothed_targets_equals_timms(pretrained):
     classifier.smoothing = 0.1
     wanted = LabelSmoothingCrossEntropy(0.1)(logits, labels)
     torch.testing.assert_close(classifier(images, labels)["loss"], wanted)
-
-
-@pytest.mark.parametrize("count", [8, 7, 1])
-def test_mixed_targets_are_smoothed_distributions_also_for_an_odd_batch(count):
-    mixing = Mixing(Normalize(), Recipe(), CLASSES, torch.device("cpu"))
-    assert mixing.smoothing == 0
-    images = torch.randint(0, 255, (count, 3, 16, 16), dtype=torch.uint8)
-    mixed, targets = mixing(images, torch.arange(count) % CLASSES)
-    torch.testing.assert_close(targets.sum(1), torch.ones(count))
-    assert (targets >= 0.1 / CLASSES - 1e-7).all()
-    if count % 2:
-        assert targets[-1].max().item() == pytest.approx(0.9 + 0.1 / CLASSES)
-    assert mixed.shape == images.shape
-    assert mixed.dtype == torch.float32
-
-
-def test_without_mixing_the_labels_stay_and_the_loss_smooths():
-    mixing = Mixing(Normalize(), PLAIN, CLASSES, torch.device("cpu"))
-    images, labels = torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.arange(4)
-    normed, targets = mixing(images, labels)
-    assert targets is labels
-    assert mixing.smoothing == 0.1
-    torch.testing.assert_close(normed, Normalize()(images))
-    erasing = Mixing(Normalize(), Recipe(random_erasing=1.0, mixup=0, cutmix=0), CLASSES, torch.device("cpu"))
-    assert not torch.equal(erasing(images, labels)[0], normed)
-    probe = Mixing(Normalize(), Recipe(random_erasing=1.0), CLASSES, torch.device("cpu"), mixes=False)
-    torch.testing.assert_close(probe(images, labels)[0], normed)
 
 
 def test_training_with_mixing_does_not_depend_on_what_the_loader_drew(pretrained):
@@ -278,31 +238,3 @@ def test_training_with_mixing_does_not_depend_on_what_the_loader_drew(pretrained
         train(classifier, Recipe(base_lr=0.01), batches=source, ema_decay=0.5)
         results.append(classifier.state_dict())
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
-
-
-def test_pretrained_positions_are_resampled_to_a_larger_image(pretrained):
-    larger = build_classifier("finetune", TINY | {"img_size": 32}, CLASSES, encoder_state=pretrained)
-    assert larger.encoder.pos_embed.shape == (1, 17, 32)
-    torch.testing.assert_close(larger.encoder.pos_embed[:, 0], pretrained["pos_embed"][:, 0])
-
-
-def test_weights_of_another_encoder_are_refused_by_key(pretrained):
-    with pytest.raises(ValueError, match=r"blocks\.3"):
-        build_classifier("finetune", TINY | {"depth": 4}, CLASSES, encoder_state=pretrained)
-    without_norm = {name: value for name, value in pretrained.items() if not name.startswith("norm")}
-    with pytest.raises(ValueError, match=r"norm\.bias"):
-        make("linear", without_norm)
-    assert make("finetune", without_norm)
-
-
-def test_wrong_requests_are_refused(pretrained):
-    with pytest.raises(ValueError, match="unknown protocol 'probe'"):
-        build_classifier("probe", TINY, CLASSES)
-    with pytest.raises(ValueError, match="random weights"):
-        build_classifier("scratch", TINY, CLASSES, encoder_state=pretrained)
-    with pytest.raises(ValueError, match="no weight decay"):
-        make_optimizer("lars", make("linear", pretrained), Recipe(), 0.1)
-
-
-def test_a_probe_of_a_random_encoder_needs_no_weights():
-    assert make("linear", None).encoder.pos_embed.std() > 0

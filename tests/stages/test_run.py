@@ -1,0 +1,149 @@
+"""The stages, one after another, on a tiny demo: what each leaves, what a repeat and a kill change."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mae import config, recipe
+from mae.stages import run_stage
+
+TINY = [
+    "runtime.workers=0",
+    "runtime.log_every=2",
+    "runtime.checkpoint_every=2",
+    "runtime.device=cpu",
+    "demo={train: 60, val: 20, size: 36}",
+    "encoder={name: vit_tiny_patch16_224, img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
+    "mae={decoder_embed_dim: 16, decoder_depth: 1, decoder_num_heads: 2}",
+    "pretrain={epochs: 2, batch_size: 20, warmup_epochs: 1, probe: {every_epochs: 1, samples: 20}}",
+    "partial={blocks: [0, 0.5, 2], epochs: [1], batch_size: 10, warmup_epochs: 0, labels_per_class: 2}",
+    *(
+        f"{stage}={{epochs: 2, batch_size: 10, warmup_epochs: 0, labels_per_class: 2}}"
+        for stage in ("linear", "attentive", "finetune", "scratch")
+    ),
+]
+ORDER = ("ingest", "shard", "pretrain", "knn", "linear", "attentive", "partial", "finetune", "scratch", "register", "report")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ran(project, tmp_path_factory, migrated_store):
+    """A directory in which every stage ran once, and its params."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    shutil.copy(project / "params.yaml", folder / "params.yaml")
+    list(recipe.lay(None, TINY, onto=folder / "params.yaml"))
+    shutil.copy(migrated_store, folder / "mlflow.db")
+    params = config.load(folder / "params.yaml")
+    run(folder, params, *ORDER)
+    return folder, params
+
+
+def run(folder: Path, params: config.Params, *stages: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for stage in stages:
+            run_stage(stage, params)
+
+
+def metrics(folder: Path, stage: str) -> dict:
+    return json.loads((folder / "reports" / stage / "metrics.json").read_text())
+
+
+def test_every_stage_leaves_the_files_that_dvc_expects(ran, project):
+    folder, _ = ran
+    for name, stage in config.read_yaml(project / "dvc.yaml")["stages"].items():
+        for kind in ("outs", "metrics", "plots"):
+            for out in stage.get(kind, []):
+                path = folder / (out if isinstance(out, str) else next(iter(out)))
+                assert path.exists(), f"{name}: {path}"
+
+
+def test_the_numbers_are_of_this_run(ran):
+    folder, params = ran
+    pretrained = metrics(folder, "pretrain")
+    assert pretrained["steps"] == 6
+    assert 0 < pretrained["loss"] < pretrained["first_loss"]
+    for stage in ("knn", "linear", "attentive"):
+        found = metrics(folder, stage)
+        assert found["samples"] == 20
+        assert found["top1_low"] <= found["top1"] <= found["top1_high"]
+        assert found["gain"] == pytest.approx(found["top1"] - found["random_top1"])
+    rows = (folder / "reports/partial/blocks.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["blocks", "0.0", "0.5", "2.0"]
+    assert np.load(folder / "models/finetune/correct.npy").mean() == metrics(folder, "finetune")["top1"]
+
+
+def test_the_report_tells_what_was_measured(ran):
+    folder, params = ran
+    report = (folder / "reports/report.md").read_text()
+    for stage in ("knn", "linear", "attentive", "finetune", "scratch"):
+        assert f"{100 * metrics(folder, stage)['top1']:.1f}" in report
+    for name in json.loads((folder / "data/ingest/manifest.json").read_text())["splits"]:
+        assert name in report
+    page = (folder / "reports/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert 'src="http' not in page
+
+
+def test_the_first_model_is_champion_and_an_unchanged_one_is_not_judged_again(ran):
+    folder, params = ran
+    decision = folder / "reports/register/decision.json"
+    before = decision.read_bytes()
+    found = json.loads(before)
+    assert found["promote"]
+    assert {alias for model in found["models"] for alias in model["aliases"]} >= {"champion", "challenger"}
+    run(folder, params, "register")
+    assert decision.read_bytes() == before
+
+
+def test_a_repeated_stage_gives_the_same_bytes(ran):
+    folder, params = ran
+    files = ["models/pretrain/encoder.safetensors", "models/finetune/classifier.safetensors"]
+    files += ["data/ingest/manifest.json", "data/shards/index.json", "reports/pretrain/reconstructions.png"]
+    before = {file: (folder / file).read_bytes() for file in files}
+    shards = {path: path.stat().st_mtime_ns for path in (folder / "data/shards/tars").iterdir()}
+    run(folder, params, "ingest", "shard", "pretrain", "finetune")
+    assert {file: (folder / file).read_bytes() for file in files} == before
+    assert {path: path.stat().st_mtime_ns for path in (folder / "data/shards/tars").iterdir()} == shards
+
+
+def test_every_stage_has_a_run_under_one_parent(ran):
+    from mlflow.tracking import MlflowClient
+
+    folder, params = ran
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name(params.runtime.experiment)
+    runs = client.search_runs([experiment.experiment_id])
+    by_id = {found.info.run_id: found for found in runs}
+    parents = set()
+    for stage in ORDER:
+        identity = json.loads((folder / "reports" / stage / "run.json").read_text())
+        found = by_id[identity["run_id"]]
+        assert found.info.status == "FINISHED"
+        assert found.info.run_name == stage
+        parents.add(found.data.tags["mlflow.parentRunId"])
+    assert parents <= set(by_id)
+    pretrained = by_id[json.loads((folder / "reports/pretrain/run.json").read_text())["run_id"]]
+    assert pretrained.data.params["pretrain.mask_ratio"] == "0.75"
+    assert pretrained.inputs.dataset_inputs[0].dataset.name == "shards"
+    pictures = {entry.path for entry in client.list_artifacts(pretrained.info.run_id, "pictures")}
+    assert pictures == {"pictures/curve.png", "pictures/reconstructions.png"}
+
+
+def test_images_without_labels_are_pretrained_on_and_not_judged(ran, project, migrated_store, tmp_path):
+    folder, _ = ran
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, file in enumerate(sorted((folder / "data/demo/imagenet").rglob("*.JPEG"))):
+        shutil.copy(file, images / f"{number}.jpg")
+    shutil.copy(project / "params.yaml", tmp_path / "params.yaml")
+    shutil.copy(migrated_store, tmp_path / "mlflow.db")
+    flat = ["ingest={source: flat, root: images, val_fraction: 0.2}", "pretrain.batch_size=10"]
+    list(recipe.lay(None, [*TINY, *flat], onto=tmp_path / "params.yaml"))
+    run(tmp_path, config.load(tmp_path / "params.yaml"), *ORDER)
+    assert "no labels" in (tmp_path / "reports/report.md").read_text()
+    assert (tmp_path / "models/pretrain/encoder.safetensors").is_file()
+    assert json.loads((tmp_path / "reports/register/decision.json").read_text())["models"]
