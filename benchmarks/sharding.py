@@ -19,8 +19,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import webdataset
-
 from mae.data.manifest import Listing, open_source, write_listing
 from mae.data.shards import write_shards
 
@@ -36,6 +34,8 @@ def tarfile_module(raw: Path, listing: Path, place: Path) -> None:
 
 
 def shard_writer(raw: Path, listing: Path, place: Path) -> None:
+    import webdataset  # here, because sharding's workers import this file afresh
+
     with webdataset.ShardWriter(f"{place}/train-%06d.tar", maxcount=1250, verbose=0) as writer:
         for number, entry in enumerate(Listing(listing)):
             data = (raw / entry.path).read_bytes()

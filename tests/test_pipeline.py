@@ -14,7 +14,12 @@ TRAININGS = ("pretrain", "knn", "linear", "attentive", "partial", "finetune", "s
 # They decide when and where a stage runs and what is remembered of it, not what it computes.
 NOT_RESULTS = ("mae/config.py", "mae/distributed.py", "mae/tracking", "mae/__init__.py")
 # Plumbing of stages: paths, the run, pictures. A training of days is not repeated for a change in them.
-PLUMBING = ("mae/stages/__init__.py", "mae/stages/files.py", "mae/stages/tracked.py", "mae/stages/session.py", "mae/stages/plots.py", "mae/data/__init__.py", "mae/data/files.py", "mae/data/index.py", "mae/interchange")  # fmt: skip
+PLUMBING = (
+    *(f"mae/stages/{name}.py" for name in ("__init__", "files", "plots", "session", "tracked")),
+    *(f"mae/data/{name}.py" for name in ("__init__", "files", "index")),
+    "mae/confidence.py",
+    "mae/interchange",
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,38 +1,38 @@
-"""The paper-scale recipes hold the papers' numbers: He et al. 2021, appendix A, as released, and CAE's probe."""
+"""The paper-scale recipes hold the papers' numbers: He et al. 2021, A, as released; CAE's probe."""
 
 import pytest
 
 from mae import config, recipe
 
-# arXiv 2111.06377: released fine-tuning recipes; linear probing epochs; scratch epochs and drop path (table 11).
+# arXiv 2111.06377: fine-tuning as released; epochs of linear probing; epochs and drop path from scratch.
 BY_SIZE = {
-    "base": dict(
-        name="vit_base_patch16_224",
-        epochs=100,
-        base_lr=5e-4,
-        decay=0.65,
-        drop=0.1,
-        linear=90,
-        scratch=(300, 0.1),
-    ),
-    "large": dict(
-        name="vit_large_patch16_224",
-        epochs=50,
-        base_lr=1e-3,
-        decay=0.75,
-        drop=0.2,
-        linear=50,
-        scratch=(200, 0.2),
-    ),
-    "huge": dict(
-        name="vit_huge_patch14_224",
-        epochs=50,
-        base_lr=1e-3,
-        decay=0.75,
-        drop=0.3,
-        linear=50,
-        scratch=(200, 0.2),
-    ),
+    "base": {
+        "name": "vit_base_patch16_224",
+        "epochs": 100,
+        "base_lr": 5e-4,
+        "decay": 0.65,
+        "drop": 0.1,
+        "linear": 90,
+        "scratch": (300, 0.1),
+    },
+    "large": {
+        "name": "vit_large_patch16_224",
+        "epochs": 50,
+        "base_lr": 1e-3,
+        "decay": 0.75,
+        "drop": 0.2,
+        "linear": 50,
+        "scratch": (200, 0.2),
+    },
+    "huge": {
+        "name": "vit_huge_patch14_224",
+        "epochs": 50,
+        "base_lr": 1e-3,
+        "decay": 0.75,
+        "drop": 0.3,
+        "linear": 50,
+        "scratch": (200, 0.2),
+    },
 }
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mae.confidence import paired_gain
+
 RESAMPLES = 10_000
 
 
@@ -63,7 +65,7 @@ def decide(
         )
     if not 0.5 <= confidence < 1:
         raise ValueError(f"confidence {confidence} must be in [0.5, 1)")
-    gain, low, high = _interval(ours, theirs, confidence, seed)
+    gain, low, high = paired_gain(ours, theirs, confidence, RESAMPLES, seed)
     promote = gain > min_gain and low > 0
     measured = (
         f"gain {gain:+.4f} (interval {low:+.4f} to {high:+.4f} at {confidence:.0%}, {ours.size} samples)"
@@ -86,17 +88,3 @@ def unjudged(*, first: bool) -> Decision:
     else:
         why = "there are no labels to judge it by: the champion stays"
     return Decision(first, None, None, None, None, None, 0, why)
-
-
-def _interval(
-    ours: np.ndarray, theirs: np.ndarray, confidence: float, seed: int
-) -> tuple[float, float, float]:
-    """Gain and its percentile interval. Resampling N differences of -1, 0 and +1 with replacement is a draw
-    from the multinomial over the three, so a million samples cost what ten do."""
-    samples = ours.size
-    better, worse = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    shares = np.array([better, worse, samples - better - worse]) / samples
-    drawn = np.random.default_rng(seed).multinomial(samples, shares, size=RESAMPLES)
-    gains = (drawn[:, 0] - drawn[:, 1]) / samples
-    low, high = np.quantile(gains, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return (better - worse) / samples, float(low), float(high)

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from mae import distributed
+from mae.confidence import bootstrap_interval, paired_gain
 from mae.config import FineTune
 from mae.stages.files import REPORTS, write_text
 from mae.stages.plots import partial_curve, write_csv
 from mae.stages.session import Session
-from mae.tasks.evaluate import Evaluation, bootstrap_interval, paired_gain
+from mae.tasks.evaluate import Evaluation
 
 NO_LABELS = "the shards have no labels, or no val split, to judge by"
 CURVE = ("loss", "lr", "grad_norm", "images_per_second")
@@ -49,7 +50,10 @@ def against_random(found: dict[str, Evaluation], seed: int) -> dict[str, Any]:
 def keep(found: Evaluation) -> dict[str, Any]:
     """An evaluation as JSON, for `Session.once`; `restore` undoes it."""
     plain = {name: getattr(found, name) for name in ("top1", "top5", "loss", "count", "skipped")}
-    return plain | {"rows": found.rows.tolist(), "correct": "".join("01"[int(right)] for right in found.correct)}
+    return plain | {
+        "rows": found.rows.tolist(),
+        "correct": "".join(map(str, found.correct.astype(int))),
+    }
 
 
 def restore(kept: dict[str, Any]) -> Evaluation:

@@ -1,0 +1,85 @@
+"""What DVC runs again after which change: the project's own dvc.yaml, with quick stand-ins for the stages."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from mae import recipe
+
+# Writes every output of its stage as a digest of what the stage depends on, and notes that it ran.
+STAND_IN = """
+import hashlib, pathlib, sys
+from ruamel.yaml import YAML
+read = lambda name: YAML(typ="safe").load(pathlib.Path(name))
+stage, params = read("dvc.yaml")["stages"][sys.argv[1]], read("params.yaml")
+seen = hashlib.sha256(repr([params[name] for name in stage["params"]]).encode())
+for dep in stage.get("deps", []):
+    files = sorted(pathlib.Path(dep).rglob("*")) if pathlib.Path(dep).is_dir() else [pathlib.Path(dep)]
+    for file in files:
+        if file.is_file() and "__pycache__" not in file.parts:
+            seen.update(file.read_bytes())
+for kind in ("outs", "metrics", "plots"):
+    for out in stage.get(kind, []):
+        path = pathlib.Path(out if isinstance(out, str) else next(iter(out)))
+        path = path if path.suffix else path / "file"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"digest": 1, "x": "%s"}' % seen.hexdigest())
+if sys.argv[1] == "pretrain":
+    pathlib.Path("models/pretrain/encoder.safetensors").write_text(seen.hexdigest())
+with open("ran.txt", "a") as file:
+    print(sys.argv[1], file=file)
+"""
+ALWAYS = {"ingest", "register"}
+
+
+@pytest.fixture(scope="module")
+def repro(project, tmp_path_factory):
+    """A function that runs `dvc repro` in a copy of the project and tells which stages ran."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("mae", "params.yaml", ".dvcignore"):
+        copy = shutil.copytree if (project / name).is_dir() else shutil.copy
+        copy(project / name, folder / name)
+    graph = (project / "dvc.yaml").read_text().replace("python -m mae", f"{sys.executable} stand_in.py")
+    (folder / "dvc.yaml").write_text(graph)
+    (folder / "stand_in.py").write_text(STAND_IN)
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+
+    def dvc(*arguments):
+        command = [sys.executable, "-m", "dvc", *arguments]
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+
+    def run():
+        (folder / "ran.txt").write_text("")
+        dvc("repro")
+        return set((folder / "ran.txt").read_text().split())
+
+    dvc("init", "--no-scm")
+    run.folder = folder
+    run.first = run()
+    return run
+
+
+def test_everything_runs_once_and_then_only_the_two_that_always_look(repro):
+    assert repro.first >= {"ingest", "shard", "pretrain", "scratch", "report"}
+    assert repro() == ALWAYS
+
+
+def test_runtime_and_the_documentation_rerun_nothing(repro):
+    list(recipe.lay(None, ["runtime.workers=7", "runtime.log_every=3"], onto=repro.folder / "params.yaml"))
+    for name in ("mae/__main__.py", "mae/tracking/run.py"):
+        (repro.folder / name).write_text((repro.folder / name).read_text() + "# a comment\n")
+    assert repro() == ALWAYS
+
+
+def test_another_mask_ratio_reruns_pretraining_and_what_follows(repro):
+    list(recipe.lay(None, ["pretrain.mask_ratio=0.5"], onto=repro.folder / "params.yaml"))
+    follows = {"pretrain", "knn", "linear", "attentive", "partial", "finetune", "report"}
+    assert repro() == ALWAYS | follows
+
+
+def test_a_setting_of_one_judge_reruns_that_judge_and_the_report(repro):
+    list(recipe.lay(None, ["linear.epochs=77"], onto=repro.folder / "params.yaml"))
+    assert repro() == ALWAYS | {"linear", "report"}
