@@ -10,11 +10,10 @@ for any number of workers and, taken over the ranks, for any number of ranks. A 
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
-import threading
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from mae.data.index import Split
 from mae.data.plan import Plan
 from mae.data.samples import Batch, Samples
-
-# The main thread, and those that feed another loader's queues: a worker never touches what they lock.
-_HARMLESS = ("MainThread", "QueueFeederThread")
+from mae.data.workers import obey_only, shielded, start_method
 
 
 class TooManySkipped(RuntimeError):
@@ -148,7 +145,11 @@ def checked_batches(
 def _started(samples: Dataset, requests: Any, workers: int, prefetch: int) -> Iterator[Batch]:
     options: dict[str, Any] = {}
     if workers > 0:
-        options = {"prefetch_factor": prefetch, "multiprocessing_context": _context(samples)}
+        options = {
+            "prefetch_factor": prefetch,
+            "multiprocessing_context": start_method(samples),
+            "worker_init_fn": partial(obey_only, os.getpid()),
+        }
     loader = DataLoader(
         samples,
         sampler=requests,
@@ -159,8 +160,8 @@ def _started(samples: Dataset, requests: Any, workers: int, prefetch: int) -> It
         generator=torch.Generator(),  # else the loader draws from the caller's
         **options,
     )
-    with warnings.catch_warnings():
-        # Python 3.12 warns of any thread at a fork; `_context` forks only where all are OpenMP's, which
+    with shielded(), warnings.catch_warnings():
+        # Python 3.12 warns of any thread at a fork; `start_method` forks only where all are OpenMP's, which
         # idle, and of which a worker (one thread by torch's own setting) never asks anything.
         warnings.filterwarnings("ignore", r".*multi-threaded, use of fork", DeprecationWarning)
         return iter(loader)
@@ -168,19 +169,3 @@ def _started(samples: Dataset, requests: Any, workers: int, prefetch: int) -> It
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _context(samples: Any) -> Any:
-    """How worker processes start.
-
-    By fork, at no cost, where this process runs no threads of its own and no GPU. Else a fork could copy
-    a lock that another thread holds: then workers are forked off a fresh server process, which first
-    imports once what they need (5 s of CPU for torch, 13 with torchvision, 20 with timm).
-    """
-    others = [thread for thread in threading.enumerate() if thread.name not in _HARMLESS]
-    if sys.platform == "linux" and not others and not torch.cuda.is_initialized():
-        return multiprocessing.get_context("fork")
-    context = multiprocessing.get_context("forkserver")
-    kinds = type(samples).__module__, type(samples.transform).__module__
-    context.set_forkserver_preload([*kinds, *getattr(samples.transform, "needs", ())])
-    return context
