@@ -82,6 +82,8 @@ def as_rank(rank: int, world: int, port: int, directory: Path, stop_at: int | No
 
     The last rank alone sends itself SIGTERM in step `stop_at`.
     """
+    # The fork server may be one that a loader started with these blocked (mae/data/workers.py).
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     torch.set_num_threads(1)
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
