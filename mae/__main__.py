@@ -3,7 +3,10 @@
 Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 75 interrupted and saved (run again to resume).
 """
 
+from __future__ import annotations
+
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +27,7 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command goes on from there
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     arguments = _parser().parse_args(argv)
+    _enter_environment()
     if arguments.command in PARALLEL:
         _enter_torchrun(arguments)
     try:
@@ -79,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     text: str,
     run: Callable[[argparse.Namespace], None],
@@ -137,10 +141,21 @@ def _rollback(arguments: argparse.Namespace) -> None:
     rollback(_load(arguments))
 
 
-def _load(arguments: argparse.Namespace) -> "Params":
+def _load(arguments: argparse.Namespace) -> Params:
     from mae import config
 
     return config.load(arguments.params)
+
+
+def _enter_environment() -> None:
+    """Become the Python of the project's .venv where this one lacks what the stages need.
+
+    So `.venv/bin/dvc repro` works without the environment being activated.
+    """
+    root = Path(__file__).resolve().parent.parent
+    python = root / ".venv" / "bin" / "python"
+    if importlib.util.find_spec("timm") is None and python.exists() and Path(sys.prefix) != root / ".venv":
+        os.execv(python, [str(python), "-m", "mae", *sys.argv[1:]])
 
 
 def _enter_torchrun(arguments: argparse.Namespace) -> None:

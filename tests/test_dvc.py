@@ -42,7 +42,7 @@ def repro(project, tmp_path_factory):
     for name in ("mae", "params.yaml", ".dvcignore"):
         copy = shutil.copytree if (project / name).is_dir() else shutil.copy
         copy(project / name, folder / name)
-    graph = (project / "dvc.yaml").read_text().replace("python -m mae", f"{sys.executable} stand_in.py")
+    graph = (project / "dvc.yaml").read_text().replace("python3 -m mae", f"{sys.executable} stand_in.py")
     (folder / "dvc.yaml").write_text(graph)
     (folder / "stand_in.py").write_text(STAND_IN)
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}

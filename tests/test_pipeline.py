@@ -34,7 +34,9 @@ def test_every_dvc_stage_is_a_stage_function(stages, project):
 
 
 def test_every_stage_is_run_by_its_name(stages):
-    assert {name: stage["cmd"] for name, stage in stages.items()} == {n: f"python -m mae {n}" for n in stages}
+    assert {name: stage["cmd"] for name, stage in stages.items()} == {
+        n: f"python3 -m mae {n}" for n in stages
+    }
 
 
 def test_no_stage_depends_on_runtime(stages):

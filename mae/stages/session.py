@@ -151,7 +151,9 @@ def _open_index(params: Params) -> Index:
     require(SHARDS / "index.json")
     index = Index.open(SHARDS)
     if distributed.local_rank() == 0:
-        index.verify(Path(params.runtime.work_dir) / "verified.json")
+        stamps = Path(params.runtime.work_dir) / "verified.json"
+        stamps.parent.mkdir(parents=True, exist_ok=True)
+        index.verify(stamps)
     distributed.barrier()
     return index
 
