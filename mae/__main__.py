@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "shard": "copy the listed images into WebDataset shards and index them",
         "pretrain": "train the encoder without labels",
         "knn": "judge the frozen encoder by its nearest neighbours",
-        "linear": "judge the frozen encoder by a linear classifier on its class token",
+        "linear": "judge the frozen encoder by a linear classifier",
         "attentive": "judge the frozen encoder by a classifier with one cross-attention",
         "partial": "fine-tune the last blocks only, for several numbers of blocks",
         "finetune": "fine-tune the whole encoder",

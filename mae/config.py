@@ -159,6 +159,12 @@ class Probe(Training):
     labels_per_class: Positive | None
 
 
+class Linear(Probe):
+    """pool: the class token, as the paper has it, or the mean of the patch tokens."""
+
+    pool: Literal["token", "avg"]
+
+
 class Augmented(Training):
     """What the trainings that change the encoder have in common."""
 
@@ -210,7 +216,7 @@ class Params(Section):
     pretrain: Pretrain
     mae: MAE
     knn: KNN
-    linear: Probe
+    linear: Linear
     attentive: Probe
     partial: Partial
     finetune: FineTune

@@ -101,7 +101,7 @@ def test_probes_are_the_papers(laid):
         0.1,
         10,
     )
-    assert (linear.weight_decay, linear.momentum, linear.flip) == (0, 0.9, True)
+    assert (linear.weight_decay, linear.momentum, linear.flip, linear.pool) == (0, 0.9, True, "token")
     assert attentive.base_lr * attentive.batch_size / 256 == pytest.approx(0.4)
     assert (attentive.epochs, attentive.batch_size, attentive.momentum, attentive.warmup_epochs) == (
         90,

@@ -36,13 +36,13 @@ def knn(params: Params) -> None:
 
 
 def linear(params: Params) -> None:
-    """A linear classifier on the frozen class token (arXiv 2111.06377, appendix A.1)."""
-    _probe("linear", params, params.linear)
+    """A linear classifier on frozen features (arXiv 2111.06377, appendix A.1)."""
+    _probe("linear", params, params.linear, "linear" if params.linear.pool == "token" else "linear_mean")
 
 
 def attentive(params: Params) -> None:
     """A classifier with one cross-attention over all frozen tokens (arXiv 2202.03026)."""
-    _probe("attentive", params, params.attentive)
+    _probe("attentive", params, params.attentive, "attentive")
 
 
 def partial(params: Params) -> None:
@@ -120,14 +120,14 @@ def _neighbours(at_work: Session, encoder: Encoder) -> Evaluation:
     )
 
 
-def _probe(stage: str, params: Params, settings: config.Probe) -> None:
+def _probe(stage: str, params: Params, settings: config.Probe, protocol: str) -> None:
     with _judging(stage, params) as at_work:
         if judged.skip(at_work):
             return
         kinds = ["pretrained", RANDOM] if settings.random_baseline else ["pretrained"]
         found = {}
         for kind in kinds:
-            trial = bind(train, at_work, stage, settings, name=kind, random=kind == RANDOM)
+            trial = bind(train, at_work, protocol, settings, name=kind, random=kind == RANDOM)
             found[kind] = judged.restore(at_work.once(kind, lambda trial=trial: judged.keep(trial()[1])))
         rate = judged.write_curve(at_work, "pretrained/")
         about = {"labels_per_class": settings.labels_per_class, "images_per_second": rate}

@@ -47,6 +47,8 @@ class Classifier(nn.Module):
                 tokens = self.encoder.forward_head(tokens, pre_logits=True)
             elif self.protocol.tokens == "class":
                 tokens = tokens[:, 0]
+            elif self.protocol.tokens == "mean":
+                tokens = tokens[:, 1:].mean(dim=1)
         return self.head(tokens)
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
