@@ -16,9 +16,10 @@ class Protocol:
     """What one protocol feeds to which head, and what it trains.
 
     tokens: "patches" (mean of the patch tokens, then a fresh fc_norm), "class" (the class token after the
-    final norm), "mean" (mean of the patch tokens after it) or "all" (every token after it). trains: "everything", "blocks" (fc_norm, head and the last N
-    blocks) or "head". augmentation: "finetune" (RandAugment and the like), "byol" (linear probing's crop) or
-    "crop". mixes: random erasing, mixup and cutmix apply. pretrained: the encoder starts from given weights.
+    final norm), "mean" (mean of the patch tokens after it) or "all" (every token after it). trains:
+    "everything", "blocks" (fc_norm, head and the last N blocks) or "head". augmentation: "finetune"
+    (RandAugment and the like), "byol" (linear probing's crop) or "crop". mixes: random erasing, mixup and
+    cutmix apply. pretrained: the encoder starts from given weights.
     """
 
     tokens: str
@@ -39,7 +40,7 @@ PROTOCOLS = {
     "finetune": Protocol("patches", linear_head, "everything", "adamw", "finetune", mixes=True),
     "partial": Protocol("patches", linear_head, "blocks", "adamw", "finetune", mixes=True),
     "linear": Protocol("class", probe_head, "head", "lars", "byol", mixes=False),
-    # As good as the class token at the paper's scale (arXiv 2111.06377, A.1), which small models do not train.
+    # For small models, whose pretraining hardly trains the class token.
     "linear_mean": Protocol("mean", probe_head, "head", "lars", "byol", mixes=False),
     "attentive": Protocol("all", AttentiveHead, "head", "sgd", "crop", mixes=False),
     "scratch": Protocol(

@@ -98,7 +98,7 @@ def test_it_learns_and_the_same_seed_gives_the_same_weights(protocol, pretrained
         classifier = make(protocol, pretrained, seed=1)
         losses = []
         repeat = lambda start, attempt: (next(batches(0, 0)) for _ in range(start, 40))  # noqa: E731
-        rate = {"linear": 30.0, "attentive": 0.5}.get(protocol, 5e-3)
+        rate = {"linear": 30.0, "linear_mean": 30.0, "attentive": 0.5}.get(protocol, 5e-3)
         recipe = Recipe(
             base_lr=rate, weight_decay=0.0, layer_decay=None, random_erasing=0, mixup=0, cutmix=0, smoothing=0
         )
@@ -206,8 +206,10 @@ def test_fine_tuning_logits_are_the_mean_of_patch_tokens_through_fc_norm_and_hea
 def test_the_probe_sees_the_class_token_and_the_attentive_head_all_tokens(pretrained):
     images = torch.randn(5, 3, 16, 16)
     linear, attentive = make("linear", pretrained).eval(), make("attentive", pretrained).eval()
+    mean = make("linear_mean", pretrained).eval()
     tokens = encoder.encode(linear.encoder, images)
     torch.testing.assert_close(linear.logits(images), linear.head(tokens[:, 0]))
+    torch.testing.assert_close(mean.logits(images), mean.head(tokens[:, 1:].mean(1)))
     torch.testing.assert_close(attentive.logits(images), attentive.head(tokens))
     assert tokens.shape == (5, 5, 32)
     moved = attentive.head(tokens + torch.randn(5, 5, 1).sign() * torch.linspace(0, 1, 32))

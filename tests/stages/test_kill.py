@@ -1,0 +1,73 @@
+"""A real stage, killed and interrupted as a cluster does it, ends as if nothing had happened."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from stages.test_run import TINY, run
+
+from mae import config, recipe
+
+LONGER = ["pretrain.epochs=40", "runtime.checkpoint_every=10", "runtime.workers=1"]
+
+
+@pytest.fixture(scope="module")
+def sharded(project, tmp_path_factory, migrated_store):
+    """A directory with shards, and the encoder that an unbroken run makes of them."""
+    folder = tmp_path_factory.mktemp("killed")
+    shutil.copy(project / "params.yaml", folder / "params.yaml")
+    shutil.copy(migrated_store, folder / "mlflow.db")
+    list(recipe.lay(None, [*TINY, *LONGER], onto=folder / "params.yaml"))
+    params = config.load(folder / "params.yaml")
+    run(folder, params, "ingest", "shard", "pretrain")
+    unbroken = (folder / "models/pretrain/encoder.safetensors").read_bytes()
+    shutil.rmtree(folder / "models")
+    return folder, params, unbroken
+
+
+def start(folder):
+    """`mae pretrain` in a group of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mae", "pretrain"],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def newest_step(folder):
+    found = sorted(folder.glob("work/pretrain/*/checkpoints/*/step-*.pt"))
+    return int(found[-1].stem.partition("-")[2]) if found else 0
+
+
+def wait_for_step(process, folder, step):
+    deadline = time.monotonic() + 120
+    while newest_step(folder) < step and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, process.stderr.read()
+
+
+def test_sigterm_saves_with_its_own_status_sigkill_loses_nothing_and_the_end_is_the_same(sharded):
+    folder, params, unbroken = sharded
+    first = start(folder)
+    wait_for_step(first, folder, 10)
+    os.killpg(first.pid, signal.SIGTERM)
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode == 75, said
+    assert "saved" in said
+    second = start(folder)
+    wait_for_step(second, folder, newest_step(folder) + 20)
+    os.killpg(second.pid, signal.SIGKILL)
+    second.communicate(timeout=60)
+    assert newest_step(folder) >= 30
+    assert not (folder / "models/pretrain/encoder.safetensors").exists()
+    run(folder, params, "pretrain")
+    assert (folder / "models/pretrain/encoder.safetensors").read_bytes() == unbroken
+    assert not list(folder.glob("work/pretrain/*/checkpoints"))
