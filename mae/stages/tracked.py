@@ -72,15 +72,16 @@ def tracked(
         raise
     if enabled:
         (REPORTS / stage).mkdir(parents=True, exist_ok=True)
-        write_json(REPORTS / stage / "run.json", _identities(run, device, time.time() - began))
+        write_json(REPORTS / stage / "run.json", _identities(run, params, device, time.time() - began))
     run.finish("FINISHED")
 
 
-def _identities(run: tracking.Run, device: str, seconds: float) -> dict[str, Any]:
+def _identities(run: tracking.Run, params: Params, device: str, seconds: float) -> dict[str, Any]:
+    """The address as it was given: these files go into git, a path or password of this machine must not."""
     commit = tracking.git_tags().get("git.commit", "unknown")
     return {
         "run_id": run.id,
-        "tracking": run.url,
+        "tracking": tracking.redact(tracking_uri(params)),
         "commit": commit[:12],
         "device": device,
         "seconds": round(seconds, 1),

@@ -14,7 +14,7 @@ from mae.tracking.history import history
 from mae.tracking.machine import git_tags
 from mae.tracking.parents import close_parent
 from mae.tracking.run import Run
-from mae.tracking.server import Rejected, Unreachable, flatten
+from mae.tracking.server import Rejected, Unreachable, flatten, redact
 
 __all__ = [
     "Rejected",
@@ -26,5 +26,6 @@ __all__ = [
     "flatten",
     "git_tags",
     "history",
+    "redact",
     "start",
 ]
