@@ -1,7 +1,6 @@
 """`params.yaml` as typed, frozen values. An unknown, missing or ill-typed key is an error that names it.
 
-Every number of a run lives in `params.yaml`; a section here carries the name of the stage that reads it.
-Only `stages`, `__main__` and `pipelines` see these values: everything below takes plain arguments.
+A section has the name of the stage that reads it. Only stages and `__main__` see these values.
 """
 
 import hashlib
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mae.yaml_files import InvalidParams, read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -22,13 +23,7 @@ Colour = Annotated[tuple[float, float, float], Field(strict=False)]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-class InvalidParams(ValueError):
-    """The parameters cannot be used; the message names each key and what is wrong with it."""
-
-
 class Section(BaseModel):
-    """A frozen part of params.yaml."""
-
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -225,29 +220,13 @@ class Params(Section):
     report: Report
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as plain values, numbers as DVC reads them (YAML 1.2: `1e-4` is a float)."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        values = YAML(typ="safe").load(path)
-    except FileNotFoundError:
-        raise InvalidParams(f"{path}: no such file; run from the project's root or pass --params") from None
-    except YAMLError as error:
-        raise InvalidParams(f"{path}: not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise InvalidParams(f"{path}: expected sections, found {type(values).__name__}")
-    return values
-
-
 def parse(values: dict[str, Any], origin: str = "params") -> Params:
     """Check plain values and freeze them; raises InvalidParams with every fault at once."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, e['loc']))}: {_explain(e)}" for e in error.errors()]
-        raise InvalidParams("\n".join([f"{origin}: {len(faults)} to correct", *faults])) from None
+        raise InvalidParams(f"{origin}: {len(faults)} to correct\n" + "\n".join(faults)) from None
 
 
 def load(path: str | Path = "params.yaml") -> Params:

@@ -62,15 +62,7 @@ def write_shards(
 
     Raises: SourceChanged, DiskFull, TooManyRejected, WorkerDied, EmptySplit, SourceError, ValueError.
     """
-    for name, value in (
-        ("max_count", max_count),
-        ("max_bytes", max_bytes),
-        ("max_side", 1 if max_side is None else max_side),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} is {value}: it must be at least 1")
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality is {quality}: JPEG quality runs from 1 to 100")
+    _check_sizes(quality, max_count=max_count, max_bytes=max_bytes, max_side=max_side)
     listing = Listing(listing_dir)
     out, work = Path(out_dir), Path(work_dir)
     job = {
@@ -102,6 +94,14 @@ def write_shards(
     count = sum(one["count"] for one in index["splits"].values())
     log(f"{out}: {count} images in {len(tasks)} shards, {index['rejected']['count']} rejected")
     return index
+
+
+def _check_sizes(quality: int, **sizes: int | None) -> None:
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}: it must be at least 1")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is {quality}: JPEG quality runs from 1 to 100")
 
 
 class _Progress:

@@ -1,0 +1,24 @@
+"""YAML files as plain values, read as DVC reads them; what is wrong with one is said by name."""
+
+from pathlib import Path
+from typing import Any
+
+
+class InvalidParams(ValueError):
+    """The parameters cannot be used; the message names each key and what is wrong with it."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as plain values, numbers as DVC reads them (YAML 1.2: `1e-4` is a float)."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = YAML(typ="safe").load(path)
+    except FileNotFoundError:
+        raise InvalidParams(f"{path}: no such file; run from the project's root or pass --params") from None
+    except YAMLError as error:
+        raise InvalidParams(f"{path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise InvalidParams(f"{path}: expected sections, found {type(values).__name__}")
+    return values
