@@ -48,7 +48,7 @@ def newest_step(folder):
 
 
 def wait_for_step(process, folder, step):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while newest_step(folder) < step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert process.poll() is None, process.stderr.read()
