@@ -74,9 +74,9 @@ def test_a_signal_saves_the_step_it_came_in_and_the_resumed_run_equals_the_unbro
 def test_a_second_signal_is_obeyed_at_once(tmp_path):
     def interrupt(step):
         if step in (4, 5):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             time.sleep(1.1)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         toy.train(tmp_path, hooks={1: interrupt})
@@ -85,8 +85,8 @@ def test_a_second_signal_is_obeyed_at_once(tmp_path):
 def test_a_signal_that_a_launcher_forwards_is_not_a_second_one(tmp_path):
     def interrupt(step):
         if step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Interrupted):
         toy.train(tmp_path, hooks={1: interrupt})

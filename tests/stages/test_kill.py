@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from stages.test_run import TINY, run
+from stages.test_run import OURS_TO_SET, TINY, run
 
 from mae import config, recipe
 
@@ -31,7 +31,7 @@ def sharded(project, tmp_path_factory, migrated_store):
 
 def start(folder):
     """`mae pretrain` in a group of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment = {name: value for name, value in os.environ.items() if name not in OURS_TO_SET}
     return subprocess.Popen(
         [sys.executable, "-m", "mae", "pretrain"],
         cwd=folder,

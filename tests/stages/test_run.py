@@ -26,6 +26,8 @@ TINY = [
     ),
 ]
 ORDER = tuple(MODULES)
+# What a stage takes from the environment where it is set (another test may have set it).
+OURS_TO_SET = ("MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,8 @@ def ran(project, tmp_path_factory, migrated_store):
 def run(folder: Path, params: config.Params, *stages: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name in OURS_TO_SET:
+            patch.delenv(name, raising=False)
         for stage in stages:
             run_stage(stage, params)
 
