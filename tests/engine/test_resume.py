@@ -78,8 +78,13 @@ def test_a_second_signal_is_obeyed_at_once(tmp_path):
             time.sleep(1.1)
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        toy.train(tmp_path, hooks={1: interrupt})
+    # A shell's background jobs, which tests may be, start with SIGINT ignored.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            toy.train(tmp_path, hooks={1: interrupt})
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def test_a_signal_that_a_launcher_forwards_is_not_a_second_one(tmp_path):
