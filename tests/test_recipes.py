@@ -120,6 +120,44 @@ def test_scratch_is_the_papers(laid):
     assert (s.rand_augment, s.mixup, s.cutmix, s.random_erasing) == ("rand-m9-mstd0.5-inc1", 0.8, 1.0, 0.25)
 
 
+# RECIPES of ViTDet (arXiv 2203.16527): layer decay, drop path, global blocks, steps, milestones.
+DETECTION = {
+    "base": (0.7, 0.1, [2, 5, 8, 11], 184_375, [163_889, 177_546]),
+    "large": (0.8, 0.4, [5, 11, 17, 23], 184_375, [163_889, 177_546]),
+    "huge": (0.9, 0.5, [7, 15, 23, 31], 184_375 * 3 // 4, [163_889 * 3 // 4, 177_546 * 3 // 4]),
+}
+
+
+@pytest.mark.parametrize("size", DETECTION)
+def test_detection_on_coco_is_vitdets(size, project, tmp_path):
+    params = _over(project, tmp_path, f"imagenet_vit_{size}", f"coco_vit_{size}")
+    d = params.detect
+    assert (d.layer_decay, d.drop_path, d.global_blocks, d.steps, d.milestones) == DETECTION[size]
+    assert d.base_lr * d.batch_size / 256 == pytest.approx(1e-4)
+    assert (d.batch_size, d.weight_decay, d.betas, d.warmup_steps) == (64, 0.1, (0.9, 0.999), 250)
+    assert (d.image_size, d.jitter_scale, d.flip, d.window) == (1024, (0.1, 2.0), True, 14)
+    assert (d.channels, d.box_convs, d.box_dim, d.mask_convs, d.rois) == (256, 4, 1024, 4, 512)
+    assert (params.ingest_detect.source, params.ingest_segment.source) == ("coco", "none")
+
+
+@pytest.mark.parametrize(("size", "taps"), [("base", [3, 5, 7, 11]), ("large", [7, 11, 15, 23])])
+def test_segmentation_on_ade20k_is_upernets(size, taps, project, tmp_path):
+    s = _over(project, tmp_path, f"imagenet_vit_{size}", f"ade20k_vit_{size}").segment
+    assert (s.steps, s.batch_size, s.warmup_steps, s.taps) == (160_000, 16, 1500, taps)
+    assert s.base_lr * s.batch_size / 256 == pytest.approx(1e-4)
+    assert (s.betas, s.weight_decay, s.layer_decay, s.drop_path) == ((0.9, 0.999), 0.05, 0.65, 0.1)
+    assert (s.crop, s.short, s.stride, s.channels, s.dropout, s.auxiliary) == (512, 512, 341, 512, 0.1, 0.4)
+    assert (s.head, s.ratio, s.max_class_share, s.jitter, s.flip) == ("upernet", (0.5, 2.0), 0.75, True, True)
+
+
+def _over(project, tmp_path, *recipes):
+    onto = tmp_path / "params.yaml"
+    onto.write_text((project / "params.yaml").read_text())
+    for name in recipes:
+        list(recipe.lay(str(project / f"recipes/{name}.yaml"), [], onto=onto))
+    return config.load(onto)
+
+
 def test_every_recipe_lays_over_the_parameters(project, tmp_path):
     recipes = sorted((project / "recipes").glob("*.yaml"))
     assert recipes
