@@ -1,4 +1,4 @@
-"""The model that MLflow serves: images in, embeddings or classes out.
+"""The model that MLflow serves: images in; embeddings, classes, objects or label maps out.
 
 MLflow copies this file into the model ("models from code") with the whole `mae` package beside it, so that a
 registered model goes on being served by the code that it was trained with. The image is decoded and scaled by
@@ -19,37 +19,27 @@ import pandas
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-TOP = 5
-BATCH = 64
 NAMED_ROWS = 20  # of the undecodable ones
 
 
 class ServedModel(PythonModel):
-    """An encoder or a classifier: the `config` in the safetensors file says which (`classes`: a classifier).
+    """An encoder, classifier, detector or segmenter: the `config` in the safetensors file says which.
 
-    Encoder: `embedding`, (embed_dim) floats per image: the mean of the normalised patch tokens, or the class
-    token where the model config says `pool: token`. Classifier: `label`, `score` (softmax), and the best
-    `labels` and `scores`, at most five.
+    What each answers, a row per image, is said in `mae/served_answers.py`.
     """
 
     def load_context(self, context: Any) -> None:
-        """Build the ViT of the artifact `weights`, on the GPU if there is one."""
+        """Build the model of the artifact `weights`, on the GPU if there is one."""
         import torch
 
-        from mae.data.transforms import Normalize, evaluation
-        from mae.registry.weights import load_model
+        from mae.registry.weights import kind_of, load_model
+        from mae.served_answers import ANSWERS
 
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model, self.config = load_model(Path(context.artifacts["weights"]))
-        self.model.to(self.device).eval()
-        self.pool = (context.model_config or {}).get("pool", "avg")
-        if self.config.get("in_chans") not in (None, 3):
-            raise ValueError(f"an image file has 3 channels, this encoder takes {self.config['in_chans']}")
-        size = self.config["img_size"]
-        self.scale = evaluation(
-            size if isinstance(size, int) else tuple(size), crop_pct=self.config.get("crop_pct")
-        )
-        self.normalize = Normalize(self.config["mean"], self.config["std"]).to(self.device)
+        file = Path(context.artifacts["weights"])
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, config = load_model(file)
+        model.to(device).eval()
+        self.answers = ANSWERS[kind_of(config, file)](model, config, device, context.model_config or {})
 
     def predict(
         self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
@@ -60,17 +50,12 @@ class ServedModel(PythonModel):
         """
         import torch
 
-        images = self._images(list(model_input["image"]))
-        rows: list[dict[str, Any]] = []
         with torch.inference_mode():
-            for start in range(0, len(images), BATCH):
-                batch = self.normalize(torch.stack(images[start : start + BATCH]).to(self.device))
-                rows += self._classes(batch) if "classes" in self.config else self._embeddings(batch)
-        columns = ["label", "score", "labels", "scores"] if "classes" in self.config else ["embedding"]
-        return pandas.DataFrame(rows, columns=columns)
+            rows = self.answers.rows(self._images(list(model_input["image"])))
+        return pandas.DataFrame(rows, columns=list(self.answers.columns))
 
     def _images(self, values: list[Any]) -> list[Any]:
-        """Scaled uint8 (3, H, W) tensors of all rows."""
+        """All rows decoded and scaled."""
         from mlflow.exceptions import MlflowException
 
         from mae.data.decode import UndecodableImage, decode
@@ -78,7 +63,7 @@ class ServedModel(PythonModel):
         images, wrong = [], []
         for row, value in enumerate(values):
             try:
-                images.append(self.scale(decode(as_bytes(value))))
+                images.append(self.answers.scale(decode(as_bytes(value))))
             except (UndecodableImage, ValueError) as error:
                 wrong.append(f"row {row}: {error}")
         if wrong:
@@ -86,20 +71,6 @@ class ServedModel(PythonModel):
             what = f"{len(wrong)} of {len(values)} image(s) cannot be decoded; nothing was predicted. "
             raise MlflowException.invalid_parameter_value(what + "; ".join(wrong[:NAMED_ROWS]) + more)
         return images
-
-    def _embeddings(self, images: Any) -> list[dict[str, Any]]:
-        tokens = self.model.forward_features(images)
-        pooled = tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(dim=1)
-        return [{"embedding": row} for row in pooled.float().cpu().tolist()]
-
-    def _classes(self, images: Any) -> list[dict[str, Any]]:
-        classes = self.config["classes"]
-        scores, indices = self.model(images).float().softmax(dim=1).topk(min(TOP, len(classes)))
-        rows = []
-        for best, which in zip(scores.cpu().tolist(), indices.cpu().tolist(), strict=True):
-            labels = [classes[index] for index in which]
-            rows.append({"label": labels[0], "score": best[0], "labels": labels, "scores": best})
-        return rows
 
 
 def as_bytes(value: Any) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mae import registry
-from mae.registry import Decision, Registered, decide
+from mae.registry import Decision, Registered, decide, decide_gain
 from mae.registry.promotion import _make_champions
 
 NAMES = ["mae-encoder", "mae-classifier"]
@@ -121,6 +121,31 @@ def test_the_gate_refuses_different_samples() -> None:
         decide([], None, min_gain=0.0, confidence=0.95, seed=0)
 
 
+def gain(interval: tuple[float, float, float] | None, champion: float | None = 0.25) -> Decision:
+    about: dict[str, Any] = {"samples": 40, "min_gain": 0.01, "confidence": 0.95}
+    return decide_gain(0.3, champion, interval, figure="mask AP", **about)
+
+
+def test_any_paired_figure_passes_the_same_gate() -> None:
+    assert gain((0.05, 0.02, 0.08)).promote
+    assert "0.0500 in mask AP" in gain((0.05, 0.02, 0.08)).reason
+    assert not gain((0.05, -0.01, 0.11)).promote  # chance explains it
+    assert not gain((0.01, 0.005, 0.02)).promote  # no more than the least gain
+    assert not gain((0.0, 0.0, 0.0)).promote
+    assert gain(None, champion=None).promote
+    with pytest.raises(ValueError, match="needs the gain in mask AP"):
+        gain(None)
+
+
+def test_a_gain_that_cannot_be_measured_promotes_nothing_and_is_written_as_json() -> None:
+    nan = float("nan")
+    for interval in ((nan, nan, nan), (0.05, nan, nan)):
+        decision = gain(interval)
+        assert not decision.promote
+        assert "cannot be compared" in decision.reason
+        assert json.loads(json.dumps(decision.as_dict(), allow_nan=False))["high"] is None
+
+
 def test_promotion_and_rollback_move_both_models_together(mlflow_uri: str, candidates: Any) -> None:
     first = judge(mlflow_uri, candidates(1, 1), FIRST)
     assert first["promote"]
@@ -218,6 +243,48 @@ def test_rollback_without_a_previous_champion_changes_nothing(mlflow_uri: str, c
     with pytest.raises(registry.RegistryError, match="no previous champion"):
         registry.rollback(mlflow_uri, NAMES)
     assert aliases(mlflow_uri) == both({"champion": "1"})
+
+
+def detector(uri: str, number: int) -> dict[str, Registered]:
+    """A version made without any model behind it."""
+    store = client(uri)
+    if number == 1:
+        store.create_registered_model("mae-detector")
+    store.create_model_version("mae-detector", source="/tmp/none")
+    return {"detector": Registered("mae-detector", str(number), "m", "d", True, False)}
+
+
+def champions(uri: str) -> dict[str, str | None]:
+    return {name: registry.champion_version(uri, name) for name in (*NAMES, "mae-detector")}
+
+
+def test_a_detector_is_promoted_alone_by_its_own_decision(mlflow_uri: str, candidates: Any) -> None:
+    judge(mlflow_uri, candidates(1, 1), FIRST)
+    outcome = judge(mlflow_uri, detector(mlflow_uri, 1), gain(None, champion=None))
+    assert [row["name"] for row in outcome["models"]] == ["mae-detector"]
+    judge(mlflow_uri, candidates(2, 2), WORSE)
+    better = detector(mlflow_uri, 2)
+    outcome = judge(mlflow_uri, better, gain((0.05, 0.02, 0.08)))
+    assert registry.recorded(mlflow_uri, better) == outcome
+    assert outcome["figure"] == "mask AP"
+    assert champions(mlflow_uri) == both("1") | {"mae-detector": "2"}
+
+
+def test_rollback_takes_each_group_that_can_go_back(
+    mlflow_uri: str, candidates: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    groups = [NAMES, ["mae-detector"], ["mae-segmenter"]]
+    judge(mlflow_uri, candidates(1, 1), FIRST)
+    judge(mlflow_uri, detector(mlflow_uri, 1), FIRST)
+    with pytest.raises(registry.RegistryError, match=r"mae-encoder.*mae-detector.*mae-segmenter: there is"):
+        registry.rollback(mlflow_uri, *groups)
+    judge(mlflow_uri, detector(mlflow_uri, 2), gain((0.05, 0.02, 0.08)))
+    rows = registry.rollback(mlflow_uri, *groups)
+    assert champions(mlflow_uri) == both("1") | {"mae-detector": "1"}
+    assert {(row["name"], row["version"]) for row in rows if "previous" in row["aliases"]} == {
+        ("mae-detector", "2")
+    }
+    assert "left as it is: mae-encoder, mae-classifier" in caplog.text
 
 
 def test_a_registry_that_is_down_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,18 +1,9 @@
 """What the registry holds answers requests: the same numbers as the encoder, from real image bytes."""
 
-import base64
-import contextlib
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from mlflow_server import post
 
 from mae import registry
 from mae.registry import Registered
@@ -62,13 +54,11 @@ def write_models(folder: Path, seed: int) -> Files:
 
 
 def register(uri: str, files: Files, **more: Any) -> dict[str, Registered]:
+    found = files._asdict().items()
     return registry.register(
         uri=uri,
         experiment="mae",
-        name_encoder=NAMES["encoder"],
-        name_classifier=NAMES["classifier"],
-        encoder_file=files.encoder,
-        classifier_file=files.classifier,
+        models={kind: (NAMES[kind], file) for kind, file in found if file is not None},
         example=jpeg(0),
         tags={"git.commit": "c" * 40, "data.digest": "d", "params.digest": "p"},
         **more,
@@ -240,55 +230,10 @@ def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, files: Files
         register("sqlite:///never.db", Files(tmp_path / "missing.safetensors", files.classifier))
 
 
-@pytest.fixture
-def served(store: Store, tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """Starts `mlflow models serve` on a registered model; returns the address once it answers."""
-    started: list[subprocess.Popen[bytes]] = []
-    log = (tmp_path / "serve.log").open("w")
-
-    def serve(model: str) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "-p", str(port)]
-        command += ["--env-manager", "local", "--host", "127.0.0.1"]
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": store.uri, "OMP_NUM_THREADS": "1"}
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # mlflow looks for uvicorn there
-        started.append(
-            subprocess.Popen(
-                command, env=environment | {"PATH": path}, start_new_session=True, stdout=log, stderr=log
-            )
-        )
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-        while time.monotonic() < deadline and started[-1].poll() is None:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                urllib.request.urlopen(f"{address}/ping", timeout=5).close()
-                return address
-            time.sleep(0.5)
-        raise AssertionError(f"{' '.join(command)} did not come up:\n{(tmp_path / 'serve.log').read_text()}")
-
-    yield serve
-    for process in started:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
-    log.close()
-
-
-def post(address: str, images: list[bytes]) -> list[dict[str, Any]]:
-    rows = [{"image": base64.b64encode(image).decode()} for image in images]
-    request = urllib.request.Request(
-        f"{address}/invocations",
-        json.dumps({"dataframe_records": rows}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["predictions"]
-
-
 @pytest.mark.slow
-def test_mlflow_models_serve_answers_a_real_request(store: Store, served: Callable[[str], str]) -> None:
+def test_mlflow_models_serve_answers_a_real_request(store: Store, served: Callable[..., str]) -> None:
     images = [jpeg(5), jpeg(6)]
-    address = served(f"models:/{NAMES['classifier']}@challenger")
+    address = served(store.uri, f"models:/{NAMES['classifier']}@challenger")
     scores, best = expected(store.files.classifier, images).topk(5)
     answer = post(address, images)
     assert [row["label"] for row in answer] == [CLASSES[index] for index in best[:, 0]]

@@ -1,10 +1,10 @@
 """The MLflow model registry: register, judge, promote, roll back. Aliases: champion, challenger, previous."""
 
-from mae.registry.gate import Decision, decide, unjudged
+from mae.registry.gate import Decision, decide, decide_gain, unjudged
 from mae.registry.models import Registered, register
 from mae.registry.promotion import champion_files, champion_version, conclude, recorded, rollback, summary
 from mae.registry.store import RegistryError
-from mae.registry.weights import load_model
+from mae.registry.weights import load_model, save_dense
 
 __all__ = [
     "Decision",
@@ -14,10 +14,12 @@ __all__ = [
     "champion_version",
     "conclude",
     "decide",
+    "decide_gain",
     "load_model",
     "recorded",
     "register",
     "rollback",
+    "save_dense",
     "summary",
     "unjudged",
 ]

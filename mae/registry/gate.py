@@ -15,7 +15,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Decision:
-    """`gain` = challenger's accuracy - champion's, with its interval; None where nothing was compared."""
+    """`gain` = challenger's `figure` - champion's, with its interval; None where nothing was compared."""
 
     promote: bool
     gain: float | None
@@ -25,6 +25,7 @@ class Decision:
     champion: float | None
     samples: int
     reason: str
+    figure: str = "accuracy"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -38,10 +39,7 @@ def decide(
     confidence: float,
     seed: int,
 ) -> Decision:
-    """Paired bootstrap over the evaluation samples.
-
-    Promotes where the gain exceeds `min_gain` and the interval at `confidence` lies above zero; the first
-    model (no champion) always; a tie never.
+    """Paired bootstrap over the evaluation samples; promotes as `decide_gain` does.
 
     Args:
         challenger_correct: (N) whether each sample was classified correctly.
@@ -53,22 +51,61 @@ def decide(
     ours = np.asarray(challenger_correct, dtype=bool)
     if ours.ndim != 1 or ours.size == 0:
         raise ValueError("the gate needs at least one evaluation sample")
-    accuracy = float(ours.mean())
+    about: Any = {"samples": ours.size, "min_gain": min_gain, "confidence": confidence}
     if champion_correct is None:
-        why = f"there was no champion: the first model (accuracy {accuracy:.4f}) becomes it"
-        return Decision(True, None, None, None, accuracy, None, ours.size, why)
+        return decide_gain(float(ours.mean()), None, None, **about)
     theirs = np.asarray(champion_correct, dtype=bool)
     if theirs.shape != ours.shape:
         raise ValueError(
             f"the gate compares on the same samples, not {ours.size} of the challenger "
             f"with {theirs.size} of the champion"
         )
-    if not 0.5 <= confidence < 1:
-        raise ValueError(f"confidence {confidence} must be in [0.5, 1)")
-    gain, low, high = paired_gain(ours, theirs, confidence, RESAMPLES, seed)
+    _check(confidence)
+    interval = paired_gain(ours, theirs, confidence, RESAMPLES, seed)
+    return decide_gain(float(ours.mean()), float(theirs.mean()), interval, **about)
+
+
+def decide_gain(
+    challenger: float,
+    champion: float | None,
+    interval: tuple[float, float, float] | None,
+    *,
+    samples: int,
+    min_gain: float,
+    confidence: float,
+    figure: str = "accuracy",
+) -> Decision:
+    """Promotes where the gain exceeds `min_gain` and its interval lies above zero; a tie never.
+
+    The first model (no champion) is promoted always. A gain that is no number (nothing in the samples to
+    measure it by) promotes nothing.
+
+    Args:
+        challenger, champion: the figure of each over the same samples; champion None where there is none.
+        interval: (gain, low, high) of challenger - champion, paired over the samples, at `confidence`
+            (`confidence.paired_gain`, `confidence.paired_statistic_gain`); None without a champion.
+        min_gain: in the figure's own unit; accuracy, AP and mIoU are fractions (0.01 is one point).
+        figure: what was measured, for the reason: "accuracy", "mask AP", "mIoU".
+
+    Raises ValueError for a champion without an interval, no samples, or a confidence outside [0.5, 1).
+    """
+    _check(confidence)
+    if samples < 1:
+        raise ValueError("the gate needs at least one evaluation sample")
+    if champion is None:
+        why = f"there was no champion: the first model ({figure} {challenger:.4f}) becomes it"
+        return Decision(True, None, None, None, _number(challenger), None, samples, why, figure)
+    if interval is None:
+        raise ValueError(f"the gate needs the gain in {figure} over the champion, with its interval")
+    gain, low, high = interval
+    about = (_number(challenger), _number(champion), samples)
+    if not np.isfinite((*interval, challenger, champion)).all():
+        why = f"{figure} cannot be compared on these {samples} samples: the champion stays"
+        return Decision(False, _number(gain), _number(low), _number(high), *about, why, figure)
     promote = gain > min_gain and low > 0
     measured = (
-        f"gain {gain:+.4f} (interval {low:+.4f} to {high:+.4f} at {confidence:.0%}, {ours.size} samples)"
+        f"gain {gain:+.4f} in {figure} "
+        f"(interval {low:+.4f} to {high:+.4f} at {confidence:.0%}, {samples} samples)"
     )
     if promote:
         why = f"{measured} exceeds {min_gain:.4f} and its interval excludes zero"
@@ -78,13 +115,23 @@ def decide(
         why = f"{measured} does not exceed {min_gain:.4f}"
     else:
         why = f"{measured}: the interval does not exclude zero"
-    return Decision(promote, gain, low, high, accuracy, float(theirs.mean()), ours.size, why)
+    return Decision(promote, gain, low, high, *about, why, figure)
 
 
 def unjudged(*, first: bool) -> Decision:
-    """The decision about an encoder without a classifier: there are no labels to measure a gain with."""
+    """The decision about a model that nothing can be measured of: there are no labels."""
     if first:
         why = "there was no champion: the first model becomes it, though there are no labels to judge it by"
     else:
         why = "there are no labels to judge it by: the champion stays"
     return Decision(first, None, None, None, None, None, 0, why)
+
+
+def _check(confidence: float) -> None:
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"confidence {confidence} must be in [0.5, 1)")
+
+
+def _number(value: float) -> float | None:
+    """The decision is written as JSON, which has no NaN."""
+    return float(value) if np.isfinite(value) else None

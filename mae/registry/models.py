@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mae.registry.packaging import digest_of, save
 from mae.registry.store import CHALLENGER, aliases, registry
-from mae.registry.weights import config_of
+from mae.registry.weights import config_of, kind_of
 from mae.tracking.server import Server, clip
 
 LOG = logging.getLogger("mae.registry")
@@ -37,35 +38,36 @@ def register(
     *,
     uri: str,
     experiment: str,
-    name_encoder: str,
-    name_classifier: str,
-    encoder_file: Path,
-    classifier_file: Path | None,
+    models: Mapping[str, tuple[str, Path]],
     example: bytes,
     tags: dict[str, Any],
     run_id: str | None = None,
     pool: str = "avg",
 ) -> dict[str, Registered]:
-    """Log the models "encoder" and "classifier", create their versions, point `challenger` at them.
+    """Log models, create their versions, point `challenger` at them.
 
+    Those of one call belong together: each names the others' versions, and `conclude` promotes all or none.
     A model whose weights the registry has already keeps its version, and nothing is logged again.
 
     Args:
-        encoder_file, classifier_file: safetensors with their config in the metadata (`weights.load_model`);
-            without a classifier (data without labels) the encoder alone is registered.
+        models: kind ("encoder", "classifier", "detector", "segmenter") -> (name in the registry, file:
+            safetensors with its config in the metadata, as `weights.load_model` reads it).
         example: bytes of a small real image, the models' input example.
         tags: lineage (git commit, digests of data and params ...), on every version.
         run_id: the MLflow run that registers; ids that this store does not have are left out.
-        pool: what the served encoder embeds: "avg" (mean of the patch tokens) or "token" (class token).
+        pool: what a served encoder embeds: "avg" (mean of the patch tokens) or "token" (class token).
 
     Raises RegistryError where the registry does not answer, ValueError for unusable files.
     """
-    wanted = {"encoder": (name_encoder, Path(encoder_file))}
-    if classifier_file is not None:
-        wanted["classifier"] = (name_classifier, Path(classifier_file))
-    for _, file in wanted.values():
+    wanted = {kind: (name, Path(file)) for kind, (name, file) in models.items()}
+    if not wanted:
+        raise ValueError("no model was named to register")
+    for kind, (_, file) in wanted.items():
         if not file.is_file():
             raise ValueError(f"{file}: no such file to register")
+        found_kind = kind_of(config_of(file), file)
+        if found_kind != kind:
+            raise ValueError(f"{file}: a file of kind {found_kind} cannot be registered as {kind}")
     done: dict[str, Registered] = {}
     with registry(uri) as client:
         for kind, (name, file) in wanted.items():
@@ -124,7 +126,7 @@ def _log(
         name=re.sub(r"[/:.%\"']", "-", name),
         source_run_id=_known_run(client, run_id),
         tags={"artifact_digest": digest, "kind": kind},
-        params={key: clip(str(value), 500) for key, value in config_of(file).items() if key != "classes"},
+        params={key: clip(str(value), 500) for key, value in _about(config_of(file)).items()},
         model_type=kind,
     )
     try:
@@ -177,14 +179,26 @@ def _create_version(
     return Registered(name, str(found.version), model_id, digest, True, False)
 
 
+def _about(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as a flat table; lists of names, which no table holds, by their length."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in ("classes", "categories"):
+            flat[key] = len(value)
+        elif isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": inner for name, inner in _about(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
 def _link(client: Any, done: dict[str, Registered]) -> None:
-    """Each version names its partner: they are judged and promoted together."""
-    if len(done) < 2:
-        return
-    for kind, partner in (("encoder", "classifier"), ("classifier", "encoder")):
-        model, value = done[kind], done[partner].version
-        if client.get_model_version(model.name, model.version).tags.get(f"{partner}_version") != value:
-            client.set_model_version_tag(model.name, model.version, f"{partner}_version", value)
+    """Each version names its partners: they are judged and promoted together."""
+    for kind, model in done.items():
+        tags = client.get_model_version(model.name, model.version).tags if len(done) > 1 else {}
+        for partner, other in done.items():
+            if partner != kind and tags.get(f"{partner}_version") != other.version:
+                client.set_model_version_tag(model.name, model.version, f"{partner}_version", other.version)
 
 
 def _known_run(client: Any, run_id: str | None) -> str | None:

@@ -52,23 +52,43 @@ def _save(
     import mlflow.pyfunc
     import pandas
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import Array, ColSpec, DataType, Schema
+    from mlflow.types.schema import ColSpec, Schema
 
-    outputs: list[Any] = [ColSpec(Array(DataType.double), "embedding")]
-    if kind == "classifier":
-        outputs = [ColSpec("string", "label"), ColSpec("double", "score")]
-        outputs += [ColSpec(Array(DataType.string), "labels"), ColSpec(Array(DataType.double), "scores")]
     mlflow.pyfunc.save_model(
         path=str(target),
         python_model=str(PACKAGE / "served_model.py"),
         code_paths=[str(PACKAGE)],
         artifacts={"weights": str(file)},
-        signature=ModelSignature(Schema([ColSpec("binary", "image")]), Schema(outputs)),
+        signature=ModelSignature(Schema([ColSpec("binary", "image")]), Schema(_outputs(kind))),
         input_example=pandas.DataFrame({"image": [example]}),
         pip_requirements=requirements(),
         model_config=model_config,
         mlflow_model=card,
     )
+
+
+def _outputs(kind: str) -> list[Any]:
+    """The columns of a kind's answers, as `mae/served_answers.py` gives them."""
+    from mlflow.types.schema import Array, ColSpec, DataType
+
+    text, number = DataType.string, DataType.double
+    columns: dict[str, dict[str, Any]] = {
+        "encoder": {"embedding": Array(number)},
+        "classifier": {"label": text, "score": number, "labels": Array(text), "scores": Array(number)},
+        "detector": {
+            "boxes": Array(Array(number)),
+            "labels": Array(text),
+            "scores": Array(number),
+            "masks": Array(text),
+        },
+        "segmenter": {
+            "label_map": text,
+            "classes": Array(text),
+            "width": DataType.long,
+            "height": DataType.long,
+        },
+    }
+    return [ColSpec(what, name) for name, what in columns[kind].items()]
 
 
 def _answer(file: Path, example: bytes, model_config: dict[str, Any]) -> Any:

@@ -1,10 +1,16 @@
-"""An encoder or classifier file as the model that it is; without MLflow."""
+"""A model's file as the model that it is; without MLflow."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+KINDS = {"encode": "encoder", "classify": "classifier", "detect": "detector", "segment": "segmenter"}
+# How large the model wants its images: both sides of the padded square, or the shorter side.
+SIZE_KEYS = {"detect": "image_size", "segment": "short"}
+DENSE_KEYS = ("build", "categories", "mean", "std")
 
 
 def config_of(file: Path) -> dict[str, Any]:
@@ -15,27 +21,98 @@ def config_of(file: Path) -> dict[str, Any]:
         with safe_open(file, framework="numpy") as opened:
             return json.loads((opened.metadata() or {})["config"])
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file}: no encoder or classifier file of ours ({error!r})") from error
+        raise ValueError(f"{file}: no model file of ours ({error!r})") from error
+
+
+def kind_of(config: Mapping[str, Any], file: Path) -> str:
+    """encoder, classifier, detector or segmenter; ValueError naming the file and what its config lacks."""
+    task = config.get("task") or ("classify" if "classes" in config else "encode")
+    if task not in KINDS:
+        raise ValueError(f"{file}: its config is of the task {task!r}; known are {', '.join(KINDS)}")
+    if task in SIZE_KEYS:
+        missing = [key for key in (*DENSE_KEYS, SIZE_KEYS[task]) if key not in config]
+        if missing:
+            raise ValueError(f"{file}: the config of a {KINDS[task]} needs {', '.join(missing)} too")
+    return KINDS[task]
 
 
 def load_model(file: Path) -> tuple[Any, dict[str, Any]]:
-    """(timm ViT, config) of an encoder or classifier file; ValueError naming the file where it does not fit.
+    """(model, config) of a model file; ValueError naming the file where it does not fit.
 
-    The file is safetensors under timm's key names with the JSON `config` in its metadata: the encoder's keys
-    (`name`, `img_size`, overrides, `mean`, `std`) and, for a classifier, `classes` (list of str), and
-    optionally `pool` ("avg" as in fine-tuning, or "token") and `crop_pct`.
+    The file is safetensors with the JSON `config` in its metadata. A timm ViT under timm's key names: the
+    encoder's keys (`name`, `img_size`, overrides, `mean`, `std`) and, for a classifier, `classes` (list of
+    str), and optionally `pool` ("avg" as in fine-tuning, or "token") and `crop_pct`. A Detector or Segmenter:
+    what `save_dense` wrote.
     """
     from safetensors.torch import load_file
 
-    from mae.interchange import check, encoder_arguments
-    from mae.models.encoder import build
+    from mae.interchange import check
 
     config = config_of(file)
-    head = {}
-    if "classes" in config:
-        head = {"num_classes": len(config["classes"]), "pool": config.get("pool", "avg")}
-    model = build(**encoder_arguments(config), **head)
+    kind = kind_of(config, file)
+    model = _dense(kind, config, file) if kind in ("detector", "segmenter") else _vit(config)
     state = load_file(file)
     check(state, {name: value.shape for name, value in model.state_dict().items()}, str(file))
     model.load_state_dict(state)
     return model, config
+
+
+def save_dense(
+    file: Path,
+    model: Any,
+    *,
+    task: str,
+    categories: Sequence[Mapping[str, Any]],
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int,
+) -> None:
+    """Write a Detector ("detect") or Segmenter ("segment") as `load_model` reads it, whole or not at all.
+
+    Args:
+        model: its `settings` go into the config as `build`, its state dict into the file.
+        categories: [{"id", "name"}] in the order of the model's category indices, as in index.json.
+        mean, std: of the images' colours, 3 each, of values 0 to 1.
+        size: in pixels, what evaluation scales images to: the longer side ("detect", config key
+            `image_size`) or the shorter one ("segment", config key `short`).
+
+    Raises ValueError for another task.
+    """
+    from safetensors.torch import save_file
+
+    from mae.interchange import replace
+
+    if task not in SIZE_KEYS:
+        raise ValueError(f"task {task!r}: choose one of {', '.join(SIZE_KEYS)}")
+    config = {
+        "task": task,
+        "build": model.settings,
+        "categories": [{"id": each["id"], "name": each["name"]} for each in categories],
+        "mean": list(mean),
+        "std": list(std),
+        SIZE_KEYS[task]: size,
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    metadata = {"config": json.dumps(config, sort_keys=True)}  # one entry: equal weights give equal bytes
+    replace(file, lambda path: save_file(tensors, path, metadata))
+
+
+def _vit(config: Mapping[str, Any]) -> Any:
+    from mae.interchange import encoder_arguments
+    from mae.models.encoder import build
+
+    head = {}
+    if "classes" in config:
+        head = {"num_classes": len(config["classes"]), "pool": config.get("pool", "avg")}
+    return build(**encoder_arguments(config), **head)
+
+
+def _dense(kind: str, config: Mapping[str, Any], file: Path) -> Any:
+    if kind == "detector":
+        from mae.tasks.detect import build_detector as build
+    else:
+        from mae.tasks.segment import build_segmenter as build
+    try:
+        return build(**config["build"])
+    except (TypeError, ValueError) as error:  # settings of another version of this package
+        raise ValueError(f"{file}: no {kind} can be built from its config ({error})") from error

@@ -9,7 +9,7 @@ from mae import config, registry, tracking
 from mae.config import Params
 from mae.data.files import write_json
 from mae.data.index import Index
-from mae.stages.files import CLASSIFIER, DECISION, ENCODER, INDEX, SHARDS, require
+from mae.stages.files import CLASSIFIER, DECISION, ENCODER, IMAGES, require
 from mae.stages.tracked import parent_file, stage_folder, tracked, tracking_uri
 
 SECTIONS = {"register": ("registry",)}
@@ -22,18 +22,18 @@ def register(params: Params) -> None:
     Always runs, so that a fresh registry is filled on a cache hit too; what the registry holds already is
     neither logged nor judged again.
     """
-    require(ENCODER), require(INDEX)
+    require(ENCODER), require(IMAGES.index)
     folder = stage_folder("register", params, SECTIONS["register"])
     uri, given = tracking_uri(params), params.registry
     with tracked("register", params, SECTIONS["register"], folder=folder) as run:
-        index = Index.open(SHARDS)
+        index = Index.open(IMAGES.shards)
+        models = {"encoder": (given.encoder, ENCODER)}
+        if CLASSIFIER.is_file():
+            models["classifier"] = (given.classifier, CLASSIFIER)
         candidate = registry.register(
             uri=uri,
             experiment=params.runtime.experiment,
-            name_encoder=given.encoder,
-            name_classifier=given.classifier,
-            encoder_file=ENCODER,
-            classifier_file=CLASSIFIER if CLASSIFIER.is_file() else None,
+            models=models,
             example=_example(index),
             tags=_lineage(params, index),
             run_id=run.id,
