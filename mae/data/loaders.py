@@ -6,6 +6,7 @@ for any number of workers and, taken over the ranks, for any number of ranks. A 
     images   uint8 (n, 3, h, w), or a list of those, one per view
     labels   int64 (n,), -1 where unlabelled          rows   int64 (n,), rows of the split
     noise    float32 (n, *noise_shape), uniform       skipped  int, samples here that could not be decoded
+    targets  list of n, where a `target` is read; images that then differ in size are a list of (3, h, w)
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mae.data.index import Split
 from mae.data.plan import Plan
-from mae.data.samples import Batch, Samples
+from mae.data.samples import Batch, Making, Samples
 from mae.data.workers import obey_only, shielded, start_method
 
 
@@ -32,7 +33,7 @@ class TooManySkipped(RuntimeError):
 
 def training_batches(
     split: Split,
-    transform: Callable[[torch.Tensor], Any],
+    transform: Callable[..., Any],
     *,
     global_batch: int,
     start: int,
@@ -46,6 +47,7 @@ def training_batches(
     workers: int = 0,
     views: int = 1,
     noise_shape: Sequence[int] | None = None,
+    target: Callable[[Split, int], Any] | None = None,
     max_skipped: int = 0,
     window: int = 8,
     prefetch: int = 4,
@@ -54,11 +56,13 @@ def training_batches(
 
     Each holds global_batch / world / accumulate samples. transform: one decoded image -> one augmented (or,
     for several views that belong together, a tuple); called `views` times a sample. rows: only these rows of
-    the split. noise_shape: what a method wants drawn by torch.rand for every sample. attempt: another value
-    draws anew for the same samples. A sample that does not decode gives its place to the next row that does;
-    more than `max_skipped` of them on this rank are an error.
+    the split. noise_shape: what a method wants drawn by torch.rand for every sample. target: reads what
+    belongs to a row's image (boxes, a label map); the transform then takes and gives (image, target).
+    attempt: another value draws anew for the same samples. A sample that does not decode gives its place to
+    the next row that does; more than `max_skipped` of them on this rank are an error.
 
-    Raises: ValueError for sizes that do not divide; TooManySkipped naming the sample; ShardError.
+    Raises: ValueError for sizes that do not divide, or several views of samples with targets;
+    TooManySkipped naming the sample; ShardError.
     """
     if global_batch < 1 or global_batch % (world * accumulate):
         raise ValueError(
@@ -68,19 +72,19 @@ def training_batches(
         raise ValueError(f"rank {rank} of {world}")
     chosen = np.arange(len(split)) if rows is None else np.asarray(rows, dtype=np.int64)
     plan = Plan(split.shard_of[chosen], seed=seed, window=window)
-    samples = Samples(
-        split, transform, chosen, seed=(seed, attempt), views=views, noise_shape=noise_shape, replace=True
-    )
+    making = Making(transform, views, noise_shape)
+    samples = Samples(split, making, chosen, seed=(seed, attempt), target=target, replace=True)
     requests = _TrainingRequests(plan, global_batch, accumulate, start, stop, rank, world)
     return checked_batches(samples, requests, workers, prefetch, max_skipped)
 
 
 def evaluation_batches(
     split: Split,
-    transform: Callable[[torch.Tensor], Any],
+    transform: Callable[..., Any],
     *,
     batch_size: int,
     rows: np.ndarray | None = None,
+    target: Callable[[Split, int], Any] | None = None,
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
@@ -91,12 +95,13 @@ def evaluation_batches(
     """Every sample once over all ranks, in order, the last batch short; no `noise`.
 
     Ranks take every world-th sample, so they may differ by one sample and by one batch: gather at the end,
-    not per batch. What does not decode is left out and counted. Raises: as `training_batches`.
+    not per batch. What does not decode is left out and counted. target: as of `training_batches`, which
+    says what is raised, too.
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch size {batch_size}, rank {rank} of {world}")
     chosen = np.arange(len(split)) if rows is None else np.asarray(rows, dtype=np.int64)
-    samples = Samples(split, transform, chosen, seed=(seed, 0), views=1, noise_shape=None, replace=False)
+    samples = Samples(split, Making(transform), chosen, seed=(seed, 0), target=target, replace=False)
     mine = np.arange(rank, len(chosen), world)
     requests = [np.stack([mine[at : at + batch_size]] * 2, axis=1) for at in range(0, len(mine), batch_size)]
     return checked_batches(samples, requests, workers, prefetch, max_skipped)
@@ -124,11 +129,11 @@ class _TrainingRequests:
 
 
 def checked_batches(
-    samples: Dataset, requests: Any, workers: int, prefetch: int, max_skipped: int
+    samples: Any, requests: Any, workers: int, prefetch: int, max_skipped: int
 ) -> Iterator[Batch]:
     """A dataset's batches through `workers` processes, its undecodable samples added up and bounded.
 
-    requests: what to ask the dataset for, in order; None where it streams by itself.
+    samples: a dataset, with its `making`. requests: what to ask it for, in order; None where it streams.
     """
     skipped: list[str] = []
     for batch in _started(samples, requests, workers, prefetch):
@@ -142,12 +147,12 @@ def checked_batches(
             yield batch
 
 
-def _started(samples: Dataset, requests: Any, workers: int, prefetch: int) -> Iterator[Batch]:
+def _started(samples: Any, requests: Any, workers: int, prefetch: int) -> Iterator[Batch]:
     options: dict[str, Any] = {}
     if workers > 0:
         options = {
             "prefetch_factor": prefetch,
-            "multiprocessing_context": start_method(samples),
+            "multiprocessing_context": start_method(samples, samples.making.transform),
             "worker_init_fn": partial(obey_only, os.getpid()),
         }
     loader = DataLoader(

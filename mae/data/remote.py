@@ -12,8 +12,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mae.data.decode import UndecodableImage, decode
 from mae.data.loaders import TooManySkipped, checked_batches
-from mae.data.samples import Batch, stack, views_of
-from mae.data.seeding import generators_kept, seed_generators
+from mae.data.samples import Batch, Made, Making, together
+from mae.data.seeding import generators_kept
 
 _EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 _CURL_SCHEMES = ("http", "https", "sftp", "ftps", "scp", "hf", "htgs")
@@ -58,17 +58,9 @@ def remote_batches(
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch size {batch_size}, rank {rank} of {world}")
-    stream = _Stream(
-        _addresses(urls),
-        transform,
-        batch_size=batch_size,
-        batches=batches,
-        seed=(seed, attempt, start, rank),
-        shuffle=shuffle,
-        views=views,
-        noise_shape=noise_shape,
-        max_skipped=max_skipped,
-    )
+    making = Making(transform, views, noise_shape)
+    addresses, seeds = _addresses(urls), (seed, attempt, start, rank)
+    stream = _Stream(addresses, making, batch_size, batches, seeds, shuffle, max_skipped)
     return checked_batches(stream, None, workers, prefetch, max_skipped)
 
 
@@ -78,20 +70,16 @@ class _Stream(IterableDataset):
     def __init__(
         self,
         urls: list[str],
-        transform: Callable[[torch.Tensor], Any],
-        *,
+        making: Making,
         batch_size: int,
         batches: int,
         seed: tuple[int, ...],
         shuffle: int,
-        views: int,
-        noise_shape: Sequence[int] | None,
         max_skipped: int,
     ) -> None:
-        self.urls, self.transform, self.seed = urls, transform, seed
+        self.urls, self.making, self.seed = urls, making, seed
         self.batch_size, self.batches, self.shuffle = batch_size, batches, shuffle
-        self.views, self.max_skipped = views, max_skipped
-        self.noise_shape = None if noise_shape is None else tuple(noise_shape)
+        self.max_skipped = max_skipped
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
@@ -103,33 +91,25 @@ class _Stream(IterableDataset):
             bad.clear()
 
     def _batch(self, samples: Iterator[tuple[int, dict]], seed: tuple[int, ...], bad: list[str]) -> Batch:
-        images: list[list[torch.Tensor]] = []
-        noise: list[torch.Tensor] = []
+        made: list[Made] = []
         labels: list[int] = []
         keys: list[str] = []
-        while len(images) < self.batch_size:
+        while len(made) < self.batch_size:
             number, sample = next(samples)
             image = self._decoded(sample, bad)
             if image is None:
                 continue
             with generators_kept():
-                seed_generators(*seed, number)
-                if self.noise_shape is not None:
-                    noise.append(torch.rand(self.noise_shape))
-                images.append(views_of(image, self.transform, self.views))
+                made.append(self.making(image, (*seed, number)))
             labels.append(int(sample.get("cls", b"-1")))
             keys.append(f"{sample['__url__']}#{sample['__key__']}")
-        stacked = [stack(list(view)) for view in zip(*images, strict=True)]
-        batch: Batch = {
-            "images": stacked[0] if len(stacked) == 1 else stacked,
+        return {
             "labels": torch.tensor(labels, dtype=torch.int64),
             "keys": keys,
             "skipped": len(bad),
             "undecodable": list(bad),
+            **together(made),
         }
-        if noise:
-            batch["noise"] = torch.stack(noise)
-        return batch
 
     def _samples(self, worker: int, bad: list[str]) -> Iterator[dict]:
         import webdataset

@@ -49,8 +49,8 @@ def obey_only(parent: int, worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def start_method(samples: Any) -> Any:
-    """How worker processes start.
+def start_method(*parts: Any) -> Any:
+    """How worker processes start that are sent those parts: a dataset and what it calls.
 
     By fork, at no cost, where this process runs no threads of its own and no GPU. Else a fork could copy
     a lock that another thread holds: then workers are forked off a fresh server process, which first
@@ -60,6 +60,6 @@ def start_method(samples: Any) -> Any:
     if sys.platform == "linux" and not others and not torch.cuda.is_initialized():
         return multiprocessing.get_context("fork")
     context = multiprocessing.get_context("forkserver")
-    kinds = type(samples).__module__, type(samples.transform).__module__
-    context.set_forkserver_preload([*kinds, *getattr(samples.transform, "needs", ())])
+    needs = [name for part in parts for name in (type(part).__module__, *getattr(part, "needs", ()))]
+    context.set_forkserver_preload(needs)
     return context
