@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mae.data.manifest import Listing, open_source, write_listing
+from mae.data.listing import Listing
+from mae.data.manifest import open_source, write_listing
 from mae.data.shards import write_shards
 
 

@@ -11,7 +11,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from mae.data.sources import Entry, SourceError, is_image, require_directory
 
@@ -54,6 +54,9 @@ class ImageNetTarSource:
             wnid: {"ilsvrc2012_id": number, "words": words}
             for number, (wnid, words) in self._synsets().items()
         }
+
+    def annotation_info(self) -> dict[str, Any]:
+        return {}
 
     def _require(self) -> None:
         require_directory(self.root, f"a folder with {TRAIN}, {VAL} and {DEVKIT}[.tar.gz]")

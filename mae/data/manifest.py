@@ -1,29 +1,30 @@
 """The cheap description of a source: `listing.tsv`, one line per image, and `manifest.json` over it.
 
-Made of names, sizes and times alone, so it can be remade at every run; equal sources give equal bytes.
+Made of names, sizes and times (and the annotations of images that have some) without opening an image, so it
+can be remade at every run; equal sources give equal bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from mae.data.coco import CocoSource
 from mae.data.files import json_bytes, whole, write_json
+from mae.data.folders import FlatSource, FolderSource
 from mae.data.imagenet_tars import ImageNetTarSource
-from mae.data.sources import SPLITS, Entry, FlatSource, FolderSource, Source, SourceError
+from mae.data.label_maps import Ade20kSource, CamVidSource, LabelMapSource
+from mae.data.listing import LISTING, MANIFEST, line_of
+from mae.data.sources import SPLITS, Entry, Source, SourceError
 
-SOURCES: dict[str, type] = {one.kind: one for one in (FolderSource, ImageNetTarSource, FlatSource)}
-LISTING, MANIFEST = "listing.tsv", "manifest.json"
+_KINDS = (
+    FolderSource, ImageNetTarSource, FlatSource, CocoSource, Ade20kSource, CamVidSource, LabelMapSource
+)  # fmt: skip
+SOURCES: dict[str, type] = {one.kind: one for one in _KINDS}
 FORMAT = 1
-
-_ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 
 
 def open_source(kind: str, root: str | os.PathLike, val_fraction: float = 0.0) -> Source:
@@ -37,7 +38,8 @@ def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
     """List the source into out_dir/listing.tsv and out_dir/manifest.json.
 
     The manifest: kind, root, splits {name: {count, bytes}}, classes (sorted; empty without labels),
-    class_info, ignored (files that are no images), fingerprint (sha256 over names, sizes, times). Files are
+    class_info, ignored (files that are no images), fingerprint (sha256 over names, sizes, times, and
+    annotations); of images with annotations also task and categories (`Source.annotation_info`). Files are
     rewritten only where they would differ. A source that consists of a few tars is not walked again while
     those are unchanged.
 
@@ -53,7 +55,7 @@ def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
     fingerprint = hashlib.sha256()
     with whole(out / f"{LISTING}.new") as file:
         for entry in source.entries():
-            line = _line(entry)
+            line = line_of(entry)
             census.add(entry)
             fingerprint.update(line)
             file.write(line)
@@ -69,6 +71,7 @@ def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
         "ignored": source.ignored,
         "unchanged_key": key,
         "fingerprint": fingerprint.hexdigest(),
+        **source.annotation_info(),
     }
     write_json(out / MANIFEST, manifest)
     return manifest
@@ -133,91 +136,6 @@ def _replace_if_different(new: Path, old: Path) -> None:
                 new.unlink()
                 return
     os.replace(new, old)
-
-
-def _line(entry: Entry) -> bytes:
-    texts = (entry.split, entry.class_name or "", entry.container, entry.path)
-    split, name, container, path = (_escape(text) for text in texts)
-    numbers = f"{entry.size}\t{entry.mtime_ns}\t{entry.offset}"
-    return os.fsencode(f"{split}\t{name}\t{numbers}\t{container}\t{path}\n")
-
-
-def _escape(text: str) -> str:
-    if text.isprintable() and "\\" not in text:
-        return text
-    for plain, escaped in _ESCAPES:
-        text = text.replace(plain, escaped)
-    return text
-
-
-def _unescape(text: str) -> str:
-    if "\\" not in text:
-        return text
-    plain = {escaped[1]: letter for letter, escaped in _ESCAPES}
-    letters = iter(text)
-    return "".join(plain[next(letters)] if letter == "\\" else letter for letter in letters)
-
-
-class Listing:
-    """A listing read in place: rows by number, without holding their names in memory."""
-
-    def __init__(self, directory: str | os.PathLike):
-        self.directory = Path(directory)
-        path = self.directory / LISTING
-        try:
-            self.manifest = json.loads((self.directory / MANIFEST).read_bytes())
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{self.directory}: no listing ({error}); run the ingest stage") from error
-        count = sum(split["count"] for split in self.manifest["splits"].values())
-        self._starts = np.zeros(count + 1, dtype=np.int64)
-        self._splits = np.zeros(count, dtype=np.uint8)
-        self._sizes = np.zeros(count, dtype=np.int64)
-        self._index(path, count)
-
-    def _index(self, path: Path, count: int) -> None:
-        row = 0
-        while line := self._map.readline():
-            if row < count:
-                split, _, size, _ = line.split(b"\t", 3)
-                self._splits[row] = SPLITS.index(split.decode())
-                self._sizes[row] = int(size)
-                self._starts[row + 1] = self._map.tell()
-            row += 1
-        if row != count:
-            raise SourceError(f"{path}: has {row} lines where its manifest says {count}; run ingest again")
-
-    @property
-    def root(self) -> Path:
-        return Path(self.manifest["root"])
-
-    def rows(self, split: str) -> np.ndarray:
-        """Row numbers of a split, in listing order."""
-        return np.flatnonzero(self._splits == SPLITS.index(split))
-
-    def sizes(self, rows: np.ndarray) -> np.ndarray:
-        """Listed sizes in bytes (a broken link counts as none)."""
-        return np.maximum(self._sizes[rows], 0)
-
-    def __len__(self) -> int:
-        return len(self._splits)
-
-    def __getitem__(self, row: int) -> Entry:
-        line = os.fsdecode(self._map[self._starts[row] : self._starts[row + 1] - 1])
-        split, name, size, mtime, offset, container, path = line.split("\t")
-        return Entry(
-            split,
-            _unescape(path),
-            _unescape(name) or None,
-            int(size),
-            int(mtime),
-            _unescape(container),
-            int(offset),
-        )
-
-    def __iter__(self) -> Iterator[Entry]:
-        return (self[row] for row in range(len(self)))
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:

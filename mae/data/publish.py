@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from mae.data.files import move, whole, write_json
-from mae.data.index import FORMAT, INDEX, REJECTED, SAMPLE, TARS, Index, ShardError, samples_name, sha256_of
-from mae.data.manifest import Listing
+from mae.data.index import FORMAT, INDEX, REJECTED, TARS, Index, sha256_of
+from mae.data.listing import Listing
 from mae.data.shard_plan import ShardTask
 from mae.data.shard_writer import Sidecar, read_sidecar, sidecar_path
 from mae.data.sources import SPLITS
+from mae.data.split import SAMPLE, ShardError, samples_name
 
 _JOB, _DONE = "job.json", "done.json"
+_ANNOTATED = ("task", "categories", "ignore")  # what the index takes over from a manifest that has it
 
 
 class EmptySplit(RuntimeError):
@@ -82,7 +84,7 @@ def publish(
     rejected, complaints = (
         sorted(
             (one for side in sidecars.values() for one in getattr(side, what)), key=lambda one: one["path"]
-        )
+        )  # stable: the annotations of one image stay in their order
         for what in ("rejected", "complaints")
     )
     write_json(out / REJECTED, {"rejected": rejected, "complaints": complaints})
@@ -112,6 +114,7 @@ def publish(
             "quality": job["quality"],
             "count": sum(side.resized for side in sidecars.values()),
         },
+        **{name: listing.manifest[name] for name in _ANNOTATED if name in listing.manifest},
     }
     write_json(out / INDEX, index)
     digest = hashlib.sha256((out / INDEX).read_bytes()).hexdigest()

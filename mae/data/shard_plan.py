@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mae.data.manifest import Listing
+from mae.data.listing import Listing
 from mae.data.sources import SPLITS
 
 

@@ -9,27 +9,23 @@ import hashlib
 import io
 import json
 import os
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from PIL import Image
 
+from mae.data.annotation_checks import Unsound, check_label_map, known_values, sound_objects
 from mae.data.decode import Checked, UndecodableImage, check, pixels
 from mae.data.files import json_bytes, whole
-from mae.data.manifest import Listing
+from mae.data.label_png import UnreadableMap
+from mae.data.listing import Listing
 from mae.data.shard_plan import ShardTask
 from mae.data.sources import BROKEN_LINK, Entry
-
-_BLOCK = 512
-_END = b"\0" * (2 * _BLOCK)
-_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
-_HEADER_SUM = (
-    sum(_HEADER[135:148]) + sum(_HEADER[156:]) + 8 * ord(" ")
-)  # the checksum counts itself as blanks
+from mae.data.tar_writer import TarWriter
 
 
 class SourceChanged(RuntimeError):
@@ -66,7 +62,11 @@ class ShardWriter:
     ) -> None:
         self.listing, self.directory = listing, directory
         self.max_side, self.quality = max_side, quality
-        self._labels = {name: label for label, name in enumerate(listing.manifest["classes"])}
+        manifest = listing.manifest
+        self._labels = {name: label for label, name in enumerate(manifest["classes"])}
+        self._known: np.ndarray | None = None
+        if manifest.get("task") == "segment":
+            self._known = known_values(manifest["categories"], manifest["ignore"])
 
     def write(self, task: ShardTask) -> Sidecar:
         """Write the shard and, once it is whole, its sidecar.
@@ -76,34 +76,40 @@ class ShardWriter:
         sidecar = Sidecar(task.name)
         content = 0
         with whole(self.directory / task.name) as file, _Containers(self.listing.root) as containers:
-            tar = _Tar(file)
+            tar = TarWriter(file)
             for number, row in enumerate(task.rows, task.first_key):
                 entry = self.listing[int(row)]
                 data = containers.read(entry)
-                content += _identity(entry, data)
-                self._add(tar, f"{number:09d}", entry, data, sidecar)
+                stated = json.loads(entry.annotation) if entry.annotation else None
+                label_map = None if self._known is None else _read_map(containers, entry, stated)
+                content += _identity(entry, data, label_map)
+                self._add(tar, f"{number:09d}", entry, data, sidecar, stated, label_map)
             sidecar.sha256, sidecar.bytes = tar.finish()
         sidecar.content = f"{content % 2**256:x}"
         with whole(sidecar_path(self.directory, task.name)) as file:
             file.write(json.dumps(vars(sidecar)).encode("ascii"))
         return sidecar
 
-    def _add(self, tar: _Tar, key: str, entry: Entry, data: bytes, sidecar: Sidecar) -> None:
+    def _add(
+        self,
+        tar: TarWriter,
+        key: str,
+        entry: Entry,
+        data: bytes,
+        sidecar: Sidecar,
+        stated: dict[str, Any] | None,
+        label_map: bytes | None,
+    ) -> None:
         try:
-            if entry.size == BROKEN_LINK:
-                raise UndecodableImage("a link that leads nowhere")
-            checked = check(data)
-            resized = self.max_side is not None and max(checked.width, checked.height) > self.max_side
-            extension, body = checked.extension, data
-            if resized:
-                body, checked = self._reduced(data, checked)
-                extension = "jpg"
-        except UndecodableImage as error:
+            extension, body, checked = self._checked(entry, data)
+            belonging, faults = self._belonging(stated, label_map, checked)
+        except (UndecodableImage, UnreadableMap, Unsound) as error:
             sidecar.rejected.append({"path": entry.path, "reason": str(error)})
             return
+        sidecar.rejected += [{"path": entry.path, "reason": fault} for fault in faults]
         if checked.complaint:
             sidecar.complaints.append({"path": entry.path, "complaint": checked.complaint})
-        sidecar.resized += resized
+        sidecar.resized += body is not data
         label = -1 if entry.class_name is None else self._labels[entry.class_name]
         offset = tar.add(f"{key}.{extension}", body)
         sidecar.samples.append([offset, len(body), label])
@@ -111,7 +117,31 @@ class ShardWriter:
         if label >= 0:
             tar.add(f"{key}.cls", str(label).encode("ascii"))
             about |= {"class": entry.class_name, "label": label}
-        tar.add(f"{key}.json", json.dumps(about, sort_keys=True).encode("ascii"))
+        if label_map is not None:
+            tar.add(f"{key}.labels.png", label_map)
+        tar.add(f"{key}.json", json.dumps(about | belonging, sort_keys=True).encode("ascii"))
+
+    def _checked(self, entry: Entry, data: bytes) -> tuple[str, bytes, Checked]:
+        """Extension and bytes of the image as it is stored, and what is known of it."""
+        if entry.size == BROKEN_LINK:
+            raise UndecodableImage("a link that leads nowhere")
+        checked = check(data)
+        if self.max_side is None or max(checked.width, checked.height) <= self.max_side:
+            return checked.extension, data, checked
+        body, checked = self._reduced(data, checked)
+        return "jpg", body, checked
+
+    def _belonging(
+        self, stated: dict[str, Any] | None, label_map: bytes | None, image: Checked
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What the sample's json says of its annotations, and why some were left out."""
+        if label_map is not None and self._known is not None:
+            check_label_map(label_map, image.width, image.height, self._known)
+            return {}, []
+        if stated is None:
+            return {}, []
+        sound, faults = sound_objects(stated, image.width, image.height)
+        return {"image_id": stated["image_id"], "annotations": sound}, faults
 
     def _reduced(self, data: bytes, checked: Checked) -> tuple[bytes, Checked]:
         assert self.max_side is not None
@@ -136,9 +166,18 @@ def read_sidecar(directory: Path, name: str) -> Sidecar | None:
         return None
 
 
-def _identity(entry: Entry, data: bytes) -> int:
-    what = json_bytes([entry.split, entry.path, entry.class_name, hashlib.sha256(data).hexdigest()])
-    return int.from_bytes(hashlib.sha256(what).digest(), "big")
+def _identity(entry: Entry, data: bytes, label_map: bytes | None) -> int:
+    what = [entry.split, entry.path, entry.class_name, hashlib.sha256(data).hexdigest()]
+    if label_map is not None:
+        what.append(hashlib.sha256(label_map).hexdigest())
+    elif entry.annotation:
+        what.append(entry.annotation)
+    return int.from_bytes(hashlib.sha256(json_bytes(what)).digest(), "big")
+
+
+def _read_map(containers: _Containers, entry: Entry, stated: dict[str, Any] | None) -> bytes:
+    assert stated is not None
+    return containers.read(Entry(entry.split, stated["map"], None, stated["size"], stated["mtime_ns"]))
 
 
 class _Containers:
@@ -196,43 +235,3 @@ def _as_changed(path: Path) -> Iterator[None]:
         raise SourceChanged(
             f"{path}: listed, but cannot be read now ({error.strerror}); run ingest again"
         ) from error
-
-
-def header(name: str, size: int) -> bytes:
-    """The ustar header of a plain file, as `tarfile` writes it (mode 644, time and owner zero), in a sixth of
-    the time: half of what copying a small image would cost. name: ASCII, at most 100 letters."""
-    if size >= 8**11:  # needs GNU's binary size field
-        member = tarfile.TarInfo(name)
-        member.size = size
-        return member.tobuf(tarfile.GNU_FORMAT)
-    block = bytearray(_HEADER)
-    block[: len(name)] = name.encode("ascii")
-    block[124:135] = b"%011o" % size
-    block[148:155] = b"%06o\0" % (_HEADER_SUM + sum(block[:135]))
-    return bytes(block)
-
-
-class _Tar:
-    """An uncompressed tar, written front to back and hashed on the way; the same members, the same bytes."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._hash, self._at = file, hashlib.sha256(), 0
-
-    def add(self, name: str, data: bytes) -> int:
-        """Append a member; returns where its data begins."""
-        self._put(header(name, len(data)))
-        offset = self._at
-        self._put(data)
-        self._put(b"\0" * (-len(data) % _BLOCK))
-        return offset
-
-    def finish(self) -> tuple[str, int]:
-        """End the archive; returns its sha256 and size."""
-        self._put(_END)
-        self._put(b"\0" * (-self._at % tarfile.RECORDSIZE))
-        return self._hash.hexdigest(), self._at
-
-    def _put(self, data: bytes) -> None:
-        self._file.write(data)
-        self._hash.update(data)
-        self._at += len(data)

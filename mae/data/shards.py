@@ -19,7 +19,8 @@ from typing import Any
 
 from mae.data.files import write_json
 from mae.data.index import FORMAT, REJECTED
-from mae.data.manifest import Listing, manifest_digest
+from mae.data.listing import Listing
+from mae.data.manifest import manifest_digest
 from mae.data.publish import enter, finished, kept, publish
 from mae.data.shard_plan import ShardTask, plan_shards
 from mae.data.shard_writer import ShardWriter, Sidecar
@@ -29,7 +30,7 @@ _LOG_EVERY = 5.0  # seconds
 
 
 class TooManyRejected(RuntimeError):
-    """More images cannot be decoded than `max_rejected` allows."""
+    """More images or annotations cannot be used than `max_rejected` allows."""
 
 
 class WorkerDied(RuntimeError):
@@ -55,15 +56,22 @@ def write_shards(
     Each split is shuffled by `seed` and cut into shards of at most `max_count` images and `max_bytes` listed
     bytes (an image above that is a shard of its own), all of about one size. Equal listings, contents and
     arguments give equal bytes, whatever `workers` (processes; 0 or 1 stays in this one) and however often
-    the run was interrupted. Images that do not decode are left out and named in `rejected.json`.
+    the run was interrupted. Images that do not decode, or do not fit their annotations, and single
+    annotations that do not fit their image are left out and named in `rejected.json`.
 
-    max_side, quality: see `ShardWriter`. max_rejected: more rejected images than this are an error.
+    max_side, quality: see `ShardWriter`; images with annotations are never reduced. max_rejected: more
+    rejected images and annotations than this are an error.
     log: is given a progress line with rate and time left every few seconds.
 
     Raises: SourceChanged, DiskFull, TooManyRejected, WorkerDied, EmptySplit, SourceError, ValueError.
     """
     _check_sizes(quality, max_count=max_count, max_bytes=max_bytes, max_side=max_side)
     listing = Listing(listing_dir)
+    if max_side is not None and "task" in listing.manifest:
+        raise ValueError(
+            f"max_side is {max_side}: images with annotations keep their size, or boxes and label maps would "
+            "not fit them; set max_side to null"
+        )
     out, work = Path(out_dir), Path(work_dir)
     job = {
         "format": FORMAT,
@@ -153,8 +161,8 @@ class _Progress:
         write_json(path, {"rejected": sorted(rejected, key=lambda one: one["path"])})
         few = "; ".join(f"{one['path']}: {one['reason']}" for one in rejected[:3])
         raise TooManyRejected(
-            f"{len(rejected)} images cannot be used, {self._max_rejected} are allowed (max_rejected): {few}; "
-            f"all found so far: {path}"
+            f"{len(rejected)} images or annotations cannot be used, {self._max_rejected} are allowed "
+            f"(max_rejected): {few}; all found so far: {path}"
         )
 
 

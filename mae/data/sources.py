@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 SPLITS = ("train", "val")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -26,11 +26,35 @@ class SourceError(ValueError):
     """The source does not look as its kind must; the message names the path and what was expected."""
 
 
+class Faults:
+    """What is wrong with one file or folder, gathered so that one error tells of all of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, list[str]] = {}
+
+    def add(self, what: str, example: str) -> None:
+        """what: plural, as of 'images without a label map'; example: which one it is."""
+        self._found.setdefault(what, []).append(example)
+
+    def judge(self) -> None:
+        """Raises SourceError with the number of each fault and up to three examples, where there are any."""
+        if self._found:
+            said = (
+                f"{len(all_of)} {what}: {', '.join(all_of[:3])}{', ...' if len(all_of) > 3 else ''}"
+                for what, all_of in self._found.items()
+            )
+            raise SourceError(f"{self._path}: has {'; '.join(said)}")
+
+
 class Entry(NamedTuple):
     """One listed image.
 
     size: bytes, or BROKEN_LINK. offset: where its bytes begin in the file `container` (a path below the
-    root), or -1 and "" where the image is a file of its own at `path` (below the root).
+    root), or -1 and "" where the image is a file of its own at `path` (below the root). annotation: JSON of
+    what belongs to the image, as its source states it: "" where the source has classes or nothing;
+    {"image_id", "width", "height", "annotations"} (see `coco`); {"map", "size", "mtime_ns"} (see
+    `label_maps`).
     """
 
     split: str
@@ -40,6 +64,7 @@ class Entry(NamedTuple):
     mtime_ns: int
     container: str = ""
     offset: int = -1
+    annotation: str = ""
 
 
 class Source(Protocol):
@@ -57,6 +82,13 @@ class Source(Protocol):
 
     def class_info(self) -> dict[str, dict]:
         """Class name -> whatever the source knows of it (id, words); {} where it knows nothing."""
+
+    def annotation_info(self) -> dict[str, Any]:
+        """{} of a source of classes. Else, complete once `entries` has been exhausted:
+
+        task: "detect" or "segment"; categories: [{"id", "name"}] by ascending id, which is the official id or
+        the value in label maps; for "segment" ignore: the values that mean "not labelled".
+        """
 
 
 class Found(NamedTuple):
@@ -83,112 +115,6 @@ def directories(path: Path) -> list[str]:
     """Names of the visible directories in a directory (links followed), sorted."""
     with os.scandir(path) as scan:
         return sorted(entry.name for entry in scan if entry.is_dir() and not entry.name.startswith("."))
-
-
-class FolderSource:
-    """ImageNet-style class folders: `train/<class>/...` and `val/<class>/...`.
-
-    The class is the first folder; files may lie deeper. Tiny-ImageNet's `val/images` with
-    `val/val_annotations.txt` is read too. With no `val`, or with neither (the root's folders are then the
-    classes), a fraction `val_fraction` of the files is held out by a hash of their names.
-    """
-
-    kind = "folder"
-
-    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
-        self.root = Path(root)
-        self.val_fraction = _fraction(val_fraction)
-        self.ignored = 0
-
-    def entries(self) -> Iterator[Entry]:
-        require_directory(self.root, "class folders, or train/<class>/ and val/<class>/")
-        names = directories(self.root)
-        if "train" not in names and "val" in names:
-            raise SourceError(f"{self.root}: has val/ but no train/; expected train/<class>/ beside it")
-        if "train" not in names:
-            yield from self._labelled("", held_out_too=True)
-            return
-        self.ignored += sum(1 for _ in self._beside(("train", "val")))
-        yield from self._labelled("train", held_out_too="val" not in names)
-        if "val" not in names:
-            return
-        annotations = self.root / "val" / "val_annotations.txt"
-        if annotations.is_file():
-            yield from self._annotated(annotations)
-        else:
-            yield from self._labelled("val", held_out_too=False)
-
-    def unchanged_key(self) -> dict[str, list[int]]:
-        return {}
-
-    def class_info(self) -> dict[str, dict]:
-        return {}
-
-    def _beside(self, taken: tuple[str, ...]) -> Iterator[Found]:
-        with os.scandir(self.root) as scan:
-            names = sorted(entry.name for entry in scan if entry.name not in taken)
-        for name in names:
-            if (self.root / name).is_dir():
-                yield from walk(self.root, name)
-            else:
-                yield Found(name, 0, 0)
-
-    def _labelled(self, top: str, held_out_too: bool) -> Iterator[Entry]:
-        depth = 1 if top else 0
-        for found in walk(self.root, top):
-            if not self._counts(found):
-                continue
-            parts = found.path.split("/")
-            if len(parts) < depth + 2:
-                raise SourceError(
-                    f"{self.root / found.path}: lies in no class folder; expected "
-                    f"{self.root / top}/<class>/{parts[-1]} (for images without labels use the kind 'flat')"
-                )
-            in_val = held_out_too and held_out("/".join(parts[depth:]), self.val_fraction)
-            split = "val" if in_val else (top or "train")
-            yield Entry(split, found.path, parts[depth], found.size, found.mtime_ns)
-
-    def _annotated(self, annotations: Path) -> Iterator[Entry]:
-        classes = _read_annotations(annotations)
-        for found in walk(self.root, "val"):
-            if not self._counts(found):
-                continue
-            name = found.path.rsplit("/", 1)[-1]
-            if name not in classes:
-                raise SourceError(f"{annotations}: has no line for {found.path}")
-            yield Entry("val", found.path, classes[name], found.size, found.mtime_ns)
-
-    def _counts(self, found: Found) -> bool:
-        if is_image(found.path):
-            return True
-        self.ignored += 1
-        return False
-
-
-class FlatSource:
-    """A folder of images without labels, searched to any depth; `val_fraction` held out by name."""
-
-    kind = "flat"
-
-    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
-        self.root = Path(root)
-        self.val_fraction = _fraction(val_fraction)
-        self.ignored = 0
-
-    def entries(self) -> Iterator[Entry]:
-        require_directory(self.root, "a folder of images")
-        for found in walk(self.root, ""):
-            if is_image(found.path):
-                split = "val" if held_out(found.path, self.val_fraction) else "train"
-                yield Entry(split, found.path, None, found.size, found.mtime_ns)
-            else:
-                self.ignored += 1
-
-    def unchanged_key(self) -> dict[str, list[int]]:
-        return {}
-
-    def class_info(self) -> dict[str, dict]:
-        return {}
 
 
 def walk(root: Path, top: str) -> Iterator[Found]:
@@ -231,17 +157,8 @@ def require_directory(path: Path, expected: str) -> None:
         raise SourceError(f"{path}: {what}; expected {expected}")
 
 
-def _fraction(value: float) -> float:
+def fraction_of(value: float) -> float:
+    """The value, once it is known to be a fraction. Raises SourceError."""
     if not 0.0 <= value < 1.0:
         raise SourceError(f"val_fraction is {value}: it must be at least 0 and below 1")
     return value
-
-
-def _read_annotations(path: Path) -> dict[str, str]:
-    classes = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        fields = line.split("\t")
-        if len(fields) < 2 or not fields[1]:
-            raise SourceError(f"{path}, line {number}: expected '<file name><tab><class>...', got {line!r}")
-        classes[fields[0]] = fields[1]
-    return classes

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from mae.data.imagenet_tars import DEVKIT, TRAIN, VAL
-from mae.data.manifest import Listing, open_source, write_listing
+from mae.data.listing import Listing
+from mae.data.manifest import open_source, write_listing
 from mae.data.sources import SourceError
 
 # Alphabetical order of wnids and the devkit's numbering differ, as in the original.

@@ -101,7 +101,7 @@ def test_a_split_sent_to_another_process_reads_the_same(small_index):
 
 
 def test_many_threads_read_through_few_open_files(small_index, monkeypatch):
-    monkeypatch.setattr("mae.data.index._MAX_OPEN", 2)
+    monkeypatch.setattr("mae.data.split._MAX_OPEN", 2)
     split = small_index.split("train")
     expected = [split.read(row) for row in range(len(split))]
     got: dict[int, list[bytes]] = {}

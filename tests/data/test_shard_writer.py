@@ -9,8 +9,8 @@ from PIL import Image
 
 from mae.data.index import Index
 from mae.data.manifest import open_source, write_listing
-from mae.data.shard_writer import header
 from mae.data.shards import write_shards
+from mae.data.tar_writer import header
 
 
 def shard(place: Path, root: Path, name: str = "out", kind: str = "folder", **options) -> dict:

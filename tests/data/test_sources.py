@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from mae.data.manifest import LISTING, Listing, open_source, write_listing
+from mae.data.listing import LISTING, Listing
+from mae.data.manifest import open_source, write_listing
 from mae.data.sources import BROKEN_LINK, SourceError, held_out
 
 

@@ -1,0 +1,122 @@
+"""Whether annotations fit the image they belong to: what does not is named and left out, never mended."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from mae.data.label_png import MAX_VALUE, label_values
+from mae.data.run_lengths import BadRunLengths, run_lengths
+
+TOLERANCE = 1.0  # pixels that a box may reach beyond its image, being cut there: rounding, not a mistake
+
+
+class Unsound(ValueError):
+    """An image and its annotations do not belong together; the message is the reason."""
+
+
+def sound_objects(stated: dict[str, Any], width: int, height: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Which of an image's annotations fit it.
+
+    stated: an entry's annotation (see `coco`). width, height: the image's own, upright, in pixels.
+    Returns: the sound annotations, and a reason for each of the others. Raises: Unsound where the image has
+    another size than the json says: then nothing in it can be trusted.
+    """
+    if (stated["width"], stated["height"]) != (width, height):
+        raise Unsound(
+            f"image is {width}x{height} pixels, its annotations are for {stated['width']}x{stated['height']}"
+        )
+    sound: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for one in stated["annotations"]:
+        try:
+            box = _box(one["bbox"], width, height)
+            area = _area(one["segmentation"], width, height)
+        except (Unsound, BadRunLengths) as error:
+            faults.append(f"annotation {one['id']}: {error}")
+            continue
+        stated_area = one["area"]
+        usable = isinstance(stated_area, (int, float)) and math.isfinite(stated_area) and stated_area > 0
+        sound.append({**one, "bbox": box, "area": stated_area if usable else area})
+    return sound, faults
+
+
+def known_values(categories: list[dict[str, Any]], ignore: list[int]) -> np.ndarray:
+    """(65536,) bool: which values a label map may hold."""
+    known = np.zeros(MAX_VALUE + 1, dtype=bool)
+    known[[one["id"] for one in categories]] = True
+    known[ignore] = True
+    return known
+
+
+def check_label_map(data: bytes, width: int, height: int, known: np.ndarray) -> None:
+    """Whether the PNG `data` is a label map of an image of that size with values in `known_values` only.
+
+    Raises: Unsound, or UnreadableMap, with the reason.
+    """
+    values = label_values(data)
+    if values.shape != (height, width):
+        raise Unsound(
+            f"label map is {values.shape[1]}x{values.shape[0]} pixels, its image is {width}x{height}"
+        )
+    wrong = values[~known[values]]
+    if len(wrong):
+        strange = np.unique(wrong)
+        allowed = np.flatnonzero(known)
+        raise Unsound(
+            f"label map holds {_few(strange)} in {len(wrong)} pixels; "
+            f"the known values are {allowed[0]} to {allowed[-1]} ({len(allowed)} of them)"
+        )
+
+
+def _few(values: np.ndarray) -> str:
+    said = ", ".join(str(value) for value in values[:3])
+    return (
+        f"the unknown value {said}"
+        if len(values) == 1
+        else (f"the unknown values {said}" + (f" and {len(values) - 3} more" if len(values) > 3 else ""))
+    )
+
+
+def _box(box: list[float], width: int, height: int) -> list[float]:
+    """The box, cut where it reaches beyond the image by no more than the tolerance."""
+    x, y, w, h = box
+    if not all(math.isfinite(side) for side in box):
+        raise Unsound(f"box {box} is not finite")
+    if w <= 0 or h <= 0:
+        raise Unsound(f"box {box} has no area")
+    # Of a sum of decimal fractions the last digits are noise: a box is changed only where it is really out.
+    over = max(-x, -y, x + w - width, y + h - height)
+    if over > TOLERANCE:
+        raise Unsound(f"box {box} (x, y, width, height) reaches outside its {width}x{height} image")
+    if over <= 1e-6:
+        return box
+    left, top = max(x, 0.0), max(y, 0.0)
+    cut = [left, top, min(x + w, width) - left, min(y + h, height) - top]
+    if cut[2] <= 0 or cut[3] <= 0:
+        raise Unsound(f"box {box} has no area within its {width}x{height} image")
+    return cut
+
+
+def _area(segmentation: Any, width: int, height: int) -> float:
+    """Pixels of a sound mask. Raises Unsound or BadRunLengths for one that is not."""
+    if isinstance(segmentation, dict):
+        area = float(sum(run_lengths(segmentation, height, width)[1::2]))
+        if not area:
+            raise Unsound("mask without a pixel")
+        return area
+    if not segmentation:
+        raise Unsound("no segmentation: masks are learnt too, so a box alone is not enough")
+    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
+        raise Unsound("segmentation is neither a list of polygons nor run lengths")
+    total = 0.0
+    for polygon in segmentation:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise Unsound(f"polygon of {len(polygon)} numbers: expected x, y of 3 points or more")
+        if not all(isinstance(one, (int, float)) and math.isfinite(one) for one in polygon):
+            raise Unsound("polygon with something that is no finite number")
+        x, y = np.array(polygon, dtype=np.float64).reshape(-1, 2).T
+        total += abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+    return total

@@ -1,0 +1,236 @@
+"""COCO-style detection sets: an instances json beside a folder of images, for each split."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mae.data.sources import Entry, Faults, Found, SourceError, fraction_of, held_out, require_directory, walk
+
+_EXPECTED = (
+    "annotations/instances_train2017.json with train2017/ (or annotations/instances_train.json, train.json, "
+    "train/_annotations.coco.json with train/), and the same for val"
+)
+_NAMES = {"train": ("train",), "val": ("val", "valid")}
+_MISSHAPEN = "that are not of the COCO form"
+_FIELDS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation")
+
+
+class CocoSource:
+    """COCO 2017 as it is handed out, or anything of its form.
+
+    The images are those that the json lists. An entry's annotation is JSON: image_id (int or str), width,
+    height (pixels), annotations [{"id", "category_id", "bbox" [x, y, w, h] in pixels, "area", "iscrowd",
+    "segmentation": polygons or run lengths}] in the file's order. Whether those fit the image is found when
+    it is sharded; that the file hangs together is found here. Without a json for val, a fraction
+    `val_fraction` of train's images is held out by a hash of their names.
+    """
+
+    kind = "coco"
+
+    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
+        self.root = Path(root)
+        self.val_fraction = fraction_of(val_fraction)
+        self.ignored = 0
+        self._categories: dict[int, str] = {}
+
+    def entries(self) -> Iterator[Entry]:
+        require_directory(self.root, _EXPECTED)
+        self.ignored = 0
+        train, val = (_places(self.root, split) for split in ("train", "val"))
+        if train is None:
+            raise SourceError(f"{self.root}: has no annotations for train; expected {_EXPECTED}")
+        self._categories = {}
+        yield from self._split("train", *train, fraction=0.0 if val else self.val_fraction)
+        if val is not None:
+            yield from self._split("val", *val, fraction=0.0)
+
+    def unchanged_key(self) -> dict[str, list[int]]:
+        return {}
+
+    def class_info(self) -> dict[str, dict]:
+        return {}
+
+    def annotation_info(self) -> dict[str, Any]:
+        categories = [{"id": number, "name": name} for number, name in sorted(self._categories.items())]
+        return {"task": "detect", "categories": categories}
+
+    def _split(self, split: str, file: Path, folder: str, fraction: float) -> Iterator[Entry]:
+        about = _parsed(file)
+        categories = _category_names(file, about["categories"])
+        self._agree(file, categories)
+        rows = _annotations_by_image(file, about, set(categories))
+        files = {found.path: found for found in walk(self.root, folder)}
+        placed = _placed(file, about["images"], files, folder)
+        beside = 1 if posixpath.join(folder, file.name) in files else 0  # a json among its images
+        self.ignored += len(files) - len(placed) - beside
+        for path, image in sorted(placed.items(), key=lambda one: one[0]):
+            in_val = fraction > 0 and held_out(path.removeprefix(f"{folder}/"), fraction)
+            stated = {
+                "image_id": image["id"] if isinstance(image["id"], str) else int(image["id"]),
+                "width": int(image["width"]),
+                "height": int(image["height"]),
+                "annotations": rows.pop(image["id"], []),
+            }
+            found = files[path]
+            annotation = json.dumps(stated, separators=(",", ":"))
+            target = "val" if in_val else split
+            yield Entry(target, path, None, found.size, found.mtime_ns, annotation=annotation)
+
+    def _agree(self, file: Path, categories: dict[int, str]) -> None:
+        """Take train's table; raises SourceError where val's says anything else."""
+        if not self._categories:
+            self._categories = categories
+        for number, name in categories.items():
+            if self._categories.get(number) != name:
+                raise SourceError(
+                    f"{file}: category {number} is {name!r}, for train {self._categories.get(number)!r}; "
+                    "both splits need one table of categories"
+                )
+
+
+def _places(root: Path, split: str) -> tuple[Path, str] | None:
+    """The split's json and its folder of images (below the root); None where there is neither."""
+    wanted = [
+        (f"annotations/instances_{name}{year}.json", f"{name}{year}")
+        for name in _NAMES[split]
+        for year in ("2017", "2014", "")
+    ]
+    for name in _NAMES[split]:
+        wanted += [(f"annotations/{name}.json", name), (f"{name}.json", name)]
+        wanted += [(f"{name}/_annotations.coco.json", name)]
+    for file, folder in wanted:
+        if not (root / file).is_file():
+            continue
+        for place in (folder, f"images/{folder}"):
+            if (root / place).is_dir():
+                return root / file, place
+        raise SourceError(f"{root / file}: its images are missing; expected them in {root / folder}")
+    for _, folder in wanted:
+        if (root / folder).is_dir():
+            raise SourceError(f"{root / folder}: has no annotations; expected {_EXPECTED}")
+    return None
+
+
+def _parsed(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """The three tables of an instances json. Raises SourceError where they are not there."""
+    try:
+        about = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise SourceError(f"{file}: cannot be read as JSON ({error}); fetch or write it again") from error
+    for name in ("images", "annotations", "categories"):
+        table = about.get(name) if isinstance(about, dict) else None
+        if not isinstance(table, list) or not all(isinstance(row, dict) for row in table):
+            raise SourceError(f"{file}: has no list {name!r} of objects; expected the COCO instances form")
+        if not table and name != "annotations":
+            raise SourceError(f"{file}: its list {name!r} is empty")
+    return about
+
+
+def _category_names(file: Path, table: list[dict[str, Any]]) -> dict[int, str]:
+    """Official id -> name."""
+    faults = Faults(file)
+    names: dict[int, str] = {}
+    for row in table:
+        number, name = row.get("id"), row.get("name")
+        if not _whole(number) or not isinstance(name, str):
+            faults.add(f"categories {_MISSHAPEN} (id: a number, name: a text)", repr(row))
+        elif number in names:
+            faults.add("category ids given twice", repr(number))
+        else:
+            names[int(row["id"])] = name
+    faults.judge()
+    return names
+
+
+def _annotations_by_image(file: Path, about: dict[str, Any], categories: set[int]) -> dict[Any, list[dict]]:
+    """Image id -> its annotations, reduced to the fields that count."""
+    faults = Faults(file)
+    ids: set[int | str] = set()
+    for image in about["images"]:
+        fault = _image_fault(image)
+        if fault:
+            faults.add(f"images {_MISSHAPEN}", f"image {image.get('id')!r}: {fault}")
+        elif image["id"] in ids:
+            faults.add("image ids given twice", repr(image["id"]))
+        else:
+            ids.add(image["id"])
+    rows: dict[Any, list[dict]] = {}
+    for place, row in enumerate(about["annotations"], 1):
+        row = {name: row.get(name) for name in (*_FIELDS, "image_id")}
+        row["id"] = place if row["id"] is None else row["id"]
+        named, image_id = f"annotation {row['id']!r}", row.pop("image_id")
+        fault = _annotation_fault(row)
+        if fault:
+            faults.add(f"annotations {_MISSHAPEN}", f"{named}: {fault}")
+        elif not _identifies(image_id) or image_id not in ids:
+            faults.add("annotations of images that it does not list", f"{named}: image_id {image_id!r}")
+        elif row["category_id"] not in categories:
+            faults.add(
+                "annotations of categories that it does not list",
+                f"{named}: category_id {row['category_id']!r}",
+            )
+        else:
+            row |= {"category_id": int(row["category_id"]), "iscrowd": int(row["iscrowd"] or 0)}
+            rows.setdefault(image_id, []).append(row)
+    faults.judge()
+    return rows
+
+
+def _placed(
+    file: Path, images: list[dict[str, Any]], files: dict[str, Found], folder: str
+) -> dict[str, dict[str, Any]]:
+    """Path of the image's file below the root -> the json's row. Raises SourceError for files not there."""
+    faults = Faults(file)
+    placed: dict[str, dict[str, Any]] = {}
+    for image in images:
+        # Some writers put the folder into file_name, others leave it out.
+        paths = [posixpath.normpath(one) for one in (f"{folder}/{image['file_name']}", image["file_name"])]
+        path = next((one for one in paths if one in files), None)
+        if path is None:
+            faults.add(f"images whose file is not in {folder}/", image["file_name"])
+        elif path in placed:
+            faults.add("files that several images name", path)
+        else:
+            placed[path] = image
+    faults.judge()
+    return placed
+
+
+def _image_fault(image: dict[str, Any]) -> str | None:
+    if not _identifies(image.get("id")):
+        return "id is no number and no text"
+    if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+        return f"file_name is {image.get('file_name')!r}"
+    for name in ("width", "height"):
+        if not _whole(image.get(name)) or image[name] < 1:
+            return f"{name} is {image.get(name)!r}: expected pixels"
+    return None
+
+
+def _annotation_fault(row: dict[str, Any]) -> str | None:
+    """What is wrong with the form of an annotation; whether it fits its image is another question."""
+    box = row["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(_number(side) for side in box):
+        return f"bbox is {box!r}: expected [x, y, width, height]"
+    if not _whole(row["category_id"]):
+        return f"category_id is {row['category_id']!r}"
+    if row["iscrowd"] not in (None, 0, 1):
+        return f"iscrowd is {row['iscrowd']!r}: expected 0 or 1"
+    return None
+
+
+def _identifies(value: Any) -> bool:
+    return _whole(value) or isinstance(value, str)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _whole(value: Any) -> bool:
+    return _number(value) and value == value // 1

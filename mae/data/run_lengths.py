@@ -1,0 +1,49 @@
+"""COCO's run lengths: a mask as lengths of runs of 0 and 1 in turn, column by column, plain or compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class BadRunLengths(ValueError):
+    """These run lengths describe no mask of the stated size; the message says why."""
+
+
+def run_lengths(stated: dict[str, Any], height: int, width: int) -> list[int]:
+    """The runs of a mask of (height, width) pixels, which begin with one of zeros (of length 0, maybe).
+
+    stated: {"size": [height, width], "counts": numbers, or the text that COCO compresses them to}.
+    Raises: BadRunLengths.
+    """
+    if stated.get("size") != [height, width]:
+        raise BadRunLengths(f"run lengths of size {stated.get('size')} in an image of {[height, width]}")
+    counts = stated.get("counts")
+    runs = _decompressed(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, Sequence) or not all(isinstance(run, int) and run >= 0 for run in runs):
+        raise BadRunLengths("run lengths that are no list of numbers")
+    if sum(runs) != height * width:
+        raise BadRunLengths(f"run lengths of {sum(runs)} pixels in an image of {height * width}")
+    return list(runs)
+
+
+def _decompressed(text: str) -> list[int]:
+    """COCO's text form: 5 bits a letter, low ones first, the sixth saying that more follow; from the fourth
+    number on each is told as its difference from the one but last."""
+    runs: list[int] = []
+    value = shift = 0
+    for letter in text:
+        bits = ord(letter) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise BadRunLengths("compressed run lengths with letters that cannot be")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:  # negative, in two's complement
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise BadRunLengths("compressed run lengths that stop within a number")
+    return runs
