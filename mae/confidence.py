@@ -1,7 +1,9 @@
 """How sure a measured accuracy is: bootstrap intervals over the evaluated samples."""
 
+from collections.abc import Callable
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 
 def bootstrap_interval(
@@ -42,3 +44,54 @@ def paired_gain(
     if ours.shape != theirs.shape:
         raise ValueError(f"a paired comparison needs the same samples: {ours.shape} against {theirs.shape}")
     return float((ours - theirs).mean()), *bootstrap_interval(ours - theirs, confidence, resamples, seed)
+
+
+def statistic_interval(
+    statistic: Callable[[NDArray[np.int64]], float],
+    count: int,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of a statistic, no mean (AP, mIoU), over `count` images.
+
+    statistic: image numbers (count,) int64, ascending, each as often as it was drawn -> its value over them,
+    nan where it is undefined (no object in any of them): such a resample is left out. Raises ValueError where
+    it is defined on none.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    if count < 1 or resamples < 1:
+        raise ValueError(f"a bootstrap needs images and resamples, got {count} and {resamples}")
+    draw = np.random.default_rng(seed)
+    found = np.empty(resamples)
+    for number in range(resamples):
+        found[number] = statistic(np.sort(draw.integers(0, count, count)))
+    found = found[~np.isnan(found)]
+    if not len(found):
+        raise ValueError("the statistic is undefined on every resample: is anything labelled?")
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def paired_statistic_gain(
+    statistic: Callable[[NDArray[np.int64]], tuple[float, float]],
+    count: int,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """(gain, low, high) of ours - theirs, where `statistic` gives both over the same images.
+
+    As `paired_gain`, for what is no mean over samples; arguments as in `statistic_interval`. Raises
+    ValueError where either side is undefined over all images.
+    """
+
+    def difference(rows: NDArray[np.int64]) -> float:
+        ours, theirs = statistic(rows)
+        return float(ours) - float(theirs)
+
+    gain = difference(np.arange(count))
+    if np.isnan(gain):
+        raise ValueError("the statistic is undefined over all images: is anything labelled?")
+    return gain, *statistic_interval(difference, count, confidence, resamples, seed)

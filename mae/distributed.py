@@ -5,14 +5,17 @@ one process. Under torchrun, `init` reads the launcher's variables and joins the
 """
 
 import os
+import pickle
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -125,12 +128,47 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
+def gather_objects(values: Sequence[Any]) -> list[Any]:
+    """All ranks' values (anything that pickles) one after the other, in rank order, on every rank.
+
+    They travel as bytes through `gather`, hence over gloo: torch's own object collectives may choose the GPU,
+    which has better uses for its memory than result lists.
+    """
+    if world_size() == 1:
+        return list(values)
+    packed = torch.frombuffer(bytearray(pickle.dumps(list(values))), dtype=torch.uint8)
+    sizes = gather(torch.tensor([len(packed)])).tolist()
+    parts = gather(packed).split(sizes)
+    return [value for part in parts for value in pickle.loads(part.numpy().tobytes())]
+
+
+def gather_rows(found: Mapping[int, Any]) -> dict[int, Any]:
+    """All ranks' {row: what was found about it} as one, by ascending row, on every rank.
+
+    A row that several ranks judged (they all take equally many) comes once: the lowest rank's.
+    """
+    whole: dict[int, Any] = {}
+    for row, value in gather_objects(list(found.items())):
+        whole.setdefault(row, value)
+    return dict(sorted(whole.items()))
+
+
 def replicate(module: nn.Module, device: torch.device) -> nn.Module:
     """`module` with gradients averaged over the ranks (DistributedDataParallel); itself in one process."""
     if world_size() == 1:
         return module
     cards = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(module, device_ids=cards, gradient_as_bucket_view=True)
+
+
+def synchronise_norms(module: ModuleT) -> ModuleT:
+    """`module`, its batch norms over all ranks' images where they train on GPUs; elsewhere as it is.
+
+    The parameters stay the same objects, a state dict keeps its keys.
+    """
+    if world_size() > 1 and "nccl" in dist.get_backend_config():
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return module
 
 
 def without_sync(module: nn.Module) -> AbstractContextManager[Any]:

@@ -65,6 +65,12 @@ def test_gather_takes_uneven_rows_in_rank_order_and_the_rest_agrees(interrupted_
         assert rank["said"] == "rank 0"
 
 
+def test_objects_come_in_rank_order_and_rows_once(interrupted_ranks):
+    for rank in interrupted_ranks[1]:
+        assert rank["objects"] == [{"rank": 1, "text": "x" * 50}]  # rank 0 has none
+        assert list(rank["rows"].items()) == [(4, "from 1"), (5, "from 0"), (9, "from 0")]
+
+
 def test_evaluation_over_ranks_counts_every_sample_once(interrupted_ranks):
     correct = [row % 3 != 0 for row in range(11)]
     whole = {"top1": sum(correct) / 11, "count": 11, "correct": correct, "skipped": 1}
@@ -78,6 +84,8 @@ def test_one_process_needs_no_group():
     assert distributed.is_main()
     rows = torch.arange(6).view(3, 2)
     assert distributed.gather(rows) is rows
+    assert distributed.gather_objects(["a", None]) == ["a", None]
+    assert list(distributed.gather_rows({3: "c", 1: "a"}).items()) == [(1, "a"), (3, "c")]
     assert distributed.mean(torch.tensor(2.0)).item() == 2
     assert distributed.any_true(False) is False
     assert distributed.broadcast("x") == "x"

@@ -112,6 +112,8 @@ def as_rank(rank: int, world: int, port: int, directory: Path, stop_at: int | No
     except Interrupted as stopped:
         found["interrupted"] = stopped.step
     found["gathered"] = distributed.gather(torch.arange(rank * 2) + 10 * rank)
+    found["objects"] = distributed.gather_objects([{"rank": rank, "text": "x" * 50}] * rank)
+    found["rows"] = distributed.gather_rows({5 - rank: f"from {rank}", 9: f"from {rank}"})
     found["mean"] = distributed.mean(torch.tensor(float(rank)))
     found["any"] = distributed.any_true(rank == world - 1)
     found["said"] = distributed.broadcast(f"rank {rank}")
