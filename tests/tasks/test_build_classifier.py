@@ -2,36 +2,15 @@
 
 import pytest
 import torch
+from tasks.classifiers import CLASSES, TINY, make, pretrained_state
 
-from mae.models import encoder
 from mae.tasks.classify import build_classifier
-from mae.tasks.protocols import PROTOCOLS, Recipe, make_optimizer
-
-TINY = {
-    "name": "vit_tiny_patch16_224",
-    "img_size": 16,
-    "patch_size": 8,
-    "embed_dim": 32,
-    "depth": 3,
-    "num_heads": 2,
-}
-CLASSES = 4
+from mae.tasks.protocols import Recipe, make_optimizer
 
 
 @pytest.fixture(scope="module")
 def pretrained():
-    torch.manual_seed(0)
-    vit = encoder.build(**TINY)
-    encoder.initialise(vit)
-    return vit.state_dict()
-
-
-def make(protocol, state=None, **settings):
-    row = PROTOCOLS[protocol]
-    blocks = {"blocks": 1} if row.trains == "blocks" else {}
-    return build_classifier(
-        protocol, TINY, CLASSES, encoder_state=state if row.pretrained else None, **blocks | settings
-    )
+    return pretrained_state()
 
 
 def test_heads_start_as_the_recipes_say(pretrained):

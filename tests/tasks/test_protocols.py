@@ -2,42 +2,23 @@
 
 import pytest
 import torch
+from tasks.classifiers import CLASSES, TINY, make, pretrained_state
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from mae.data.transforms import Normalize
 from mae.engine.optim import adamw
 from mae.models import encoder
-from mae.tasks.classify import Classifier, build_classifier, train_classifier
+from mae.tasks.classify import Classifier, train_classifier
 from mae.tasks.protocols import PROTOCOLS, Recipe, freeze
 
-TINY = {
-    "name": "vit_tiny_patch16_224",
-    "img_size": 16,
-    "patch_size": 8,
-    "embed_dim": 32,
-    "depth": 3,
-    "num_heads": 2,
-}
-CLASSES = 4
 STEPS = 4
 PLAIN = Recipe(base_lr=0.02, weight_decay=0.0, random_erasing=0, mixup=0, cutmix=0)
 
 
 @pytest.fixture(scope="module")
 def pretrained():
-    torch.manual_seed(0)
-    vit = encoder.build(**TINY)
-    encoder.initialise(vit)
-    return vit.state_dict()
-
-
-def make(protocol, state=None, **settings):
-    row = PROTOCOLS[protocol]
-    blocks = {"blocks": 1} if row.trains == "blocks" else {}
-    return build_classifier(
-        protocol, TINY, CLASSES, encoder_state=state if row.pretrained else None, **blocks | settings
-    )
+    return pretrained_state()
 
 
 def batches(start, attempt):
