@@ -1,4 +1,4 @@
-"""Whether annotations fit the image they belong to: what does not is named and left out, never mended."""
+"""Whether annotations fit the image they belong to: what does not is named and left out, not guessed at."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def sound_objects(stated: dict[str, Any], width: int, height: int) -> tuple[list
     another size than the json says: then nothing in it can be trusted.
     """
     if (stated["width"], stated["height"]) != (width, height):
+        turned = (stated["height"], stated["width"]) == (width, height)
         raise Unsound(
             f"image is {width}x{height} pixels, its annotations are for {stated['width']}x{stated['height']}"
+            + (" (drawn before it was turned by its EXIF orientation?)" if turned else "")
         )
     sound: list[dict[str, Any]] = []
     faults: list[str] = []

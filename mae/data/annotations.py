@@ -48,16 +48,17 @@ class LabelMap:
     def __init__(self, categories: Sequence[Mapping[str, Any]], ignore: Sequence[int] = ()) -> None:
         if len(categories) > IGNORE:
             raise ValueError(f"{len(categories)} categories: 8 bits tell {IGNORE} apart")
-        self._values = [int(one["id"]) for one in categories]
+        self._values, self._ignore = [int(one["id"]) for one in categories], list(ignore)
         self._table: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_values": self._values, "_table": None}
+        return {**vars(self), "_table": None}
 
     def __call__(self, split: Split, row: int) -> Tensor:
         if self._table is None:
             self._table = np.full(MAX_VALUE + 1, IGNORE, dtype=np.uint8)
             self._table[self._values] = np.arange(len(self._values))
+            self._table[self._ignore] = IGNORE
         return torch.from_numpy(self._table[label_values(split.member(row, "labels.png"))])
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from mae.data.sources import Entry, Faults, Found, SourceError, fraction_of, held_out, require_directory, walk
 
 _EXPECTED = (
-    "annotations/instances_train2017.json with train2017/ (or annotations/instances_train.json, train.json, "
-    "train/_annotations.coco.json with train/), and the same for val"
+    "annotations/instances_train2017.json with train2017/ (or annotations/instances_train.json, train.json "
+    "or train/_annotations.coco.json with train/ or images/), and the same for val"
 )
 _NAMES = {"train": ("train",), "val": ("val", "valid")}
 _MISSHAPEN = "that are not of the COCO form"
@@ -37,10 +37,11 @@ class CocoSource:
         self.val_fraction = fraction_of(val_fraction)
         self.ignored = 0
         self._categories: dict[int, str] = {}
+        self._unlisted: dict[str, set[str]] = {}
 
     def entries(self) -> Iterator[Entry]:
         require_directory(self.root, _EXPECTED)
-        self.ignored = 0
+        self._unlisted = {}
         train, val = (_places(self.root, split) for split in ("train", "val"))
         if train is None:
             raise SourceError(f"{self.root}: has no annotations for train; expected {_EXPECTED}")
@@ -66,8 +67,9 @@ class CocoSource:
         rows = _annotations_by_image(file, about, set(categories))
         files = {found.path: found for found in walk(self.root, folder)}
         placed = _placed(file, about["images"], files, folder)
-        beside = 1 if posixpath.join(folder, file.name) in files else 0  # a json among its images
-        self.ignored += len(files) - len(placed) - beside
+        unlisted = set(files) - set(placed)
+        self._unlisted[folder] = self._unlisted.get(folder, unlisted) & unlisted  # splits may share a folder
+        self.ignored = sum(len(paths) for paths in self._unlisted.values())
         for path, image in sorted(placed.items(), key=lambda one: one[0]):
             in_val = fraction > 0 and held_out(path.removeprefix(f"{folder}/"), fraction)
             stated = {
@@ -103,15 +105,19 @@ def _places(root: Path, split: str) -> tuple[Path, str] | None:
     for name in _NAMES[split]:
         wanted += [(f"annotations/{name}.json", name), (f"{name}.json", name)]
         wanted += [(f"{name}/_annotations.coco.json", name)]
+    if split == "train":  # one json over everything
+        wanted += [
+            (f"{name}.json", "images") for name in ("annotations/instances", "instances", "annotations")
+        ]
     for file, folder in wanted:
         if not (root / file).is_file():
             continue
-        for place in (folder, f"images/{folder}"):
+        for place in (folder, f"images/{folder}", "images"):
             if (root / place).is_dir():
                 return root / file, place
         raise SourceError(f"{root / file}: its images are missing; expected them in {root / folder}")
     for _, folder in wanted:
-        if (root / folder).is_dir():
+        if folder != "images" and (root / folder).is_dir():
             raise SourceError(f"{root / folder}: has no annotations; expected {_EXPECTED}")
     return None
 

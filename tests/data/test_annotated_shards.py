@@ -1,0 +1,293 @@
+"""Sets with annotations, from their source through the shards to the readers."""
+
+import json
+import pickle
+import re
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mae.data.annotations import LabelMap, Objects, ground_truth
+from mae.data.shards import TooManyRejected
+from mae.data.split import ShardError
+
+POLYGON = [4, 4, 20, 4, 20, 15.5]
+
+
+def annotation(number, image, **changed):
+    sound = {"bbox": [4, 4, 16, 11.5], "segmentation": [POLYGON], "area": 92.0, "iscrowd": 0}
+    return {"id": number, "image_id": image, "category_id": 3, **sound, **changed}
+
+
+@pytest.fixture
+def coco(tmp_path, encoded, picture):
+    """Makes a COCO tree of 40x32 images by number, train and val alike, with these annotations in train."""
+
+    def make(annotations, sizes=((40, 32), (40, 32)), **stated):
+        root = tmp_path / "coco"
+        (root / "annotations").mkdir(parents=True)
+        for split in ("train", "val"):
+            (root / f"{split}2017").mkdir()
+            images = []
+            for number, (width, height) in enumerate(sizes, 1):
+                name = f"{number:012d}.jpg"
+                (root / f"{split}2017" / name).write_bytes(encoded(picture(number, width, height)))
+                image = {"id": number, "file_name": name, "width": width, "height": height}
+                images.append({**image, **(stated if split == "train" and number == 1 else {})})
+            about = {
+                "images": images,
+                "annotations": annotations if split == "train" else [annotation(1, 2)],
+                "categories": [{"id": 3, "name": "car"}, {"id": 1, "name": "person"}],
+            }
+            (root / f"annotations/instances_{split}2017.json").write_text(json.dumps(about))
+        return root
+
+    return make
+
+
+@pytest.fixture
+def maps(tmp_path, encoded, picture):
+    """Makes a tree of 40x32 images with label maps of values 0..2 and 255; `bad` becomes train/1's map."""
+
+    def make(bad=None, image_size=(40, 32)):
+        root = tmp_path / "maps"
+        for split in ("train", "val"):
+            for folder in ("images", "labels"):
+                (root / folder / split).mkdir(parents=True)
+            for number in range(3):
+                values = np.random.default_rng(number).integers(0, 3, (32, 40), dtype=np.uint8)
+                values[:2] = 255
+                size = image_size if number == 1 else (40, 32)
+                (root / f"images/{split}/{number}.jpg").write_bytes(encoded(picture(number, *size)))
+                (root / f"labels/{split}/{number}.png").write_bytes(encoded(Image.fromarray(values), "PNG"))
+        if bad is not None:
+            (root / "labels/train/1.png").write_bytes(bad)
+        (root / "classes.txt").write_text("sky\nroad\ncar\n")
+        return root
+
+    return make
+
+
+def rejected(index):
+    found = json.loads((index.directory / "rejected.json").read_bytes())["rejected"]
+    return {one["path"].rsplit("/", 1)[-1]: one["reason"] for one in found}
+
+
+def rows_of(split):
+    return {split.meta(row)["path"].rsplit("/", 1)[-1]: row for row in range(len(split))}
+
+
+def test_objects_travel_with_their_image_and_categories_become_places(coco, sharded):
+    crowd = {"size": [32, 40], "counts": [0, 40, 1240]}
+    given = [annotation(7, 2), annotation(9, 2, category_id=1, iscrowd=1, segmentation=crowd, area=40)]
+    index = sharded(coco(given), "coco")
+    assert (index.task, index.ignore) == ("detect", [])
+    assert index.categories == [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}]
+    split = index.split("train")
+    read, rows = pickle.loads(pickle.dumps(Objects(index.categories))), rows_of(split)
+    assert len(pickle.dumps(read)) < 1000
+    empty = read(split, rows["000000000001.jpg"])
+    assert empty == {"image_id": 1, "width": 40, "height": 32, "annotations": []}
+    target = read(split, rows["000000000002.jpg"])
+    expected = [{**one, "category": place} for one, place in zip(given, (1, 0), strict=True)]
+    for one in expected:
+        del one["image_id"]
+    assert target["annotations"] == expected
+    assert set(split.labels) == {-1}
+
+
+def test_the_ground_truth_of_a_split_is_its_official_json_again(coco, sharded):
+    given = [annotation(7, 2), annotation(5, 1)]
+    index = sharded(coco(given), "coco")
+    truth = ground_truth(index.split("train"), index.categories)
+    assert sorted(truth["annotations"], key=lambda one: -one["id"]) == given
+    assert sorted(image["id"] for image in truth["images"]) == [1, 2]
+    assert truth["images"][0].keys() == {"id", "file_name", "width", "height"}
+    assert truth["categories"] == index.categories
+
+
+@pytest.mark.parametrize("ids", [(0, 1), (5, 5), ("a", "b")])
+def test_annotation_ids_that_evaluation_would_confuse_are_numbered_anew(coco, sharded, ids):
+    index = sharded(coco([annotation(ids[0], 1), annotation(ids[1], 2)]), "coco")
+    truth = ground_truth(index.split("train"), index.categories)
+    assert [one["id"] for one in truth["annotations"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"bbox": [4, 4, 0, 5]}, r"annotation 7: box \[4, 4, 0, 5\] has no area"),
+        ({"bbox": [4, 4, 5, -1]}, "no area"),
+        ({"bbox": [30, 4, 12, 5]}, "outside its 40x32 image"),
+        ({"bbox": [-2, 4, 12, 5]}, "outside its 40x32 image"),
+        ({"bbox": [4, 33.5, 5, 5]}, "outside its 40x32 image"),
+        ({"bbox": [40, 4, 1, 5]}, "no area within its 40x32 image"),
+        ({"bbox": [float("nan"), 4, 5, 5]}, "not finite"),
+        ({"bbox": [4, 4, float("inf"), 5]}, "not finite"),
+        ({"segmentation": [[4, 4, 20, 4]]}, "polygon of 4 numbers: expected x, y of 3 points"),
+        ({"segmentation": [POLYGON, [4, 4]]}, "polygon of 2 numbers"),
+        ({"segmentation": [[4, 4, 20, 4, 20, 15, 7]]}, "polygon of 7 numbers"),
+        ({"segmentation": [[4, 4, 20, 4, 20, None]]}, "no finite number"),
+        ({"segmentation": [[4, 4, 20, 4, 20, float("nan")]]}, "no finite number"),
+        ({"segmentation": []}, "no segmentation"),
+        ({"segmentation": None}, "no segmentation"),
+        ({"segmentation": POLYGON}, "neither a list of polygons nor run lengths"),
+        ({"segmentation": "abc"}, "neither a list of polygons nor run lengths"),
+        ({"segmentation": {"size": [40, 32], "counts": [1280]}}, r"run lengths of size \[40, 32\]"),
+        ({"segmentation": {"size": [32, 40], "counts": [1280]}}, "mask without a pixel"),
+        ({"segmentation": {"size": [32, 40], "counts": "abc"}}, "run lengths"),
+    ],
+)
+def test_an_unsound_annotation_is_left_out_by_name_and_its_image_stays(coco, sharded, changed, reason):
+    root = coco([annotation(7, 1, **changed), annotation(8, 1)])
+    with pytest.raises(TooManyRejected, match=r"1 images or annotations.*max_rejected.*annotation 7"):
+        sharded(root, "coco")
+    index = sharded(root, "coco", max_rejected=1)
+    split = index.split("train")
+    assert len(split) == 2
+    [kept] = Objects(index.categories)(split, rows_of(split)["000000000001.jpg"])["annotations"]
+    assert kept["id"] == 8
+    [said] = rejected(index).values()
+    assert said.startswith("annotation 7: ")
+    assert re.search(reason, said)
+    assert index.about["rejected"]["count"] == 1
+
+
+def test_a_box_that_reaches_out_by_a_pixel_is_cut_and_one_within_is_not_touched(coco, sharded):
+    boxes = [[-0.5, 4, 10, 10], [30, 22, 10.7, 10.9], [0, 0, 40, 32], [0.1, 0.2, 39.9, 31.8]]
+    given = [annotation(number, 1, bbox=box) for number, box in enumerate(boxes, 1)]
+    index = sharded(coco(given), "coco")
+    truth = ground_truth(index.split("train"), index.categories)
+    cut = [[0, 4, 9.5, 10], [30, 22, 10, 10], *boxes[2:]]
+    np.testing.assert_allclose([one["bbox"] for one in truth["annotations"]], cut, rtol=0, atol=1e-12)
+    assert truth["annotations"][3]["bbox"] == boxes[3]
+
+
+def test_an_area_that_is_not_stated_is_that_of_the_mask(coco, sharded):
+    runs = {"size": [32, 40], "counts": [10, 30, 1240]}
+    given = [annotation(1, 1, area=None), annotation(2, 1, area=0, segmentation=runs)]
+    index = sharded(coco(given), "coco")
+    truth = ground_truth(index.split("train"), index.categories)
+    assert [one["area"] for one in truth["annotations"]] == [92.0, 30.0]
+
+
+def test_an_image_of_another_size_than_its_annotations_is_left_out_whole(coco, sharded):
+    root = coco([annotation(7, 1)], width=32, height=40)
+    index = sharded(root, "coco", max_rejected=1)
+    assert len(index.split("train")) == 1
+    [said] = rejected(index).values()
+    assert said.startswith("image is 40x32 pixels, its annotations are for 32x40 (drawn before it was turned")
+
+
+def test_crowd_only_and_narrow_and_large_images_are_sound(coco, sharded):
+    crowd = {"size": [300, 1], "counts": [100, 150, 50]}
+    given = [
+        annotation(1, 1, iscrowd=1, segmentation=crowd, bbox=[0, 100, 1, 150], area=150),
+        annotation(2, 2, segmentation=[list(np.random.default_rng(0).uniform(4, 20, 20_000))]),
+    ]
+    index = sharded(coco(given, sizes=((1, 300), (6000, 40))), "coco")
+    assert index.about["rejected"]["count"] == 0
+    assert len(ground_truth(index.split("train"), index.categories)["annotations"]) == 2
+
+
+def test_label_maps_travel_as_their_bytes_and_are_read_as_places(maps, sharded, tmp_path):
+    root = maps()
+    index = sharded(root, "label_maps")
+    assert (index.task, index.ignore, [one["name"] for one in index.categories]) == (
+        "segment", [255], ["sky", "road", "car"],
+    )  # fmt: skip
+    split = index.split("train")
+    read = pickle.loads(pickle.dumps(LabelMap(index.categories, index.ignore)))
+    for name, row in rows_of(split).items():
+        file = root / "labels/train" / name.replace("jpg", "png")
+        assert split.member(row, "labels.png") == file.read_bytes()
+        labels = read(split, row)
+        assert labels.dtype == torch.uint8
+        np.testing.assert_array_equal(labels.numpy(), np.asarray(Image.open(file)))
+    with tarfile.open(split.directory / split.shards[0]) as tar:
+        names = [name.split(".", 1)[1] for name in tar.getnames()]
+    assert names == ["jpg", "labels.png", "json"] * 3
+
+
+def test_values_become_places_whatever_they_are(maps, sharded):
+    index = sharded(maps(), "label_maps")
+    split = index.split("val")
+    row = rows_of(split)["0.jpg"]
+    values = LabelMap([{"id": 0}, {"id": 1}, {"id": 2}], [255])(split, row)
+    places = LabelMap([{"id": 2}, {"id": 0}], [1, 255])(split, row)
+    expected = torch.full_like(values, 255)
+    expected[values == 2], expected[values == 0] = 0, 1
+    torch.testing.assert_close(places, expected)
+    without = LabelMap(index.categories, [255, 1])(split, row)
+    torch.testing.assert_close(without, torch.where(values == 1, 255, values))
+    with pytest.raises(ValueError, match="256 categories"):
+        LabelMap([{"id": value} for value in range(256)], [])
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: Image.new("L", (40, 31)), "label map is 40x31 pixels, its image is 40x32"),
+        (lambda: Image.new("L", (32, 40)), "label map is 32x40 pixels, its image is 40x32"),
+        (lambda: Image.new("L", (40, 32), 3), "holds the unknown value 3 in 1280 pixels; .*0 to 255 "),
+        (lambda: Image.new("I;16", (40, 32), 9000), "holds the unknown value 9000"),
+        (lambda: Image.new("RGB", (40, 32)), "label map is RGB-coded"),
+        (lambda: b"", "label map has zero bytes"),
+        (lambda: b"text", "label map is no PNG"),
+    ],
+)
+def test_an_image_with_an_unsound_label_map_is_left_out_by_name(maps, sharded, encoded, make, reason):
+    bad = make()
+    root = maps(bad if isinstance(bad, bytes) else encoded(bad, "PNG"))
+    with pytest.raises(TooManyRejected, match=r"images/train/1.jpg: label map"):
+        sharded(root, "label_maps")
+    index = sharded(root, "label_maps", max_rejected=1)
+    assert sorted(rows_of(index.split("train"))) == ["0.jpg", "2.jpg"]
+    assert re.search(reason, rejected(index)["1.jpg"])
+
+
+def test_many_unknown_values_are_counted_not_listed(maps, sharded, encoded):
+    values = np.arange(1280, dtype=np.int64).reshape(32, 40) % 200
+    root = maps(encoded(Image.fromarray(values.astype(np.uint8)), "PNG"))
+    index = sharded(root, "label_maps", max_rejected=1)
+    assert "the unknown values 3, 4, 5 and 194 more" in rejected(index)["1.jpg"]
+
+
+def test_a_link_to_a_map_that_leads_nowhere_is_named(maps, sharded):
+    root = maps()
+    (root / "labels/train/1.png").unlink()
+    (root / "labels/train/1.png").symlink_to("nowhere")
+    index = sharded(root, "label_maps", max_rejected=1)
+    assert list(rejected(index)) == ["1.jpg"]
+
+
+def test_two_workers_give_the_same_annotated_shards(coco, maps, sharded):
+    for kind, root in (("coco", coco([annotation(7, 1)])), ("label_maps", maps())):
+        one = sharded(root, kind, f"{kind}.one", max_count=1)
+        two = sharded(root, kind, f"{kind}.two", max_count=1, workers=2)
+        assert one.digest == two.digest
+
+
+def test_a_changed_label_map_changes_the_fingerprint_of_the_content(maps, sharded, encoded):
+    root = maps()
+    before = sharded(root, "label_maps", "one").about["fingerprint"]
+    (root / "labels/train/1.png").write_bytes(encoded(Image.new("L", (40, 32), 1), "PNG"))
+    assert sharded(root, "label_maps", "two").about["fingerprint"] != before
+
+
+def test_images_with_annotations_are_not_reduced(coco, sharded):
+    with pytest.raises(ValueError, match=r"max_side is 20.*set max_side to null"):
+        sharded(coco([]), "coco", max_side=20)
+
+
+def test_readers_name_shards_that_hold_nothing_for_them(small_index):
+    split = small_index.split("train")
+    for row in range(len(split)):
+        with pytest.raises(ShardError, match=r"train-\d+\.tar: sample \d+ has no annotations"):
+            Objects([])(split, row)
+        with pytest.raises(ShardError, match=r"train-\d+\.tar: sample \d+ has no labels.png"):
+            LabelMap([], [])(split, row)
+    assert (small_index.task, small_index.categories, small_index.ignore) == ("classify", [], [])

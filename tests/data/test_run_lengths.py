@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+
+from mae.data.run_lengths import BadRunLengths, run_lengths
+
+mask_api = pytest.importorskip("pycocotools.mask")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_compressed_run_lengths_are_those_that_pycocotools_means(share):
+    generator = np.random.default_rng(int(share * 100))
+    for height, width in ((1, 1), (1, 300), (37, 53), (1200, 3)):
+        mask = np.asfortranarray(generator.random((height, width)) < share).astype(np.uint8)
+        text = mask_api.encode(np.asfortranarray(mask))["counts"].decode()
+        runs = run_lengths({"size": [height, width], "counts": text}, height, width)
+        np.testing.assert_array_equal(
+            np.repeat(np.arange(len(runs)) % 2, runs).reshape(width, height).T, mask
+        )
+        assert run_lengths({"size": [height, width], "counts": runs}, height, width) == runs
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"size": [5, 4], "counts": [20]}, r"size \[5, 4\] in an image of \[4, 5\]"),
+        ({"counts": [20]}, "size None"),
+        ({"size": [4, 5], "counts": [10, 9]}, "of 19 pixels in an image of 20"),
+        ({"size": [4, 5], "counts": [30, -10]}, "no list of numbers"),
+        ({"size": [4, 5], "counts": [20.0]}, "no list of numbers"),
+        ({"size": [4, 5], "counts": None}, "no list of numbers"),
+        ({"size": [4, 5]}, "no list of numbers"),
+        ({"size": [4, 5], "counts": ""}, "of 0 pixels"),
+        ({"size": [4, 5], "counts": "é"}, "letters that cannot be"),
+        ({"size": [4, 5], "counts": "o" * 40}, "letters that cannot be"),
+        ({"size": [4, 5], "counts": "d"}, "stop within a number"),
+    ],
+)
+def test_run_lengths_that_fit_no_mask_are_refused_with_the_reason(stated, message):
+    with pytest.raises(BadRunLengths, match=message):
+        run_lengths(stated, 4, 5)
