@@ -145,7 +145,7 @@ def gather_objects(values: Sequence[Any]) -> list[Any]:
 def gather_rows(found: Mapping[int, Any]) -> dict[int, Any]:
     """All ranks' {row: what was found about it} as one, by ascending row, on every rank.
 
-    A row that several ranks judged (they all take equally many) comes once: the lowest rank's.
+    A row that several ranks judged comes once: as the lowest of them found it.
     """
     whole: dict[int, Any] = {}
     for row, value in gather_objects(list(found.items())):

@@ -81,6 +81,16 @@ def test_results_stay_as_they_were_and_so_does_the_ground_truth():
     assert (truth, results) == before
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_dealt_out_over_ranks_get_the_figures_of_one_process(kind):
+    truth = scene(seed=1)
+    results = imperfect(truth, seed=1)  # many tie
+    order = {image["id"]: place for place, image in enumerate(truth["images"])}
+    dealt = sorted(results, key=lambda entry: order[entry["image_id"]] % 3)
+    assert dealt != results
+    assert coco_figures(truth, dealt, kind) == coco_figures(truth, results, kind)
+
+
 def test_ids_may_be_names_or_start_at_zero():
     truth = scene()
     results = imperfect(truth)
