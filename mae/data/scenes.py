@@ -1,10 +1,10 @@
 """Composes the demo's scenes: handwritten digits on crops of photographs, with exact masks and boxes.
 
 scikit-learn brings 1,797 handwritten digits (UCI, 8 x 8 grey levels) and two photographs. A scene is a
-darkened crop of a photograph with several digits of one class on it, each another sample, turned, stretched
-and tinted; the scene's class is the digit that it shows. Training and validation share neither a handwritten
-digit nor a region of a photograph, and as the digits lie in the order in which they were collected,
-validation digits come mostly from other writers.
+darkened crop of a photograph with several digits on it, each another sample, turned, stretched and tinted;
+they are of one class, the scene's, or of any (`Look.mixed`). Training and validation share neither a
+handwritten digit nor a region of a photograph, and as the digits lie in the order in which they were
+collected, validation digits come mostly from other writers.
 """
 
 import math
@@ -25,6 +25,7 @@ _COLUMNS = {"train": (0.0, 0.72), "val": (0.72, 1.0)}  # part of a photograph's 
 _GLYPH = 8  # px
 _PAD = 3  # rows and columns of nothing around a glyph, so that smooth enlarging fades out within it
 _SEEN = 0.5  # ink from which on a pixel is the digit's
+_UNSURE = (0.35, 0.65)  # ink of which nobody could tell whether it is the digit or what is behind it
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class Look:
     """What scenes look like. Pairs are the ends of uniform draws; a cell is the scene's side over `rows`."""
 
     rows: int = 2  # the digits stand in rows x rows cells
-    missing: float = 0.0  # chance of a cell to stay empty; one digit there always is
+    missing: float = 0.0  # chance of a cell to stay empty; one digit there is, unless the scene is empty
+    empty: float = 0.0  # chance of a scene to show no digit at all
+    mixed: bool = False  # whether every digit has a class of its own
     height: tuple[float, float] = (0.85, 1.1)  # of a digit, in cells
     shift: float = 0.12  # either way from the cell's middle, in cells
     turn: float = 15.0  # degrees either way
@@ -57,7 +60,10 @@ class Digit:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture, image (size, size, 3) uint8 RGB, and all that is known about it, whatever the layout."""
+    """One picture, image (size, size, 3) uint8 RGB, and all that is known about it, whatever the layout.
+
+    unsure: (size, size) bool, the rim of strokes: neither clearly ink nor clearly background.
+    """
 
     split: str
     index: int
@@ -65,6 +71,7 @@ class Scene:
     image: NDArray[np.uint8]
     background: str  # which photograph: "china" or "flower"
     digits: tuple[Digit, ...]
+    unsure: NDArray[np.bool_]
 
 
 def scenes(split: str, count: int, *, size: int, seed: int, look: Look | None = None) -> Iterator[Scene]:
@@ -76,6 +83,11 @@ def scenes(split: str, count: int, *, size: int, seed: int, look: Look | None = 
     look = look or Look()
     check(split, count, size=size, seed=seed, look=look)
     return (_compose(split, index, size=size, seed=seed, look=look) for index in range(count))
+
+
+def dense_look(size: int) -> Look:
+    """Many digits of any class, as tall in pixels as in 28 px scenes of two rows; a few scenes are empty."""
+    return Look(rows=max(1, round(size / 14)), missing=0.4, empty=0.04, mixed=True)
 
 
 def check(split: str, count: int, *, size: int, seed: int, look: Look) -> None:
@@ -90,8 +102,10 @@ def check(split: str, count: int, *, size: int, seed: int, look: Look) -> None:
         raise ValueError(f"the demo's seed is {seed}: it must not be negative")
     if not 1 <= look.rows <= size // 8:
         raise ValueError(f"demo.rows is {look.rows}: at {size} px choose 1 to {size // 8}")
-    if not (0 <= look.missing <= 1 and 0 <= look.shift <= 0.5 and 0 <= look.turn <= 180):
-        raise ValueError("demo.missing is 0 to 1, demo.shift 0 to 0.5 cells, demo.turn 0 to 180 degrees")
+    if not (0 <= look.missing <= 1 and 0 <= look.empty <= 1):
+        raise ValueError(f"demo.missing {look.missing} and demo.empty {look.empty}: chances are 0 to 1")
+    if not (0 <= look.shift <= 0.5 and 0 <= look.turn <= 180):
+        raise ValueError("demo.shift is 0 to 0.5 cells, demo.turn 0 to 180 degrees")
     highest = {"height": 1.5, "ink": 1.0, "light": 1.0, "stretch": 2.0, "crop": math.inf}
     for key, (low, high) in ((key, getattr(look, key)) for key in highest):
         if not 0 < low <= high <= highest[key]:
@@ -104,21 +118,28 @@ def _compose(split: str, index: int, *, size: int, seed: int, look: Look) -> Sce
     background, canvas = _background(split, rng, size, look)
     filled = rng.random(look.rows**2) >= look.missing
     filled[rng.integers(filled.size)] = True
+    if look.empty and rng.random() < look.empty:  # no draw where it could change nothing
+        filled[:] = False
     owner = np.full((size, size), -1, dtype=np.int16)
-    for cell in np.flatnonzero(filled):
+    unsure = np.zeros((size, size), dtype=bool)
+    labels: dict[int, int] = {}
+    for cell in np.flatnonzero(filled).tolist():
         middle = np.array([cell % look.rows, cell // look.rows]) + 0.5
-        ink, window = _draw(_glyph(split, label, rng), middle, rng, size, look)
+        labels[cell] = int(rng.integers(len(CLASSES))) if look.mixed else label
+        ink, window = _draw(_glyph(split, labels[cell], rng), middle, rng, size, look)
         colour = (255 * rng.uniform(*look.ink, size=3)).astype(np.float32)
         canvas[window] += ink[..., None] * (colour - canvas[window])
         owner[window][ink >= _SEEN] = cell
-    masks = [owner == cell for cell in np.unique(owner[owner >= 0])]
+        unsure[window] = np.where(ink < _UNSURE[0], unsure[window], ink <= _UNSURE[1])
+    masks = {cell: owner == cell for cell in np.unique(owner[owner >= 0]).tolist()}
     return Scene(
         split=split,
         index=index,
         label=label,
         image=np.clip(np.rint(canvas), 0, 255).astype(np.uint8),
         background=background,
-        digits=tuple(Digit(label, mask, _box(mask)) for mask in masks),
+        digits=tuple(Digit(labels[cell], mask, _box(mask)) for cell, mask in masks.items()),
+        unsure=unsure,
     )
 
 

@@ -99,7 +99,7 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_call(tmp_path, monkeypatch)
     wanted = {path: found[:2] for path, found in tree(tmp_path / "whole").items()}
     root = tmp_path / "killed"
     write_demo(root, **{**SETTINGS, "seed": 1})
-    steps = [("_jpeg", demo), ("_write_marker", demo), ("rmtree", demo.shutil), ("replace", demo.os)]
+    steps = [("jpeg", demo), ("_write_marker", demo), ("rmtree", demo.shutil), ("replace", demo.os)]
     for name, owner in steps:
         calls = 0
         original = getattr(owner, name)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mae.data import scenes as module
-from mae.data.scenes import CLASSES, Look, scenes
+from mae.data.scenes import CLASSES, Look, dense_look, scenes
 
 
 def some(split="train", count=20, **changes):
@@ -39,6 +39,27 @@ def test_every_cell_holds_a_digit_unless_cells_go_missing(rows, size):
 def test_missing_cells_leave_at_least_one_digit():
     assert {len(scene.digits) for scene in some(look=Look(missing=1.0))} == {1}
     assert len({len(scene.digits) for scene in some(look=Look(missing=0.5))}) > 1
+
+
+def test_a_mixed_scene_shows_digits_of_several_classes_each_with_its_own_mask():
+    shown = some(size=56, look=Look(rows=4, mixed=True))
+    assert np.mean([len({digit.label for digit in scene.digits}) for scene in shown]) > 5
+    assert {digit.label for scene in shown for digit in scene.digits} == set(range(10))
+
+
+def test_some_scenes_are_empty_where_that_is_asked_for():
+    shown = some(count=200, look=Look(empty=0.1))
+    empty = [scene for scene in shown if not scene.digits]
+    assert 5 < len(empty) < 40
+    assert not any(scene.unsure.any() for scene in empty)
+
+
+def test_dense_scenes_have_digits_as_tall_as_the_small_scenes_have():
+    def height(size, look):
+        boxes = [digit.box for scene in some(count=60, size=size, look=look) for digit in scene.digits]
+        return np.median([bottom - top for _, top, _, bottom in boxes])
+
+    assert abs(height(56, dense_look(56)) - height(28, Look())) <= 1
 
 
 def test_masks_are_disjoint_and_boxes_are_tight_around_them():
@@ -98,6 +119,7 @@ def test_crops_of_a_photograph_stay_in_the_part_of_their_split(monkeypatch):
         ({"seed": -1}, "seed"),
         ({"look": Look(rows=4)}, "demo.rows"),
         ({"look": Look(missing=1.5)}, "demo.missing"),
+        ({"look": Look(empty=-0.1)}, "demo.empty"),
         ({"look": Look(light=(0.5, 0.4))}, "demo.light"),
         ({"look": Look(ink=(0.5, 1.4))}, "demo.ink"),
         ({"look": Look(height=(0.0, 1.0))}, "demo.height"),

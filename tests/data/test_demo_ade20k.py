@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from mae.data.demo_ade20k import NAMES, label_map, write_demo_ade20k
+from mae.data.manifest import open_source
+from mae.data.scenes import dense_look, scenes
+
+SETTINGS = {"train": 20, "val": 10, "size": 56, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo")
+    assert write_demo_ade20k(root, **SETTINGS)["classes"] == 11
+    return root / "ADEChallengeData2016"
+
+
+def test_the_ade20k_source_reads_what_was_written(written):
+    source = open_source("ade20k", written)
+    entries = list(source.entries())
+    assert [sum(entry.split == split for entry in entries) for split in ("train", "val")] == [20, 10]
+    assert source.annotation_info()["categories"][-1] == {"id": 11, "name": "photograph"}
+
+
+def test_maps_show_what_the_scenes_do(written):
+    for scene in scenes("val", 10, size=56, seed=0, look=dense_look(56)):
+        name = f"ADE_val_{scene.index + 1:08d}"
+        with Image.open(written / "annotations" / "validation" / f"{name}.png") as opened:
+            assert opened.mode == "L"
+            values = np.asarray(opened)
+        np.testing.assert_array_equal(values, label_map(scene))
+        np.testing.assert_array_equal(values == 0, scene.unsure)
+        for digit in scene.digits:
+            assert set(values[digit.mask].tolist()) <= {0, digit.label + 1}
+        seen = np.any([np.zeros((56, 56), bool), *(digit.mask for digit in scene.digits)], axis=0)
+        assert (values[~seen & ~scene.unsure] == 11).all()
+        with Image.open(written / "images" / "validation" / f"{name}.jpg") as opened:
+            assert np.abs(np.asarray(opened).astype(float) - scene.image).mean() < 4
+
+
+def test_what_is_unsure_is_a_rim_not_the_digits():
+    shown = list(scenes("train", 20, size=56, seed=0, look=dense_look(56)))
+    masks = [digit.mask & ~scene.unsure for scene in shown for digit in scene.digits]
+    assert np.mean([mask.sum() for mask in masks]) > 25
+    assert 0.02 < np.mean([scene.unsure.mean() for scene in shown]) < 0.15
+
+
+def test_the_table_of_classes_has_the_official_form(written):
+    lines = (written / "objectInfo150.txt").read_text().splitlines()
+    assert lines[0].split("\t") == ["Idx", "Ratio", "Train", "Val", "Name"]
+    rows = [line.split("\t") for line in lines[1:]]
+    assert [row[0] for row in rows] == [str(value) for value in range(1, 12)]
+    assert tuple(row[4] for row in rows) == NAMES
+    assert rows[-1][2:4] == ["20", "10"]
