@@ -270,21 +270,12 @@ def test_a_detector_is_promoted_alone_by_its_own_decision(mlflow_uri: str, candi
     assert champions(mlflow_uri) == both("1") | {"mae-detector": "2"}
 
 
-def test_rollback_takes_each_group_that_can_go_back(
-    mlflow_uri: str, candidates: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    groups = [NAMES, ["mae-detector"], ["mae-segmenter"]]
-    judge(mlflow_uri, candidates(1, 1), FIRST)
-    judge(mlflow_uri, detector(mlflow_uri, 1), FIRST)
-    with pytest.raises(registry.RegistryError, match=r"mae-encoder.*mae-detector.*mae-segmenter: there is"):
-        registry.rollback(mlflow_uri, *groups)
-    judge(mlflow_uri, detector(mlflow_uri, 2), gain((0.05, 0.02, 0.08)))
-    rows = registry.rollback(mlflow_uri, *groups)
-    assert champions(mlflow_uri) == both("1") | {"mae-detector": "1"}
-    assert {(row["name"], row["version"]) for row in rows if "previous" in row["aliases"]} == {
-        ("mae-detector", "2")
-    }
-    assert "left as it is: mae-encoder, mae-classifier" in caplog.text
+def test_a_detector_goes_back_alone(mlflow_uri: str, candidates: Any) -> None:
+    for number in (1, 2):
+        judge(mlflow_uri, candidates(number, number), BETTER)
+        judge(mlflow_uri, detector(mlflow_uri, number), gain((0.05, 0.02, 0.08)))
+    registry.rollback(mlflow_uri, ["mae-detector"])
+    assert champions(mlflow_uri) == both("2") | {"mae-detector": "1"}
 
 
 def test_a_registry_that_is_down_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

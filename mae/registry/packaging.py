@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent
 PINNED = (
     "mlflow", "torch", "torchvision", "timm", "simplejpeg", "pillow", "numpy", "pandas", "safetensors",
 )  # fmt: skip
+PINNED_TOO = {"detector": ("faster-coco-eval",), "segmenter": ("segmentation-models-pytorch",)}
 
 
 def digest_of(file: Path) -> str:
@@ -22,10 +23,10 @@ def digest_of(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def requirements() -> list[str]:
-    """Exact versions of what serving needs, without local parts (`+cpu`) that no index has."""
+def requirements(kind: str) -> list[str]:
+    """Exact versions of what serving a kind needs, without local parts (`+cpu`) that no index has."""
     pins = []
-    for name in PINNED:
+    for name in (*PINNED, *PINNED_TOO.get(kind, ())):
         with contextlib.suppress(PackageNotFoundError):
             pins.append(f"{name}=={version(name).split('+')[0]}")
     return pins
@@ -61,7 +62,7 @@ def _save(
         artifacts={"weights": str(file)},
         signature=ModelSignature(Schema([ColSpec("binary", "image")]), Schema(_outputs(kind))),
         input_example=pandas.DataFrame({"image": [example]}),
-        pip_requirements=requirements(),
+        pip_requirements=requirements(kind),
         model_config=model_config,
         mlflow_model=card,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,24 +70,27 @@ def recorded(uri: str, candidate: dict[str, Registered]) -> dict[str, Any]:
     return {**json.loads(tags["gate.numbers"]), "models": summary(uri, [model.name for model in models])}
 
 
-def rollback(uri: str, *groups: Sequence[str]) -> list[dict[str, Any]]:
+def rollback(uri: str, names: list[str]) -> list[dict[str, Any]]:
     """Make the previous champions champions again; the ones they replace become `previous`.
 
-    groups: names of models; those of one group are promoted together and go back together. Where there are
-    several groups, one that cannot go back stays as it is, with a warning.
-    Raises RegistryError, before anything is changed, where no group has previous champions to go back to.
+    names: models that were registered together, and so go back together.
+    Raises RegistryError, before anything is changed, where a model has no previous champion.
     """
     with registry(uri) as client:
-        found = [{name: aliases(client, name) for name in names} for names in groups]
-        obstacles = [_obstacle(group) for group in found]
-        if all(obstacles):
-            raise RegistryError("; ".join(obstacles) or "no model was named to roll back")
-        for group, obstacle in zip(found, obstacles, strict=True):
-            if obstacle:
-                LOG.warning("left as it is: %s", obstacle)
-            else:
-                _swap(client, group)
-    return summary(uri, [name for names in groups for name in names])
+        found = {name: aliases(client, name) for name in names}
+        for name, there in found.items():
+            if PREVIOUS not in there or CHAMPION not in there:
+                raise RegistryError(f"{name}: there is no previous champion to go back to")
+        if all(there[PREVIOUS] == there[CHAMPION] for there in found.values()):
+            raise RegistryError(f"{', '.join(names)}: the previous champion is the champion already")
+        for name, there in found.items():
+            client.set_registered_model_alias(name, CHAMPION, there[PREVIOUS])
+        for name, there in found.items():
+            client.set_registered_model_alias(name, PREVIOUS, there[CHAMPION])
+            if there[PREVIOUS] != there[CHAMPION]:
+                _tag(client, name, there[CHAMPION], {"rolled_back_at": _now()})
+                _tag(client, name, there[PREVIOUS], {"restored_at": _now()})
+    return summary(uri, names)
 
 
 def summary(uri: str, names: list[str]) -> list[dict[str, Any]]:
@@ -102,26 +104,6 @@ def summary(uri: str, names: list[str]) -> list[dict[str, Any]]:
             for number in sorted(by_version, key=int, reverse=True):
                 rows.append({"name": name, "version": number, "aliases": sorted(by_version[number])})
     return rows
-
-
-def _obstacle(group: dict[str, dict[str, str]]) -> str:
-    """Why models (name -> their aliases) cannot go back together; empty where they can."""
-    without = [name for name, there in group.items() if PREVIOUS not in there or CHAMPION not in there]
-    if without:
-        return f"{', '.join(without)}: there is no previous champion to go back to"
-    if all(there[PREVIOUS] == there[CHAMPION] for there in group.values()):
-        return f"{', '.join(group)}: the previous champion is the champion already"
-    return ""
-
-
-def _swap(client: Any, group: dict[str, dict[str, str]]) -> None:
-    for name, there in group.items():
-        client.set_registered_model_alias(name, CHAMPION, there[PREVIOUS])
-    for name, there in group.items():
-        client.set_registered_model_alias(name, PREVIOUS, there[CHAMPION])
-        if there[PREVIOUS] != there[CHAMPION]:
-            _tag(client, name, there[CHAMPION], {"rolled_back_at": _now()})
-            _tag(client, name, there[PREVIOUS], {"restored_at": _now()})
 
 
 def _make_champions(client: Any, models: list[Registered]) -> None:

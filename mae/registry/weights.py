@@ -108,10 +108,15 @@ def _vit(config: Mapping[str, Any]) -> Any:
 
 
 def _dense(kind: str, config: Mapping[str, Any], file: Path) -> Any:
+    build: Any
     if kind == "detector":
-        from mae.tasks.detect import build_detector as build
+        from mae.tasks.detect import build_detector
+
+        build = build_detector
     else:
-        from mae.tasks.segment import build_segmenter as build
+        from mae.tasks.segment import build_segmenter
+
+        build = build_segmenter
     try:
         return build(**config["build"])
     except (TypeError, ValueError) as error:  # settings of another version of this package
