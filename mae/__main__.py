@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from mae.config import Params
 
 # In the order of dvc.yaml; PARALLEL ones may run under torchrun.
-PARALLEL = ("pretrain", "knn", "linear", "attentive", "partial", "finetune", "scratch")
-STAGES = ("ingest", "shard", *PARALLEL, "register", "report")
+JUDGES = ("knn", "linear", "attentive", "partial", "finetune", "scratch")
+DENSE = ("ingest_detect", "shard_detect", "detect", "ingest_segment", "shard_segment", "segment")
+PARALLEL = ("pretrain", *JUDGES, "detect", "segment")
+STAGES = ("ingest", "shard", "pretrain", *JUDGES, *DENSE, "register", "report")
 
 EXIT_BAD_PARAMS = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command goes on from there
@@ -51,7 +53,13 @@ def _parser() -> argparse.ArgumentParser:
         "partial": "fine-tune the last blocks only, for several numbers of blocks",
         "finetune": "fine-tune the whole encoder",
         "scratch": "train the same encoder with labels from random weights",
-        "register": "put encoder and classifier into the MLflow registry; promote them if they are better",
+        "ingest_detect": "list the images with boxes and masks, and check their annotations",
+        "shard_detect": "copy images, boxes and masks into shards",
+        "detect": "train Mask R-CNN on the encoder, and on random weights; COCO's box and mask AP",
+        "ingest_segment": "list the images with label maps",
+        "shard_segment": "copy images and label maps into shards",
+        "segment": "train UperNet (or DPT) on the encoder, and on random weights; mIoU",
+        "register": "put the models into the MLflow registry; promote those that are better",
         "report": "write reports/report.md and report.html",
     }
     for name in STAGES:
@@ -78,7 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _command(commands, "sync", "send metrics kept in files while the MLflow server was away", _sync)
-    _command(commands, "rollback", "make the previous champion the champion again", _rollback)
+    rollback = _command(commands, "rollback", "make the previous champion the champion again", _rollback)
+    rollback.add_argument(
+        "model",
+        nargs="?",
+        default="encoder",
+        choices=["encoder", "detector", "segmenter"],
+        help="the encoder goes with its classifier (default: %(default)s)",
+    )
     return parser
 
 
@@ -138,7 +153,7 @@ def _sync(arguments: argparse.Namespace) -> None:
 def _rollback(arguments: argparse.Namespace) -> None:
     from mae.stages.publish import rollback
 
-    rollback(_load(arguments))
+    rollback(_load(arguments), arguments.model)
 
 
 def _load(arguments: argparse.Namespace) -> Params:

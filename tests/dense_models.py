@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mae import registry
+from mae.tasks.model_file import save_dense
 
 NAMES = {"detector": "mae-detector", "segmenter": "mae-segmenter"}
 VIT = {"name": "vit_tiny_patch16_224", "img_size": 32, "patch_size": 8}
@@ -22,14 +22,14 @@ def write_detector(file: Path) -> None:
 
     narrow = {"window": 4, "global_blocks": (1, 3), "channels": 16, "box_convs": 1, "box_dim": 32}
     model = build_detector(VIT, len(CATEGORIES), image_size=64, mask_convs=1, rois=32, detections=5, **narrow)
-    registry.save_dense(file, model, task="detect", categories=CATEGORIES, size=64, **COLOURS)
+    save_dense(file, model, task="detect", categories=CATEGORIES, size=64, **COLOURS)
 
 
 def write_segmenter(file: Path) -> None:
     from mae.tasks.segment import build_segmenter
 
     model = build_segmenter(VIT, len(CATEGORIES), crop=48, taps=(0, 1, 2, 3), channels=16)
-    registry.save_dense(file, model, task="segment", categories=CATEGORIES, size=48, **COLOURS)
+    save_dense(file, model, task="segment", categories=CATEGORIES, size=48, **COLOURS)
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,14 @@ from mae import __main__ as command
 from mae import config
 from mae.stages import MODULES
 
-TRAININGS = ("pretrain", "knn", "linear", "attentive", "partial", "finetune", "scratch")
+TRAININGS = command.PARALLEL
 # They decide when and where a stage runs and what is remembered of it, not what it computes.
-NOT_RESULTS = ("mae/config.py", "mae/yaml_files.py", "mae/distributed.py", "mae/tracking", "mae/__init__.py")
+NOT_RESULTS = ("mae/config", "mae/yaml_files.py", "mae/distributed.py", "mae/tracking", "mae/__init__.py")
 # Plumbing of stages: paths, the run, pictures. A training of days is not repeated for a change in them.
 PLUMBING = (
     *(f"mae/stages/{name}.py" for name in ("__init__", "files", "plots", "session", "tracked")),
-    *(f"mae/data/{name}.py" for name in ("__init__", "files", "index")),
+    *(f"mae/data/{name}.py" for name in ("__init__", "files", "index", "split")),
+    *(f"mae/{package}/__init__.py" for package in ("engine", "methods", "models", "tasks")),
     "mae/confidence.py",
     "mae/interchange",
 )

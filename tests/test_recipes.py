@@ -136,17 +136,21 @@ def test_detection_on_coco_is_vitdets(size, project, tmp_path):
     assert d.base_lr * d.batch_size / 256 == pytest.approx(1e-4)
     assert (d.batch_size, d.weight_decay, d.betas, d.warmup_steps) == (64, 0.1, (0.9, 0.999), 250)
     assert (d.image_size, d.jitter_scale, d.flip, d.window) == (1024, (0.1, 2.0), True, 14)
-    assert (d.channels, d.box_convs, d.box_dim, d.mask_convs, d.rois) == (256, 4, 1024, 4, 512)
+    assert (d.channels, d.box_convs, d.box_dim, d.mask_convs) == (256, 4, 1024, 4)
+    assert (d.rois, d.proposals, d.detections) == (512, 1000, 100)
+    assert d.patch_size == (16 if size == "huge" else None)
     assert (params.ingest_detect.source, params.ingest_segment.source) == ("coco", "none")
 
 
-@pytest.mark.parametrize(("size", "taps"), [("base", [3, 5, 7, 11]), ("large", [7, 11, 15, 23])])
-def test_segmentation_on_ade20k_is_upernets(size, taps, project, tmp_path):
+@pytest.mark.parametrize(
+    ("size", "taps", "width"), [("base", [3, 5, 7, 11], 768), ("large", [7, 11, 15, 23], 1024)]
+)
+def test_segmentation_on_ade20k_is_upernets(size, taps, width, project, tmp_path):
     s = _over(project, tmp_path, f"imagenet_vit_{size}", f"ade20k_vit_{size}").segment
     assert (s.steps, s.batch_size, s.warmup_steps, s.taps) == (160_000, 16, 1500, taps)
     assert s.base_lr * s.batch_size / 256 == pytest.approx(1e-4)
     assert (s.betas, s.weight_decay, s.layer_decay, s.drop_path) == ((0.9, 0.999), 0.05, 0.65, 0.1)
-    assert (s.crop, s.short, s.stride, s.channels, s.dropout, s.auxiliary) == (512, 512, 341, 512, 0.1, 0.4)
+    assert (s.crop, s.short, s.stride, s.channels, s.dropout, s.auxiliary) == (512, 512, 341, width, 0.1, 0.4)
     assert (s.head, s.ratio, s.max_class_share, s.jitter, s.flip) == ("upernet", (0.5, 2.0), 0.75, True, True)
 
 

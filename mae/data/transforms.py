@@ -174,11 +174,14 @@ class _RandomCrop:
         self.sampler = sampler(size, scale=tuple(scale), ratio=tuple(ratio))
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        # v2 draws the crop; calling the kernel spares its dispatch over input types (.15 ms an image).
+        # v2 draws the crop; calling the kernel spares its dispatch over input types (.15 ms an image), and
+        # copying the crop, whole rows at a time, a slower copy inside the kernel (a quarter of its time).
         at = self.sampler.make_params([image])
-        image = functional.resized_crop(
-            image, at["top"], at["left"], at["height"], at["width"], self.size, _BICUBIC, antialias=True
+        bottom, right = at["top"] + at["height"], at["left"] + at["width"]
+        part = image[None, :, at["top"] : bottom, at["left"] : right].contiguous(
+            memory_format=torch.channels_last
         )
+        image = functional.resize_image(part, self.size, _BICUBIC, antialias=True)[0]
         return image.flip(-1) if self.flip and torch.rand(()).item() < 0.5 else image
 
 

@@ -4,7 +4,7 @@ A parameter group may carry `lr_scale`; the loop sets `lr = learning_rate(step) 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,12 +23,38 @@ def warmup_cosine(step: float, *, peak: float, floor: float = 0.0, warmup: int =
     t_initial=total - warmup, warmup_t=warmup, warmup_lr_init=0, lr_min=floor, warmup_prefix=True).
     Raises ValueError if the warm-up does not end before `total`.
     """
-    if not 0 <= warmup < total:
-        raise ValueError(f"the warm-up ({warmup} steps) must end before the schedule does ({total} steps)")
+    _ends_before(warmup, total)
     if step < warmup:
         return peak * step / warmup
     progress = min(1.0, (step - warmup) / (total - warmup))
     return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * progress))
+
+
+def warmup_linear(step: float, *, peak: float, floor: float = 0.0, warmup: int = 0, total: int) -> float:
+    """Learning rate of the 0-based `step`: linear from 0 over `warmup` steps, then linearly to `floor`.
+
+    All in steps; `floor` is reached at `total` and kept (UperNet's schedule, RECIPES.md 4.2). Raises
+    ValueError if the warm-up does not end before `total`.
+    """
+    _ends_before(warmup, total)
+    if step < warmup:
+        return peak * step / warmup
+    return floor + (peak - floor) * (1 - min(1.0, (step - warmup) / (total - warmup)))
+
+
+def warmup_multistep(
+    step: float, *, peak: float, milestones: Sequence[int], gamma: float = 0.1, warmup: int = 0
+) -> float:
+    """Learning rate of the 0-based `step`: linear from 0 over `warmup` steps, then times `gamma` from each
+    milestone (a step) on (ViTDet's schedule, RECIPES.md 4.1)."""
+    if step < warmup:
+        return peak * step / warmup
+    return peak * gamma ** sum(step >= milestone for milestone in milestones)
+
+
+def _ends_before(warmup: int, total: int) -> None:
+    if not 0 <= warmup < total:
+        raise ValueError(f"the warm-up ({warmup} steps) must end before the schedule does ({total} steps)")
 
 
 def adamw(

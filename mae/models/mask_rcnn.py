@@ -123,14 +123,19 @@ class MaskRCNN(nn.Module):
         )
         self.mask_head = MaskRCNNHeads(channels, [channels] * mask_convs, 1, norm_layer=channel_norm)
         self.mask_predictor = MaskRCNNPredictor(channels, channels, num_classes + 1)
-        # Near-zero first predictions, as Detectron's: torchvision's start far from any probability.
-        for layer, std in (
-            (box_predictor.cls_score, 0.01),
-            (box_predictor.bbox_pred, 0.001),
-            (self.mask_predictor.mask_fcn_logits, 0.001),
-        ):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Detectron's first fully connected layer and mask logits; the rest as torchvision has it.
+
+        torchvision's mask logits start at a spread of several units where there are few classes. Detectron's
+        fixed .01 and .001 for the box predictor would make narrow heads wait a hundred steps to learn.
+        """
+        for layer in self.roi.box_head:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_uniform_(layer.weight, a=1)
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.mask_predictor.mask_fcn_logits.weight, std=0.001)
 
     def losses(
         self, maps: Mapping[str, Tensor], targets: Sequence[Mapping[str, Tensor]], size: tuple[int, int]
@@ -147,7 +152,7 @@ class MaskRCNN(nn.Module):
         matched = [each[chosen] for each, chosen in zip(matched, on_object, strict=True)]
         classes = torch.cat([each[chosen] for each, chosen in zip(labels, on_object, strict=True)])
         masks = [each["masks"] for each in targets]
-        losses["loss_mask"] = _mask_loss(self._masks(maps, boxes, classes), masks, boxes, matched)
+        losses["loss_mask"] = mask_loss(self._masks(maps, boxes, classes), masks, boxes, matched)
         return losses
 
     def detect(self, maps: Mapping[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
@@ -177,7 +182,7 @@ class MaskRCNN(nn.Module):
         return _full(logits)[torch.arange(len(classes), device=classes.device), classes]
 
 
-def _mask_loss(
+def mask_loss(
     logits: Tensor, masks: Sequence[Tensor], boxes: Sequence[Tensor], matched: Sequence[Tensor]
 ) -> Tensor:
     """Mean cross-entropy of logits (regions, 28, 28) against each region's cut of its object's mask."""

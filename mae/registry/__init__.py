@@ -4,7 +4,7 @@ from mae.registry.gate import Decision, decide, decide_gain, unjudged
 from mae.registry.models import Registered, register
 from mae.registry.promotion import champion_files, champion_version, conclude, recorded, rollback, summary
 from mae.registry.store import RegistryError
-from mae.registry.weights import load_model, save_dense
+from mae.registry.weights import load_model
 
 __all__ = [
     "Decision",
@@ -19,7 +19,6 @@ __all__ = [
     "recorded",
     "register",
     "rollback",
-    "save_dense",
     "summary",
     "unjudged",
 ]

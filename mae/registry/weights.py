@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mae.tasks.model_file import SIZE_KEYS
+
 KINDS = {"encode": "encoder", "classify": "classifier", "detect": "detector", "segment": "segmenter"}
-# How large the model wants its images: both sides of the padded square, or the shorter side.
-SIZE_KEYS = {"detect": "image_size", "segment": "short"}
 DENSE_KEYS = ("build", "categories", "mean", "std")
 
 
@@ -42,7 +42,7 @@ def load_model(file: Path) -> tuple[Any, dict[str, Any]]:
     The file is safetensors with the JSON `config` in its metadata. A timm ViT under timm's key names: the
     encoder's keys (`name`, `img_size`, overrides, `mean`, `std`) and, for a classifier, `classes` (list of
     str), and optionally `pool` ("avg" as in fine-tuning, or "token") and `crop_pct`. A Detector or Segmenter:
-    what `save_dense` wrote.
+    what `tasks.model_file.save_dense` wrote.
     """
     from safetensors.torch import load_file
 
@@ -55,46 +55,6 @@ def load_model(file: Path) -> tuple[Any, dict[str, Any]]:
     check(state, {name: value.shape for name, value in model.state_dict().items()}, str(file))
     model.load_state_dict(state)
     return model, config
-
-
-def save_dense(
-    file: Path,
-    model: Any,
-    *,
-    task: str,
-    categories: Sequence[Mapping[str, Any]],
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: int,
-) -> None:
-    """Write a Detector ("detect") or Segmenter ("segment") as `load_model` reads it, whole or not at all.
-
-    Args:
-        model: its `settings` go into the config as `build`, its state dict into the file.
-        categories: [{"id", "name"}] in the order of the model's category indices, as in index.json.
-        mean, std: of the images' colours, 3 each, of values 0 to 1.
-        size: in pixels, what evaluation scales images to: the longer side ("detect", config key
-            `image_size`) or the shorter one ("segment", config key `short`).
-
-    Raises ValueError for another task.
-    """
-    from safetensors.torch import save_file
-
-    from mae.interchange import replace
-
-    if task not in SIZE_KEYS:
-        raise ValueError(f"task {task!r}: choose one of {', '.join(SIZE_KEYS)}")
-    config = {
-        "task": task,
-        "build": model.settings,
-        "categories": [{"id": each["id"], "name": each["name"]} for each in categories],
-        "mean": list(mean),
-        "std": list(std),
-        SIZE_KEYS[task]: size,
-    }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    metadata = {"config": json.dumps(config, sort_keys=True)}  # one entry: equal weights give equal bytes
-    replace(file, lambda path: save_file(tensors, path, metadata))
 
 
 def _vit(config: Mapping[str, Any]) -> Any:

@@ -19,6 +19,12 @@ MODULES = {
     "partial": "judge",
     "finetune": "judge",
     "scratch": "judge",
+    "ingest_detect": "data",
+    "shard_detect": "data",
+    "detect": "detect",
+    "ingest_segment": "data",
+    "shard_segment": "data",
+    "segment": "segment",
     "register": "publish",
     "report": "report",
 }
@@ -29,5 +35,6 @@ def run_stage(name: str, params: Params) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it says every figure twice
     module = importlib.import_module(f"mae.stages.{MODULES[name]}")
     getattr(module, name)(params)

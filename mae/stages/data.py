@@ -1,49 +1,118 @@
-"""The stages `ingest` and `shard`: raw images to a manifest, to WebDataset shards with their index."""
+"""The stages `ingest*` and `shard*`: raw images to a manifest, to WebDataset shards with their index.
+
+Three sets go the same way: images, images with boxes (`_detect`) and images with label maps (`_segment`).
+"""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from mae import config
 from mae.config import Params
 from mae.data.demo import write_demo
+from mae.data.demo_ade20k import write_demo_ade20k
+from mae.data.demo_coco import write_demo_coco
+from mae.data.files import write_json
 from mae.data.manifest import open_source, write_listing
+from mae.data.scenes import Look
 from mae.data.shards import write_shards
-from mae.stages.files import INDEX, LISTING_DIR, MANIFEST, SHARDS, require
+from mae.stages.files import DETECTION, IMAGES, NO_SET, SEGMENTATION, DataSet, read_json, require, write_text
 from mae.stages.tracked import stage_folder, tracked
 
-SECTIONS = {"ingest": ("demo", "ingest"), "shard": ("shard",)}
+SECTIONS = {
+    "ingest": ("demo", "ingest"),
+    "shard": ("shard",),
+    "ingest_detect": ("demo", "ingest_detect"),
+    "shard_detect": ("shard_detect",),
+    "ingest_segment": ("demo", "ingest_segment"),
+    "shard_segment": ("shard_segment",),
+}
 _log = logging.getLogger("mae.stages")
 
 
 def ingest(params: Params) -> None:
     """List the source into data/ingest, by names, sizes and times; write the demo first if that is it."""
-    given = params.ingest
-    kind = given.source
-    folder = stage_folder("ingest", params, SECTIONS["ingest"])
-    with tracked("ingest", params, SECTIONS["ingest"], folder=folder) as run:
-        if kind == "demo":
-            kind = "folder"
-            write_demo(Path(given.root).parent, seed=params.seed, **params.demo.model_dump())
-        manifest = write_listing(open_source(kind, given.root, given.val_fraction), LISTING_DIR)
-        counts = {name: split["count"] for name, split in manifest["splits"].items()}
-        run.log(0, {f"images.{name}": count for name, count in counts.items()})
-        run.dataset("raw", digest=manifest["fingerprint"], source=str(given.root), context="ingest")
-        _log.info("listed %s: %s", given.root, ", ".join(f"{c:,} {name}" for name, c in counts.items()))
+
+    def demo(root: Path) -> None:
+        sizes = params.demo.model_dump(include={"train", "val", "size"})
+        write_demo(root.parent, seed=params.seed, log=_log.info, **sizes)
+
+    _ingest("ingest", params, IMAGES, "folder", demo)
+
+
+def ingest_detect(params: Params) -> None:
+    """List images with boxes and masks into data/detect/ingest; their annotations are checked and kept."""
+    _ingest("ingest_detect", params, DETECTION, "coco", _scenes(params, params.demo.detect, write_demo_coco))
+
+
+def ingest_segment(params: Params) -> None:
+    """List images with label maps into data/segment/ingest."""
+    demo = _scenes(params, params.demo.segment, write_demo_ade20k)
+    _ingest("ingest_segment", params, SEGMENTATION, "ade20k", demo)
 
 
 def shard(params: Params) -> None:
     """Copy the listed images into data/shards; what does not decode is left out, named in rejected.json."""
-    require(MANIFEST)
-    folder = stage_folder("shard", params, SECTIONS["shard"])
-    with tracked("shard", params, SECTIONS["shard"], folder=folder) as run:
+    _shard("shard", params, IMAGES)
+
+
+def shard_detect(params: Params) -> None:
+    """Copy images and annotations into data/detect/shards; unsound ones are named in rejected.json."""
+    _shard("shard_detect", params, DETECTION)
+
+
+def shard_segment(params: Params) -> None:
+    """Copy images and label maps into data/segment/shards; unsound ones are named in rejected.json."""
+    _shard("shard_segment", params, SEGMENTATION)
+
+
+def _scenes(params: Params, given: config.Scenes, write: Callable[..., Any]) -> Callable[[Path], None]:
+    sizes = given.model_dump(include={"train", "val", "size"})
+    # The same chance for a digit in every cell, so that scenes differ in how many they hold.
+    look = Look(rows=given.rows, missing=0.3)
+    return lambda root: write(root.parent, seed=params.seed, look=look, log=_log.info, **sizes)
+
+
+def _ingest(
+    stage: str, params: Params, files: DataSet, demo_kind: str, write: Callable[[Path], None]
+) -> None:
+    given = getattr(params, stage)
+    kind = given.source
+    folder = stage_folder(stage, params, SECTIONS[stage])
+    with tracked(stage, params, SECTIONS[stage], folder=folder) as run:
+        if kind == "none":
+            write_text(files.listing / "listing.tsv", "")
+            write_json(files.manifest, NO_SET)
+            return
+        if kind == "demo":
+            kind = demo_kind
+            write(Path(given.root))
+        manifest = write_listing(open_source(kind, given.root, given.val_fraction), files.listing)
+        counts = {name: split["count"] for name, split in manifest["splits"].items()}
+        run.log(0, {f"images.{name}": count for name, count in counts.items()})
+        run.dataset("raw", digest=manifest["fingerprint"], source=str(given.root), context=stage)
+        _log.info("listed %s: %s", given.root, ", ".join(f"{c:,} {name}" for name, c in counts.items()))
+
+
+def _shard(stage: str, params: Params, files: DataSet) -> None:
+    require(files.manifest)
+    folder = stage_folder(stage, params, SECTIONS[stage])
+    with tracked(stage, params, SECTIONS[stage], folder=folder) as run:
+        if read_json(files.manifest) == NO_SET:
+            (files.shards / "tars").mkdir(parents=True, exist_ok=True)
+            write_json(files.index, NO_SET)
+            write_json(files.shards / "rejected.json", {})
+            return
         index = write_shards(
-            LISTING_DIR,
-            SHARDS,
+            files.listing,
+            files.shards,
             folder.parent / "partial",
             seed=params.seed,
             workers=params.runtime.workers,
             log=_log.info,
-            **params.shard.model_dump(),
+            **getattr(params, stage).model_dump(),
         )
         values = {f"images.{name}": split["count"] for name, split in index["splits"].items()}
         run.log(0, values | {"rejected": index["rejected"]["count"]})
-        run.artifact(INDEX)
+        run.artifact(files.index)

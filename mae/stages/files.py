@@ -2,20 +2,41 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mae.data.files import whole
 
-LISTING_DIR = Path("data/ingest")
-MANIFEST = LISTING_DIR / "manifest.json"
-SHARDS = Path("data/shards")
-INDEX = SHARDS / "index.json"
+
+@dataclass(frozen=True)
+class DataSet:
+    """Where the listing and the shards of one set of images lie; `section`: of params.yaml, on its shards."""
+
+    listing: Path
+    shards: Path
+    section: str
+
+    @property
+    def manifest(self) -> Path:
+        return self.listing / "manifest.json"
+
+    @property
+    def index(self) -> Path:
+        return self.shards / "index.json"
+
+
+IMAGES = DataSet(Path("data/ingest"), Path("data/shards"), "shard")
+DETECTION = DataSet(Path("data/detect/ingest"), Path("data/detect/shards"), "shard_detect")
+SEGMENTATION = DataSet(Path("data/segment/ingest"), Path("data/segment/shards"), "shard_segment")
+NO_SET = {"kind": "none"}  # manifest and index of a set that params.yaml says there is not
 MODELS = Path("models")
 PRETRAINED, FINETUNED, SCRATCH = MODELS / "pretrain", MODELS / "finetune", MODELS / "scratch"
 ENCODER = PRETRAINED / "encoder.safetensors"
 METHOD = PRETRAINED / "method.safetensors"
 CLASSIFIER = FINETUNED / "classifier.safetensors"
+DETECTOR = MODELS / "detect" / "detector.safetensors"
+SEGMENTER = MODELS / "segment" / "segmenter.safetensors"
 REPORTS = Path("reports")
 DECISION = REPORTS / "register" / "decision.json"
 

@@ -57,6 +57,49 @@ def partial_curve(path: Path, rows: Sequence[Mapping[str, float]], *, title: str
     _save(figure, path)
 
 
+def compared_curves(
+    path: Path, rows: Sequence[Mapping[str, float]], columns: Mapping[str, str], *, title: str
+) -> None:
+    """Losses of several trainings over steps; columns: what each is called -> its column."""
+    figure, axes = _figure()
+    for (name, column), colour in zip(columns.items(), (ACCENT, SECOND), strict=False):
+        _line(axes[0], [(r["step"], r[column]) for r in rows if column in r], colour, label=name)
+    axes[0].set(xlabel="step", ylabel="loss", title=title)
+    axes[0].legend(frameon=False)
+    _save(figure, path)
+
+
+def precision_recall(path: Path, rows: Sequence[Mapping[str, float]], *, title: str) -> None:
+    """Precision over recall at IoU .5, at .75, and the mean over COCO's ten thresholds."""
+    figure, axes = _figure()
+    names = {"precision_50": "IoU .50", "precision_75": "IoU .75", "precision": "IoU .50 to .95"}
+    for (column, name), colour in zip(names.items(), (SECOND, INK, ACCENT), strict=True):
+        _line(axes[0], [(row["recall"], row[column]) for row in rows], colour, label=name)
+    axes[0].set(xlabel="recall", ylabel="precision", title=title, xlim=(0, 1), ylim=(0, 1.02))
+    axes[0].legend(frameon=False)
+    _save(figure, path)
+
+
+def class_bars(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """IoU of each class, best first; the first and last 30 of more than 60."""
+    ranked = sorted(rows, key=lambda row: row["IoU"])
+    ranked = ranked if len(ranked) <= 60 else [*ranked[:30], *ranked[-30:]]
+    figure, axes = _pyplot().subplots(figsize=(6.4, 1.2 + 0.22 * len(ranked)), layout="constrained")
+    axes.barh([row["class"] for row in ranked], [100 * row["IoU"] for row in ranked], color=ACCENT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set(xlabel="IoU, %", title=title)
+    _save(figure, path)
+
+
+def empty(path: Path, why: str) -> None:
+    """A picture that says why there is none."""
+    figure, axes = _figure()
+    axes[0].set_axis_off()
+    axes[0].text(0.5, 0.5, why, ha="center", va="center", color=INK, fontsize=8)
+    _save(figure, path)
+
+
 def panels(path: Path, pictures: Any, columns: Sequence[str], *, caption: str) -> None:
     """Rows of named pictures side by side.
 
@@ -106,8 +149,17 @@ def _grid(rows: int, columns: int, aspect: float) -> tuple[Any, Any]:
     return _pyplot().subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
-def _line(axis: Any, points: Sequence[tuple[float, float]], colour: str, marker: str = "") -> None:
-    axis.plot([x for x, _ in points], [y for _, y in points], color=colour, marker=marker, linewidth=1.4)
+def _line(
+    axis: Any, points: Sequence[tuple[float, float]], colour: str, marker: str = "", label: str | None = None
+) -> None:
+    axis.plot(
+        [x for x, _ in points],
+        [y for _, y in points],
+        color=colour,
+        marker=marker,
+        linewidth=1.4,
+        label=label,
+    )
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mae import config, distributed, interchange
 from mae.config import Params
-from mae.data import loaders, transforms
+from mae.data import transforms
 from mae.data.index import Split
 from mae.data.plan import Plan
 from mae.engine.loop import Fitted, fit
@@ -84,18 +84,13 @@ def _batches(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Inputs of method.forward from step `start` on: views (n, C, H, W) on the device, then the noise."""
     params, p = at_work.params, at_work.params.pretrain
-    batches = loaders.training_batches(
+    batches = at_work.training_batches(
         train,
         transforms.pretraining(params.encoder.img_size, scale=p.crop_scale, flip=p.flip),
-        global_batch=p.batch_size,
+        p,
         start=start,
         stop=steps,
-        seed=params.seed,
         attempt=attempt,
-        accumulate=p.accumulate,
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-        workers=params.runtime.workers,
         views=method.views,
         noise_shape=method.noise_shape,
     )

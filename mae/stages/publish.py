@@ -1,15 +1,25 @@
-"""The stage `register`: encoder and classifier into the MLflow registry, and through the gate."""
+"""The stage `register`: the models into the MLflow registry, and through the gate."""
 
 import logging
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from mae import config, registry, tracking
 from mae.config import Params
 from mae.data.files import write_json
 from mae.data.index import Index
-from mae.stages.files import CLASSIFIER, DECISION, ENCODER, IMAGES, require
+from mae.stages.files import (
+    CLASSIFIER,
+    DECISION,
+    DETECTION,
+    DETECTOR,
+    ENCODER,
+    IMAGES,
+    SEGMENTATION,
+    SEGMENTER,
+    require,
+)
+from mae.stages.gates import classification, detection, segmentation
 from mae.stages.tracked import parent_file, stage_folder, tracked, tracking_uri
 
 SECTIONS = {"register": ("registry",)}
@@ -17,44 +27,65 @@ _log = logging.getLogger("mae.stages")
 
 
 def register(params: Params) -> None:
-    """Put the models into the registry, once each, and promote them if the gate says so.
+    """Put the models into the registry, once each, and promote those for which the gate says so.
 
+    Encoder and classifier belong together; the detector and the segmenter each have a champion of their own.
     Always runs, so that a fresh registry is filled on a cache hit too; what the registry holds already is
     neither logged nor judged again.
     """
     require(ENCODER), require(IMAGES.index)
     folder = stage_folder("register", params, SECTIONS["register"])
-    uri, given = tracking_uri(params), params.registry
+    given = params.registry
+    together: dict[str, dict[str, tuple[str, Path]]] = {
+        "encoder": {"encoder": (given.encoder, ENCODER), "classifier": (given.classifier, CLASSIFIER)},
+        "detector": {"detector": (given.detector, DETECTOR)},
+        "segmenter": {"segmenter": (given.segmenter, SEGMENTER)},
+    }
+    files = {"encoder": IMAGES, "detector": DETECTION, "segmenter": SEGMENTATION}
     with tracked("register", params, SECTIONS["register"], folder=folder) as run:
-        index = Index.open(IMAGES.shards)
-        models = {"encoder": (given.encoder, ENCODER)}
-        if CLASSIFIER.is_file():
-            models["classifier"] = (given.classifier, CLASSIFIER)
-        candidate = registry.register(
-            uri=uri,
-            experiment=params.runtime.experiment,
-            models=models,
-            example=_example(index),
-            tags=_lineage(params, index),
-            run_id=run.id,
-            pool=params.knn.pool,
-        )
-        if all(model.judged for model in candidate.values()):
-            outcome = registry.recorded(uri, candidate)
-            _log.info("unchanged: %s", outcome["reason"])
-        else:
-            outcome = registry.conclude(uri, candidate, _decision(params, index, uri))
+        outcomes = {}
+        for kind, models in together.items():
+            there = {name: model for name, model in models.items() if model[1].is_file()}
+            if there:
+                outcomes[kind] = _registered(params, kind, there, Index.open(files[kind].shards), run.id)
         DECISION.parent.mkdir(parents=True, exist_ok=True)
-        write_json(DECISION, outcome)
-        run.tags({"decision": outcome["reason"]})
+        write_json(DECISION, outcomes)
+        run.tags({f"decision.{kind}": outcome["reason"] for kind, outcome in outcomes.items()})
         run.artifact(DECISION)
     tracking.close_parent(parent_file(params))
 
 
-def rollback(params: Params) -> None:
-    """Make the previous champions the champions again."""
-    names = [params.registry.encoder, params.registry.classifier]
-    for row in registry.rollback(tracking_uri(params), names):
+def _registered(
+    params: Params, kind: str, models: dict[str, tuple[str, Path]], index: Index, run_id: str
+) -> dict[str, Any]:
+    """Register models that belong together and let the gate decide, if it has not; what came of it."""
+    uri = tracking_uri(params)
+    candidate = registry.register(
+        uri=uri,
+        experiment=params.runtime.experiment,
+        models=models,
+        example=_example(index),
+        tags=_lineage(params, index),
+        run_id=run_id,
+        pool=params.knn.pool,
+    )
+    if all(model.judged for model in candidate.values()):
+        outcome = registry.recorded(uri, candidate)
+        _log.info("%s: unchanged: %s", kind, outcome["reason"])
+        return outcome
+    gate = {"encoder": classification, "detector": detection, "segmenter": segmentation}[kind]
+    return registry.conclude(uri, candidate, gate(params, uri))
+
+
+def rollback(params: Params, kind: str = "encoder") -> None:
+    """Make the previous champions the champions again: of encoder and classifier, detector or segmenter."""
+    uri, given = tracking_uri(params), params.registry
+    names = {
+        "encoder": [given.encoder, given.classifier],
+        "detector": [given.detector],
+        "segmenter": [given.segmenter],
+    }[kind]
+    for row in registry.rollback(uri, names):
         print(f"{row['name']} version {row['version']}: {', '.join(row['aliases'])}")
 
 
@@ -64,49 +95,6 @@ def sync(params: Params) -> None:
     for directory in left:
         print(f"still waiting: {directory}")
     print("everything is delivered" if not left else f"{len(left)} run(s) left; run `mae sync` again")
-
-
-def _decision(params: Params, index: Index, uri: str) -> registry.Decision:
-    given = params.registry
-    champion = registry.champion_files(uri, given.classifier)
-    if not CLASSIFIER.is_file():
-        return registry.unjudged(first=registry.champion_version(uri, given.encoder) is None)
-    return registry.decide(
-        _correct(params, index, CLASSIFIER),
-        None if champion is None else _correct(params, index, champion),
-        min_gain=given.min_gain,
-        confidence=given.confidence,
-        seed=params.seed,
-    )
-
-
-def _correct(params: Params, index: Index, classifier: Path) -> np.ndarray:
-    """(N,) bool over val in row order: whether the classifier names the right class.
-
-    By name, so that a champion of fewer classes than the data has by now is judged on the same samples.
-    """
-    import torch
-
-    from mae.data.loaders import evaluation_batches
-    from mae.data.transforms import Normalize, evaluation
-
-    device = "cuda" if torch.cuda.is_available() and params.runtime.device != "cpu" else "cpu"
-    model, about = registry.load_model(classifier)
-    model.to(device).eval()
-    normalize = Normalize(about["mean"], about["std"]).to(device)
-    known, right = np.array(about["classes"]), []
-    batches = evaluation_batches(
-        index.split("val"),
-        evaluation(about["img_size"], crop_pct=about.get("crop_pct")),
-        batch_size=256,
-        workers=params.runtime.workers,
-        max_skipped=params.shard.max_rejected,
-    )
-    with torch.inference_mode():
-        for batch in batches:
-            best = model(normalize(batch["images"].to(device))).argmax(1).cpu().numpy()
-            right.append(known[best] == np.array(index.classes)[batch["labels"].numpy()])
-    return np.concatenate(right)
 
 
 def _example(index: Index) -> bytes:

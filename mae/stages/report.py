@@ -1,10 +1,6 @@
 """The stage `report`: reports/report.md and report.html from what the other stages wrote. Never by hand."""
 
-import base64
-import html
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +9,15 @@ from mae.confidence import paired_gain
 from mae.config import Params
 from mae.stages.files import (
     FINETUNED,
-    INDEX,
-    MANIFEST,
+    IMAGES,
     REPORTS,
     SCRATCH,
     read_json,
     write_text,
 )
 from mae.stages.plots import read_csv
+from mae.stages.report_dense import DENSE, dense_section, dense_summary
+from mae.stages.report_text import gain, page, percent, table
 from mae.stages.tracked import stage_folder, tracked
 
 JUDGED = ("knn", "linear", "attentive", "partial", "finetune", "scratch")
@@ -53,7 +50,7 @@ def report(params: Params) -> None:
 
 
 def _write(params: Params) -> None:
-    results = {name: read_json(REPORTS / name / "metrics.json") for name in ("pretrain", *JUDGED)}
+    results = {name: read_json(REPORTS / name / "metrics.json") for name in ("pretrain", *JUDGED, *DENSE)}
     if "skipped" not in results["finetune"]:
         results["finetune"] |= _gain_over_scratch(params)
     sections = [
@@ -61,6 +58,7 @@ def _write(params: Params) -> None:
         *_summary(params, results),
         *_results(params, results),
         *_partial(results["partial"]),
+        *(part for stage in DENSE for part in dense_section(stage, results[stage], params)),
         *_pretraining(params, results["pretrain"]),
         *_data(),
         *_registry(),
@@ -68,7 +66,7 @@ def _write(params: Params) -> None:
     ]
     text = "\n\n".join(sections) + "\n"
     write_text(REPORTS / "report.md", text)
-    write_text(REPORTS / "report.html", _page(params.report.title, text))
+    write_text(REPORTS / "report.html", page(params.report.title, text, REPORTS))
 
 
 def _summary(params: Params, results: dict[str, Any]) -> Iterator[str]:
@@ -80,22 +78,26 @@ def _summary(params: Params, results: dict[str, Any]) -> Iterator[str]:
         f"{params.pretrain.mask_ratio:g}."
     )
     if "skipped" in results["knn"]:
-        yield f"**Not judged**: {results['knn']['skipped']}"
-        return
-    lines = []
+        yield f"**Not judged by classification**: {results['knn']['skipped']}"
+    lines = [] if "skipped" in results["knn"] else list(_classified(results))
+    lines += filter(None, (dense_summary(stage, results[stage]) for stage in DENSE))
+    if lines:
+        yield "\n".join(lines)
+
+
+def _classified(results: dict[str, Any]) -> Iterator[str]:
     for name in ("knn", "linear", "attentive"):
         r = results[name]
         against = ""
         if "gain" in r:
-            against = f" against {_percent(r['random_top1'])} for the same encoder at random initialisation"
-            against += f" ({_gain(r)})"
-        lines.append(f"* {NAMES[name]} on frozen features: **{_percent(r['top1'])}**{against}.")
+            against = f" against {percent(r['random_top1'])} for the same encoder at random initialisation"
+            against += f" ({gain(r)})"
+        yield f"* {NAMES[name]} on frozen features: **{percent(r['top1'])}**{against}."
     finetuned, scratch = results["finetune"], results["scratch"]
-    lines.append(
-        f"* {NAMES['finetune']} with {_labels(finetuned)}: **{_percent(finetuned['top1'])}** against "
-        f"{_percent(scratch['top1'])} from scratch with {_labels(scratch)} ({_gain(finetuned)})."
+    yield (
+        f"* {NAMES['finetune']} with {_labels(finetuned)}: **{percent(finetuned['top1'])}** against "
+        f"{percent(scratch['top1'])} from scratch with {_labels(scratch)} ({gain(finetuned)})."
     )
-    yield "\n".join(lines)
 
 
 def _results(params: Params, results: dict[str, Any]) -> Iterator[str]:
@@ -113,11 +115,11 @@ def _results(params: Params, results: dict[str, Any]) -> Iterator[str]:
                 f"{100 * r['top1']:.1f}",
                 f"{100 * r['top1_low']:.1f} to {100 * r['top1_high']:.1f}",
                 f"{100 * r['random_top1']:.1f}" if "random_top1" in r else "",
-                _gain(r) if "gain" in r else "",
+                gain(r) if "gain" in r else "",
                 f"{paper[name]:.1f}" if name in paper else "",
             ]
         )
-    yield _table(rows)
+    yield table(rows)
     yield (
         f"Top-1 over all {results['finetune']['samples']:,} validation images; intervals and gains by "
         "bootstrap over them (gains: paired, against random initialisation or, for fine-tuning, against "
@@ -134,7 +136,7 @@ def _partial(result: dict[str, Any]) -> Iterator[str]:
     for row in read_csv(REPORTS / "partial" / "blocks.csv"):
         interval = f"{100 * row['top1_low']:.1f} to {100 * row['top1_high']:.1f}"
         rows.append([f"{row['blocks']:g}", f"{100 * row['top1']:.1f}", interval])
-    yield _table(rows)
+    yield table(rows)
     yield "![Top-1 over fine-tuned blocks](partial/blocks.png)"
 
 
@@ -147,12 +149,12 @@ def _pretraining(params: Params, result: dict[str, Any]) -> Iterator[str]:
 
 
 def _data() -> Iterator[str]:
-    manifest, index = read_json(MANIFEST), read_json(INDEX)
+    manifest, index = read_json(IMAGES.manifest), read_json(IMAGES.index)
     yield "## Data"
     rows = [["split", "images", "shards", "bytes"]]
     for name, split in index["splits"].items():
         rows.append([name, f"{split['count']:,}", f"{len(split['shards'])}", f"{split['bytes']:,}"])
-    yield _table(rows)
+    yield table(rows)
     yield (
         f"Source: {manifest['kind']}, {len(index['classes'])} classes; fingerprint of its content "
         f"`{index['fingerprint'][:16]}`; {index['rejected']['count']} unreadable image(s) left out."
@@ -163,9 +165,10 @@ def _registry() -> Iterator[str]:
     decision = read_json(REPORTS / "register" / "decision.json")
     yield "## Registry"
     rows = [["model", "version", "aliases"]]
-    rows += [[m["name"], str(m["version"]), ", ".join(m["aliases"])] for m in decision["models"]]
-    yield _table(rows)
-    yield decision["reason"]
+    for outcome in decision.values():
+        rows += [[m["name"], str(m["version"]), ", ".join(m["aliases"])] for m in outcome["models"]]
+    yield table(rows)
+    yield "\n".join(f"* {kind}: {outcome['reason']}" for kind, outcome in decision.items())
 
 
 def _cost(results: dict[str, Any]) -> Iterator[str]:
@@ -184,7 +187,7 @@ def _cost(results: dict[str, Any]) -> Iterator[str]:
                 f"`{run['run_id']}`",
             ]
         )
-    yield _table(rows)
+    yield table(rows)
     yield "Seconds from the stage's start to its end, a resumed stage's last part only."
 
 
@@ -196,7 +199,7 @@ def _gain_over_scratch(params: Params) -> dict[str, float]:
 
 
 def _paper(params: Params) -> dict[str, float]:
-    index = read_json(INDEX)
+    index = read_json(IMAGES.index)
     same = not params.encoder.overrides and len(index["classes"]) == 1000
     return PAPER.get(params.encoder.name, {}) if same else {}
 
@@ -204,38 +207,3 @@ def _paper(params: Params) -> dict[str, float]:
 def _labels(result: dict[str, Any]) -> str:
     count = result.get("labels_per_class")
     return f"{count} labels per class" if count else "all labels"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _gain(r: dict[str, float]) -> str:
-    return f"{100 * r['gain']:+.1f} points, 95 % {100 * r['gain_low']:+.1f} to {100 * r['gain_high']:+.1f}"
-
-
-def _table(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #24292f }
-table { border-collapse: collapse; display: block; overflow-x: auto }
-th, td { border: 1px solid #d0d7de; padding: .3rem .7rem; text-align: left }
-img { max-width: 100% }
-"""
-
-
-def _page(title: str, text: str) -> str:
-    from markdown_it import MarkdownIt
-
-    body = MarkdownIt("commonmark").enable("table").render(text)
-    body = re.sub(r'src="([^"]+\.png)"', lambda found: f'src="{_inline(REPORTS / found[1])}"', body)
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}</body></html>\n'
-
-
-def _inline(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()

@@ -16,11 +16,11 @@ from mae import distributed, tracking
 from mae.config import Params
 from mae.data.files import write_json
 from mae.data.index import Index, Split
-from mae.data.loaders import evaluation_batches
+from mae.data.loaders import evaluation_batches, training_batches
 from mae.data.transforms import Normalize, evaluation
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import Interrupted
-from mae.stages.files import REPORTS, SHARDS, require
+from mae.stages.files import IMAGES, REPORTS, DataSet, require
 from mae.stages.tracked import stage_folder, tracked
 
 
@@ -34,11 +34,17 @@ class Session:
     device: torch.device
     index: Index
     run: tracking.Run
+    files: DataSet
 
     @property
     def can_judge(self) -> bool:
         """Whether there are labels, and a validation split to ask about."""
         return bool(self.index.classes) and "val" in self.index.about["splits"]
+
+    @property
+    def max_skipped(self) -> int:
+        """How many samples of the set may turn out undecodable."""
+        return getattr(self.params, self.files.section).max_rejected
 
     @property
     def normalize(self) -> Normalize:
@@ -61,7 +67,39 @@ class Session:
             rank=0 if alone else distributed.rank(),
             world=1 if alone else distributed.world_size(),
             workers=0 if alone else self.params.runtime.workers,
-            max_skipped=self.params.shard.max_rejected,
+            max_skipped=self.max_skipped,
+        )
+
+    def training_batches(
+        self,
+        split: Split,
+        transform: Callable[..., Any],
+        settings: Any,
+        *,
+        start: int,
+        stop: int,
+        attempt: int,
+        **options: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """This rank's part of the steps [start, stop) of a training with these settings.
+
+        settings: a section of params.yaml with `batch_size` and `accumulate`; options: more arguments of
+        `loaders.training_batches` (rows, views, noise_shape, target ...).
+        """
+        return training_batches(
+            split,
+            transform,
+            global_batch=settings.batch_size,
+            start=start,
+            stop=stop,
+            seed=self.params.seed,
+            attempt=attempt,
+            accumulate=settings.accumulate,
+            rank=distributed.rank(),
+            world=distributed.world_size(),
+            workers=self.params.runtime.workers,
+            max_skipped=self.max_skipped,
+            **options,
         )
 
     def checkpoints(self, name: str = "training") -> Checkpoints:
@@ -115,7 +153,12 @@ def encoder_config(params: Params) -> dict[str, Any]:
 
 @contextmanager
 def session(
-    stage: str, params: Params, sections: Sequence[str], *, inputs: Sequence[str] = ()
+    stage: str,
+    params: Params,
+    sections: Sequence[str],
+    *,
+    files: DataSet = IMAGES,
+    inputs: Sequence[str] = (),
 ) -> Iterator[Session]:
     """Open a training stage: its sections of params.yaml and its inputs' digests name its resume folder.
 
@@ -128,7 +171,7 @@ def session(
         # The loader's processes need cores too; idle threads that spin on them cost a sixth of the speed.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - runtime.workers))
     try:
-        index = _open_index(params)
+        index = _open_index(params, files)
         folder = stage_folder(stage, params, sections, [index.digest, *inputs])
         trainings = sorted((folder / "checkpoints").glob("*/"), key=lambda path: path.stat().st_mtime)
         opened = tracked(
@@ -142,18 +185,18 @@ def session(
             interruptions=(Interrupted, KeyboardInterrupt),
         )
         with opened as run:
-            run.dataset("shards", digest=index.digest, source=str(SHARDS / "index.json"), context=stage)
-            yield Session(stage, params, folder, device, index, run)
+            run.dataset("shards", digest=index.digest, source=str(files.index), context=stage)
+            yield Session(stage, params, folder, device, index, run, files)
             if distributed.is_main():
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     finally:
         distributed.shutdown()
 
 
-def _open_index(params: Params) -> Index:
+def _open_index(params: Params, files: DataSet) -> Index:
     """The shards: their sizes checked, and their bytes where they were not checked before."""
-    require(SHARDS / "index.json")
-    index = Index.open(SHARDS)
+    require(files.index)
+    index = Index.open(files.shards)
     if distributed.local_rank() == 0:
         stamps = Path(params.runtime.work_dir) / "verified.json"
         stamps.parent.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 
-from mae import config, distributed, interchange
+from mae import config, interchange
 from mae.config import Params
-from mae.data import loaders, transforms
+from mae.data import transforms
 from mae.data.plan import Plan
 from mae.stages.files import CLASSIFIER, ENCODER, require
 from mae.stages.session import Session, encoder_config
@@ -107,21 +107,14 @@ def _batches(
     start: int,
     attempt: int,
 ) -> Iterator[dict[str, Any]]:
-    params = at_work.params
-    return loaders.training_batches(
+    return at_work.training_batches(
         at_work.index.split("train"),
-        _augmentation(params, PROTOCOLS[protocol].augmentation, settings),
-        rows=rows,
-        global_batch=settings.batch_size,
+        _augmentation(at_work.params, PROTOCOLS[protocol].augmentation, settings),
+        settings,
         start=start,
         stop=steps,
-        seed=params.seed,
         attempt=attempt,
-        accumulate=settings.accumulate,
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-        workers=params.runtime.workers,
-        max_skipped=params.shard.max_rejected,
+        rows=rows,
     )
 
 

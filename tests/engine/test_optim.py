@@ -5,7 +5,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from mae.engine.optim import adamw, lars, scaled_lr, sgd, warmup_cosine
+from mae.engine.optim import adamw, lars, scaled_lr, sgd, warmup_cosine, warmup_linear, warmup_multistep
 from mae.methods import METHODS
 from mae.models import encoder
 
@@ -100,3 +100,18 @@ def test_a_frozen_model_is_nothing_to_train(make):
 def test_layer_decay_needs_to_know_the_layers():
     with pytest.raises(ValueError, match="group_matcher"):
         adamw(nn.Linear(2, 2), lr=0.1, layer_decay=0.75)
+
+
+def test_vitdets_schedule_warms_up_and_falls_tenfold_at_each_milestone():
+    rate = {"peak": 1e-4, "milestones": (163_889, 177_546), "warmup": 250}
+    wanted = {0: 0.0, 125: 5e-5, 250: 1e-4, 163_888: 1e-4, 163_889: 1e-5, 177_546: 1e-6, 184_374: 1e-6}
+    for step, value in wanted.items():
+        assert warmup_multistep(step, **rate) == pytest.approx(value, rel=1e-12), step
+
+
+def test_upernets_schedule_warms_up_and_falls_linearly_to_zero():
+    rate = {"peak": 1e-4, "warmup": 1500, "total": 160_000}
+    for step, value in {0: 0.0, 750: 5e-5, 1500: 1e-4, 80_750: 5e-5, 160_000: 0.0, 170_000: 0.0}.items():
+        assert warmup_linear(step, **rate) == pytest.approx(value, rel=1e-12), step
+    with pytest.raises(ValueError, match="warm-up"):
+        warmup_linear(0, peak=1, warmup=10, total=10)

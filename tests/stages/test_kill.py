@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from stages.test_run import OURS_TO_SET, TINY, run
+from stages.tiny import OURS_TO_SET, TINY, run
 
 from mae import config, recipe
 

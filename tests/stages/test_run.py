@@ -6,49 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stages.tiny import ORDER, TINY, run
 
 from mae import config, recipe
-from mae.stages import MODULES, run_stage
-
-TINY = [
-    "runtime.workers=0",
-    "runtime.log_every=2",
-    "runtime.checkpoint_every=2",
-    "runtime.device=cpu",
-    "demo={train: 60, val: 20, size: 36}",
-    "encoder={img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
-    "mae={decoder_embed_dim: 16, decoder_depth: 1, decoder_num_heads: 2}",
-    "pretrain={epochs: 2, batch_size: 20, warmup_epochs: 1, probe: {every_epochs: 1, samples: 20}}",
-    "partial={blocks: [0, 0.5, 2], epochs: [1], batch_size: 10, warmup_epochs: 0, labels_per_class: 2}",
-    *(
-        f"{stage}={{epochs: 2, batch_size: 10, warmup_epochs: 0, labels_per_class: 2}}"
-        for stage in ("linear", "attentive", "finetune", "scratch")
-    ),
-]
-ORDER = tuple(MODULES)
-# What a stage takes from the environment where it is set (another test may have set it).
-OURS_TO_SET = ("MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")
-
-
-@pytest.fixture(scope="module")
-def ran(project, tmp_path_factory, migrated_store):
-    """A directory in which every stage ran once, and its params."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    shutil.copy(project / "params.yaml", folder / "params.yaml")
-    list(recipe.lay(None, TINY, onto=folder / "params.yaml"))
-    shutil.copy(migrated_store, folder / "mlflow.db")
-    params = config.load(folder / "params.yaml")
-    run(folder, params, *ORDER)
-    return folder, params
-
-
-def run(folder: Path, params: config.Params, *stages: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for name in OURS_TO_SET:
-            patch.delenv(name, raising=False)
-        for stage in stages:
-            run_stage(stage, params)
 
 
 def metrics(folder: Path, stage: str) -> dict:
@@ -87,7 +47,7 @@ def test_the_report_tells_what_was_measured(ran):
     for name in json.loads((folder / "data/ingest/manifest.json").read_text())["splits"]:
         assert name in report
     page = (folder / "reports/report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 9
     assert 'src="http' not in page
 
 
@@ -96,8 +56,11 @@ def test_the_first_model_is_champion_and_an_unchanged_one_is_not_judged_again(ra
     decision = folder / "reports/register/decision.json"
     before = decision.read_bytes()
     found = json.loads(before)
-    assert found["promote"]
-    assert {alias for model in found["models"] for alias in model["aliases"]} >= {"champion", "challenger"}
+    assert set(found) == {"encoder", "detector", "segmenter"}
+    for outcome in found.values():
+        assert outcome["promote"]
+        aliases = {alias for model in outcome["models"] for alias in model["aliases"]}
+        assert aliases >= {"champion", "challenger"}
     run(folder, params, "register")
     assert decision.read_bytes() == before
 
@@ -145,8 +108,9 @@ def test_images_without_labels_are_pretrained_on_and_not_judged(ran, project, mi
     shutil.copy(project / "params.yaml", tmp_path / "params.yaml")
     shutil.copy(migrated_store, tmp_path / "mlflow.db")
     flat = ["ingest={source: flat, root: images, val_fraction: 0.2}", "pretrain.batch_size=10"]
+    flat += ["ingest_detect.source=none", "ingest_segment.source=none"]
     list(recipe.lay(None, [*TINY, *flat], onto=tmp_path / "params.yaml"))
     run(tmp_path, config.load(tmp_path / "params.yaml"), *ORDER)
     assert "no labels" in (tmp_path / "reports/report.md").read_text()
     assert (tmp_path / "models/pretrain/encoder.safetensors").is_file()
-    assert json.loads((tmp_path / "reports/register/decision.json").read_text())["models"]
+    assert json.loads((tmp_path / "reports/register/decision.json").read_text())["encoder"]["models"]

@@ -1,16 +1,8 @@
-"""`params.yaml` as typed, frozen values. An unknown, missing or ill-typed key is an error that names it.
+"""The sections of `params.yaml` about images, pretraining, classification, and the registry."""
 
-A section has the name of the stage that reads it. Only stages and `__main__` see these values.
-"""
-
-import hashlib
-import json
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from mae.yaml_files import InvalidParams, read_yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -40,10 +32,23 @@ class Runtime(Section):
     keep_checkpoints: Positive
 
 
-class Demo(Section):
+class Scenes(Section):
+    """How many of the demo's scenes, how wide in pixels, with digits in rows x rows cells."""
+
     train: Positive
     val: Positive
     size: Positive
+    rows: Positive
+
+
+class Demo(Section):
+    """What the embedded demo writes: images of one class each, and larger scenes for the dense tasks."""
+
+    train: Positive
+    val: Positive
+    size: Positive
+    detect: Scenes
+    segment: Scenes
 
 
 class Ingest(Section):
@@ -84,24 +89,29 @@ class Input(Section):
     std: Colour
 
 
-class Training(Section):
+class Steps(Section):
     """What every training has. `batch_size` is global: all devices and accumulated steps together."""
 
     batch_size: Positive
     accumulate: Positive
     base_lr: Rate
-    min_lr: Rate
-    warmup_epochs: Rate
     weight_decay: Rate
     precision: Precision
     clip_grad: Annotated[float, Field(gt=0)] | None
     compile: bool
 
     @model_validator(mode="after")
-    def _accumulates_evenly(self) -> "Training":
+    def _accumulates_evenly(self) -> "Steps":
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
         return self
+
+
+class Training(Steps):
+    """A training that is counted in epochs."""
+
+    min_lr: Rate
+    warmup_epochs: Rate
 
     @model_validator(mode="after")
     def _warms_up_before_the_end(self) -> "Training":
@@ -189,8 +199,12 @@ class Partial(Augmented):
 
 
 class Registry(Section):
+    """Names of the registered models, and what the gate asks of a challenger."""
+
     encoder: str
     classifier: str
+    detector: str
+    segmenter: str
     min_gain: Fraction
     confidence: Decay
 
@@ -198,52 +212,3 @@ class Registry(Section):
 class Report(Section):
     title: str
     pictures: Positive
-
-
-class Params(Section):
-    seed: Count
-    runtime: Runtime
-    demo: Demo
-    ingest: Ingest
-    shard: Shard
-    input: Input
-    encoder: Encoder
-    pretrain: Pretrain
-    mae: MAE
-    knn: KNN
-    linear: Linear
-    attentive: Probe
-    partial: Partial
-    finetune: FineTune
-    scratch: FineTune
-    registry: Registry
-    report: Report
-
-
-def parse(values: dict[str, Any], origin: str = "params") -> Params:
-    """Check plain values and freeze them; raises InvalidParams with every fault at once."""
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        faults = [f"  {'.'.join(map(str, e['loc']))}: {_explain(e)}" for e in error.errors()]
-        raise InvalidParams(f"{origin}: {len(faults)} to correct\n" + "\n".join(faults)) from None
-
-
-def load(path: str | Path = "params.yaml") -> Params:
-    """The parameters of a run."""
-    return parse(read_yaml(Path(path)), str(path))
-
-
-def digest(*values: Any) -> str:
-    """16 hex digits that stand for these values; the name of a stage's resume folder is made of them."""
-    plain = [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in values]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _explain(error: Any) -> str:
-    known = {
-        "missing": "missing; it has no default",
-        "extra_forbidden": "unknown key; remove it or correct it",
-        "value_error": str(error.get("ctx", {}).get("error", "")),
-    }
-    return known.get(error["type"], f"{error['msg']}, found {error['input']!r}")

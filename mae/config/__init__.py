@@ -1,0 +1,108 @@
+"""`params.yaml` as typed, frozen values. An unknown, missing or ill-typed key is an error that names it.
+
+A section has the name of the stage that reads it. Only stages and `__main__` see these values.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mae.config.dense import Dense, Detect, IngestDetect, IngestSegment, Segment, ShardAnnotated
+from mae.config.sections import (
+    KNN,
+    MAE,
+    Augmented,
+    Count,
+    Demo,
+    Encoder,
+    FineTune,
+    Ingest,
+    Input,
+    Linear,
+    Partial,
+    Pretrain,
+    Probe,
+    Registry,
+    Report,
+    Runtime,
+    Scenes,
+    Section,
+    Shard,
+)
+from mae.yaml_files import InvalidParams, read_yaml
+
+__all__ = [
+    "Augmented",
+    "Dense",
+    "Detect",
+    "FineTune",
+    "IngestDetect",
+    "IngestSegment",
+    "InvalidParams",
+    "Params",
+    "Probe",
+    "Scenes",
+    "Segment",
+    "digest",
+    "load",
+    "parse",
+    "read_yaml",
+]
+
+
+class Params(Section):
+    seed: Count
+    runtime: Runtime
+    demo: Demo
+    ingest: Ingest
+    shard: Shard
+    input: Input
+    encoder: Encoder
+    pretrain: Pretrain
+    mae: MAE
+    knn: KNN
+    linear: Linear
+    attentive: Probe
+    partial: Partial
+    finetune: FineTune
+    scratch: FineTune
+    ingest_detect: IngestDetect
+    shard_detect: ShardAnnotated
+    detect: Detect
+    ingest_segment: IngestSegment
+    shard_segment: ShardAnnotated
+    segment: Segment
+    registry: Registry
+    report: Report
+
+
+def parse(values: dict[str, Any], origin: str = "params") -> Params:
+    """Check plain values and freeze them; raises InvalidParams with every fault at once."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        faults = [f"  {'.'.join(map(str, e['loc']))}: {_explain(e)}" for e in error.errors()]
+        raise InvalidParams(f"{origin}: {len(faults)} to correct\n" + "\n".join(faults)) from None
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """The parameters of a run."""
+    return parse(read_yaml(Path(path)), str(path))
+
+
+def digest(*values: Any) -> str:
+    """16 hex digits that stand for these values; the name of a stage's resume folder is made of them."""
+    plain = [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in values]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _explain(error: Any) -> str:
+    known = {
+        "missing": "missing; it has no default",
+        "extra_forbidden": "unknown key; remove it or correct it",
+        "value_error": str(error.get("ctx", {}).get("error", "")),
+    }
+    return known.get(error["type"], f"{error['msg']}, found {error['input']!r}")

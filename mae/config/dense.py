@@ -1,0 +1,102 @@
+"""The sections of `params.yaml` about the dense tasks: detection and segmentation, and their data."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mae.config.sections import Count, Pair, Positive, Rate, Section, Steps
+
+LayerDecay = Annotated[float, Field(gt=0, le=1)] | None
+
+
+class IngestDetect(Section):
+    """source `none`: there is no such data, and the stages that need it are passed over."""
+
+    source: Literal["demo", "coco", "none"]
+    root: str
+    val_fraction: Annotated[float, Field(ge=0, lt=1)]
+
+
+class IngestSegment(Section):
+    """source `none`: there is no such data, and the stages that need it are passed over."""
+
+    source: Literal["demo", "ade20k", "camvid", "label_maps", "none"]
+    root: str
+    val_fraction: Annotated[float, Field(ge=0, lt=1)]
+
+
+class ShardAnnotated(Section):
+    """Annotated images are copied as they are: scaling them would need scaling what is drawn on them."""
+
+    max_count: Positive
+    max_bytes: Positive
+    max_rejected: Count
+
+
+class WithoutPretraining(Section):
+    """What the baseline from random weights does otherwise; the budget of steps is the same."""
+
+    base_lr: Rate
+    layer_decay: LayerDecay
+
+
+class Dense(Steps):
+    """What both dense tasks have. `inits`: which encoders to train from; the first one gets registered."""
+
+    inits: Annotated[list[Literal["pretrained", "scratch"]], Field(min_length=1)]
+    steps: Positive
+    warmup_steps: Count
+    betas: Pair
+    layer_decay: LayerDecay
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    channels: Positive
+    flip: bool
+    scratch: WithoutPretraining
+
+    @model_validator(mode="after")
+    def _names_each_encoder_once(self) -> "Dense":
+        if len(set(self.inits)) != len(self.inits):
+            raise ValueError(f"inits {self.inits} names an encoder twice")
+        return self
+
+    @model_validator(mode="after")
+    def _warms_up_before_the_end(self) -> "Dense":
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        return self
+
+
+class Detect(Dense):
+    """Mask R-CNN on the encoder. Sizes in pixels; `window` in patches; an anchor's side is `anchor_scale`
+    times its level's stride; `milestones`: steps at which the rate falls tenfold; `patch_size`: the patch
+    embedding is resampled to it (null: the encoder's own)."""
+
+    image_size: Positive
+    patch_size: Positive | None
+    jitter_scale: Pair
+    window: Positive
+    global_blocks: list[Count]
+    box_convs: Positive
+    box_dim: Positive
+    mask_convs: Positive
+    anchor_scale: Positive
+    rois: Positive
+    proposals: Positive
+    detections: Positive
+    milestones: list[Positive]
+
+
+class Segment(Dense):
+    """UperNet or DPT on the encoder. Sizes in pixels: `crop` the training crop and the sliding window,
+    `short` the image's shorter side before it is cropped or tested, `stride` of the sliding window."""
+
+    head: Literal["upernet", "dpt"]
+    crop: Positive
+    short: Positive
+    stride: Positive
+    taps: list[Count]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    auxiliary: Rate
+    ratio: Pair
+    max_class_share: Annotated[float, Field(gt=0, le=1)]
+    jitter: bool

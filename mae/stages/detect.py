@@ -1,0 +1,127 @@
+"""The stage `detect`: Mask R-CNN on the encoder, judged by COCO's box and mask AP."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mae import distributed, interchange
+from mae.confidence import paired_statistic_gain, statistic_interval
+from mae.config import Params
+from mae.data.annotations import Objects, ground_truth
+from mae.data.detection_transforms import detection_evaluation, large_scale_jitter
+from mae.engine.optim import warmup_multistep
+from mae.stages.dense import DenseTask, compare, evaluated, passed_over, pictured
+from mae.stages.files import DETECTION, DETECTOR, ENCODER, digest_of, require, write_text
+from mae.stages.plots import precision_recall, write_csv
+from mae.stages.session import Session, session
+from mae.tasks.ap_records import MatchRecords, paired_ap, resampled_ap
+from mae.tasks.coco_ap import as_results, judge, of_kind
+from mae.tasks.dense_pictures import detection_panel
+from mae.tasks.detect import Detector, build_detector
+
+BUILT = (  # the params that make the model
+    *("image_size", "patch_size", "window", "global_blocks", "drop_path", "channels"),
+    *("box_convs", "box_dim", "mask_convs", "anchor_scale", "rois", "proposals", "detections"),
+)
+SECTIONS = {"detect": ("detect",)}
+LEFT = ("pr.csv", "pr.png", "classes.csv", "predictions.png")  # in reports/detect
+RECORDS = "records.npz"
+SHOWN = 0.3  # the score from which on a picture shows a detection
+KINDS = {"box": "bbox", "mask": "segm"}
+RESAMPLES = 300  # of images, for AP's intervals
+
+
+def detect(params: Params) -> None:
+    """Train a detector from each of detect.inits; write models/detect and reports/detect."""
+    if passed_over("detect", params, SECTIONS["detect"], DETECTION, DETECTOR, LEFT):
+        return
+    inputs = [digest_of(require(ENCODER))]
+    with session("detect", params, SECTIONS["detect"], files=DETECTION, inputs=inputs) as at_work:
+        given = params.detect
+        task = DenseTask(
+            build=_build,
+            size=given.image_size,
+            name="detect",
+            transform=large_scale_jitter(given.image_size, scale=given.jitter_scale, flip=given.flip),
+            target=Objects(at_work.index.about["categories"]),
+            schedule=lambda step, peak: warmup_multistep(
+                step, peak=peak, milestones=given.milestones, warmup=given.warmup_steps
+            ),
+            judge=_judge,
+            gain=_gain,
+        )
+        compare(at_work, given, task, DETECTOR)
+
+
+def _build(at_work: Session, encoder: dict[str, Any], state: Any) -> nn.Module:
+    given = at_work.params.detect
+    return build_detector(
+        interchange.encoder_arguments(encoder),
+        len(at_work.index.about["categories"]),
+        encoder_state=state,
+        seed=at_work.params.seed,
+        **given.model_dump(include=set(BUILT)),
+    )
+
+
+def _judge(at_work: Session, model: Detector, folder: Path) -> dict[str, Any]:
+    """AP on val; in `folder` the official results json, match records, tables and pictures."""
+    given, categories = at_work.params.detect, at_work.index.about["categories"]
+    transform, target = detection_evaluation(given.image_size), Objects(categories)
+    find = finder(model, at_work.normalize, at_work.device, at_work.precision(given.precision))
+    mine = results_of(evaluated(at_work, transform, target, batch_size=8), find, categories)
+    found = distributed.gather_objects(mine)
+    if not distributed.is_main():
+        return {}
+    truth = ground_truth(at_work.index.split("val"), categories)
+    judged = {name: judge(truth, found, kind) for name, kind in KINDS.items()}
+    values = {f"{name}_{key}": v for name, one in judged.items() for key, v in one.figures.items()}
+    records = judged["box"].records
+    seed, count = at_work.params.seed, len(truth["images"])
+    low, high = statistic_interval(resampled_ap(records), count, resamples=RESAMPLES, seed=seed)
+    for name, kind in KINDS.items():
+        write_text(folder / f"results_{name}.json", json.dumps(of_kind(found, kind)))
+    records.save(folder / RECORDS)
+    write_csv(folder / "pr.csv", judged["box"].curve)
+    write_csv(folder / "classes.csv", judged["box"].categories)
+    precision_recall(folder / "pr.png", judged["box"].curve, title="Detection: boxes")
+    shown = [(image, truth, find(one)[0]) for image, truth, one in pictured(at_work, transform, target)]
+    detection_panel(folder / "predictions.png", shown, [one["name"] for one in categories], threshold=SHOWN)
+    return {**values, "box_AP_low": low, "box_AP_high": high, "samples": count}
+
+
+Batch = dict[str, Any]
+Find = Callable[[Batch], list[dict[str, Any]]]
+
+
+def finder(
+    model: Detector, normalize: Callable[[Tensor], Tensor], device: torch.device, precision: str
+) -> Find:
+    """The detector as a function of the loader's batch; `model` is in evaluation mode."""
+
+    def find(batch: Batch) -> list[dict[str, Any]]:
+        images = normalize(batch["images"].to(device, non_blocking=True))
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
+            return model.detect(images, batch["targets"])
+
+    return find
+
+
+def results_of(batches: Iterable[Batch], find: Find, categories: Sequence[dict[str, Any]]) -> list[Batch]:
+    """Official results of every image of `batches`."""
+    found: list[dict[str, Any]] = []
+    for batch in batches:
+        ids = [one["image_id"] for one in batch["targets"]]
+        found += as_results(find(batch), ids, [one["id"] for one in categories])
+    return found
+
+
+def _gain(ours: Path, theirs: Path, seed: int) -> tuple[float, float, float]:
+    """Of box AP, paired over images."""
+    first, second = (MatchRecords.load(folder / RECORDS) for folder in (ours, theirs))
+    count = len(first.image_ids)
+    return paired_statistic_gain(paired_ap(first, second), count, resamples=RESAMPLES, seed=seed)

@@ -1,0 +1,138 @@
+"""The stage `segment`: UperNet or DPT on the encoder, judged by mean IoU."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mae import distributed, interchange
+from mae.confidence import paired_statistic_gain, statistic_interval
+from mae.config import Params
+from mae.data.annotations import LabelMap
+from mae.data.segmentation_transforms import segmentation_evaluation, segmentation_training
+from mae.engine.optim import warmup_linear
+from mae.stages.dense import DenseTask, compare, evaluated, passed_over, pictured
+from mae.stages.files import ENCODER, SEGMENTATION, SEGMENTER, digest_of, require
+from mae.stages.plots import class_bars, write_csv
+from mae.stages.session import Session, session
+from mae.tasks.dense_pictures import segmentation_panel
+from mae.tasks.iou import gather_counts, iou_figures, paired_miou, pixel_counts, resampled_miou
+from mae.tasks.segment import Segmenter, build_segmenter
+
+SECTIONS = {"segment": ("segment",)}
+LEFT = ("classes.csv", "classes.png", "predictions.png")  # in reports/segment
+RECORDS = "records.npz"
+RESAMPLES = 1000  # of images, for mIoU's intervals
+
+
+def segment(params: Params) -> None:
+    """Train a segmenter from each of segment.inits; write models/segment and reports/segment."""
+    if passed_over("segment", params, SECTIONS["segment"], SEGMENTATION, SEGMENTER, LEFT):
+        return
+    inputs = [digest_of(require(ENCODER))]
+    with session("segment", params, SECTIONS["segment"], files=SEGMENTATION, inputs=inputs) as at_work:
+        given = params.segment
+        task = DenseTask(
+            build=_build,
+            size=given.short,
+            name="segment",
+            transform=segmentation_training(
+                given.crop,
+                short=given.short,
+                ratio=given.ratio,
+                max_class_share=given.max_class_share,
+                flip=given.flip,
+                jitter=given.jitter,
+            ),
+            target=_reader(at_work),
+            schedule=lambda step, peak: warmup_linear(
+                step, peak=peak, warmup=given.warmup_steps, total=given.steps
+            ),
+            judge=_judge,
+            gain=_gain,
+        )
+        compare(at_work, given, task, SEGMENTER)
+
+
+def _reader(at_work: Session) -> LabelMap:
+    return LabelMap(at_work.index.about["categories"], at_work.index.about["ignore"])
+
+
+def _build(at_work: Session, encoder: dict[str, Any], state: Any) -> nn.Module:
+    given = at_work.params.segment
+    return build_segmenter(
+        interchange.encoder_arguments(encoder),
+        len(at_work.index.about["categories"]),
+        encoder_state=state,
+        seed=at_work.params.seed,
+        **given.model_dump(
+            include={"crop", "head", "taps", "channels", "drop_path", "dropout", "auxiliary", "stride"}
+        ),
+    )
+
+
+def _judge(at_work: Session, model: Segmenter, folder: Path) -> dict[str, Any]:
+    """mIoU on val; in `folder` the predicted maps in the data's own values, counts, tables and pictures."""
+    categories = at_work.index.about["categories"]
+    transform, target = segmentation_evaluation(at_work.params.segment.short), _reader(at_work)
+    values_of = np.array([one["id"] for one in categories])
+    values_of = values_of.astype(np.uint8 if values_of.max() < 256 else np.uint16)
+    (folder / "predictions").mkdir(parents=True, exist_ok=True)
+    split = at_work.index.split("val")
+    rows: list[int] = []
+    counts: list[np.ndarray] = []
+    draw = drawer(
+        model, at_work.normalize, at_work.device, at_work.precision(at_work.params.segment.precision)
+    )
+    for batch in evaluated(at_work, transform, target, batch_size=1):
+        row, labels = int(batch["rows"][0]), batch["targets"][0]["labels"]
+        (predicted,) = draw(batch)
+        rows.append(row)
+        counts.append(pixel_counts(predicted, labels, len(categories)))
+        picture = Image.fromarray(values_of[predicted.numpy()])
+        picture.save(folder / "predictions" / f"{split.meta(row)['key']}.png")
+    every, counted = gather_counts(rows, counts)
+    if not distributed.is_main():
+        return {}
+    figures = iou_figures(counted)
+    seed = at_work.params.seed
+    low, high = statistic_interval(resampled_miou(counted), len(every), resamples=RESAMPLES, seed=seed)
+    np.savez_compressed(folder / RECORDS, counts=counted, rows=every)
+    table = [
+        {"class": one["name"], "IoU": iou, "Acc": accuracy}
+        for one, iou, accuracy in zip(categories, figures["IoU"], figures["Acc"], strict=True)
+        if iou is not None
+    ]
+    write_csv(folder / "classes.csv", table)
+    class_bars(folder / "classes.png", table, title="Segmentation")
+    shown = [(image, truth, draw(one)[0]) for image, truth, one in pictured(at_work, transform, target)]
+    segmentation_panel(folder / "predictions.png", shown, [one["name"] for one in categories])
+    main = {name: figures[name] for name in ("mIoU", "mAcc", "aAcc")}
+    return {**main, "mIoU_low": low, "mIoU_high": high, "samples": len(every)}
+
+
+def drawer(
+    model: Segmenter, normalize: Callable[[Tensor], Tensor], device: torch.device, precision: str
+) -> Callable[[dict[str, Any]], list[Tensor]]:
+    """The segmenter as a function of the loader's batch: class indices (H, W) of each image at its original
+    size, on the CPU; `model` is in evaluation mode."""
+
+    def draw(batch: dict[str, Any]) -> list[Tensor]:
+        found = []
+        for image, target in zip(batch["images"], batch["targets"], strict=True):
+            images = normalize(image[None].to(device, non_blocking=True))
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
+                found.append(model.segment(images, target["size"]).cpu())
+        return found
+
+    return draw
+
+
+def _gain(ours: Path, theirs: Path, seed: int) -> tuple[float, float, float]:
+    """Of mIoU, paired over images."""
+    first, second = (np.load(folder / RECORDS)["counts"] for folder in (ours, theirs))
+    return paired_statistic_gain(paired_miou(first, second), len(first), resamples=RESAMPLES, seed=seed)

@@ -1,0 +1,77 @@
+"""Training of the dense tasks, detection and segmentation: `fit` on images with a target each."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mae.engine.loop import Fitted, fit
+from mae.engine.optim import adamw, scaled_lr
+
+Batches = Callable[[int, int], Iterator[Mapping[str, Any]]]
+Schedule = Callable[[int, float], float]
+
+
+@dataclass(frozen=True)
+class DenseRecipe:
+    """The numbers of AdamW; base_lr is per 256 images. The defaults: ViTDet with ViT-B (RECIPES.md 4.1)."""
+
+    base_lr: float = 4e-4
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: float | None = 0.7
+
+
+def train_dense(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    recipe: DenseRecipe,
+    steps: int,
+    schedule: Schedule,
+    global_batch: int,
+    normalize: Callable[[Tensor], Tensor],
+    seed: int,
+    device: torch.device | str = "cpu",
+    **settings: Any,
+) -> Fitted:
+    """Train `model` (a Detector or a Segmenter: forward(images, targets) -> {"loss", parts}) in place.
+
+    batches(start_step, attempt): the loader's {"images": uint8 (n, 3, H, W), "targets": n dicts}, as many per
+    step as `accumulate` says, on any device. schedule(step, peak): the rate of the 0-based step. normalize:
+    uint8 images to float, on the device. settings: more arguments of `fit`.
+    """
+    device = torch.device(device)
+    model.to(device)
+    peak = scaled_lr(recipe.base_lr, global_batch)
+
+    def inputs(start: int, attempt: int) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
+        for batch in batches(start, attempt):
+            images = normalize(batch["images"].to(device, non_blocking=True))
+            yield images, [_moved(target, device) for target in batch["targets"]]
+
+    return fit(
+        model,
+        inputs,
+        adamw(
+            model,
+            lr=peak,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+        ),
+        steps=steps,
+        learning_rate=lambda step: schedule(step, peak),
+        seed=seed,
+        device=device,
+        **settings,
+    )
+
+
+def _moved(target: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in target.items()
+    }

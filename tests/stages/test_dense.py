@@ -1,0 +1,78 @@
+"""The dense stages: what they leave is what others measure on it."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from stages.tiny import run
+
+from mae.data.annotations import ground_truth
+from mae.data.index import Index
+
+
+def metrics(folder, stage):
+    return json.loads((folder / "reports" / stage / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(("name", "kind"), [("box", "bbox"), ("mask", "segm")])
+def test_pycocotools_finds_the_reported_ap_in_the_results_json(ran, name, kind, capsys):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    folder, _ = ran
+    index = Index.open(folder / "data/detect/shards")
+    truth = COCO()
+    truth.dataset = ground_truth(index.split("val"), index.about["categories"])
+    truth.createIndex()
+    results = json.loads((folder / f"models/detect/results_{name}.json").read_text())
+    assert results, "the detector found nothing at all: the test would say nothing"
+    evaluation = COCOeval(truth, truth.loadRes(results), kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+    found = metrics(folder, "detect")
+    reported = [found[f"{name}_{figure}"] for figure in names]
+    np.testing.assert_allclose(reported, evaluation.stats, atol=1e-6)
+
+
+def test_an_independent_confusion_matrix_finds_the_reported_miou_in_the_predicted_maps(ran):
+    from sklearn.metrics import confusion_matrix
+
+    folder, _ = ran
+    index = Index.open(folder / "data/segment/shards")
+    split, ids = index.split("val"), [one["id"] for one in index.about["categories"]]
+    total = np.zeros((len(ids), len(ids)), dtype=np.int64)
+    for row in range(len(split)):
+        truth = np.asarray(Image.open(io.BytesIO(split.member(row, "labels.png"))))
+        key = split.meta(row)["key"]
+        predicted = np.asarray(Image.open(folder / "models/segment/predictions" / f"{key}.png"))
+        known = ~np.isin(truth, index.about["ignore"])
+        total += confusion_matrix(truth[known], predicted[known], labels=ids)
+    right, union = np.diag(total), total.sum(0) + total.sum(1) - np.diag(total)
+    iou = right[union > 0] / union[union > 0]
+    found = metrics(folder, "segment")
+    assert found["mIoU"] == pytest.approx(iou.mean(), abs=1e-9)
+    assert found["aAcc"] == pytest.approx(right.sum() / total.sum(), abs=1e-9)
+
+
+@pytest.mark.parametrize(("stage", "main"), [("detect", "box_AP"), ("segment", "mIoU")])
+def test_scratch_stands_beside_pretrained_with_a_paired_interval(ran, stage, main):
+    folder, _ = ran
+    found = metrics(folder, stage)
+    assert found["init"] == "pretrained"
+    assert found["gain"] == pytest.approx(found[main] - found[f"scratch_{main}"], abs=1e-9)
+    assert found["gain_low"] <= found["gain"] <= found["gain_high"]
+    columns = (folder / f"reports/{stage}/curve.csv").read_text().splitlines()[0].split(",")
+    assert {"step", "loss", "scratch_loss"} <= set(columns)
+
+
+@pytest.mark.parametrize(("stage", "file"), [("detect", "detector"), ("segment", "segmenter")])
+def test_a_repeated_dense_stage_gives_the_same_bytes(ran, stage, file):
+    folder, params = ran
+    path = folder / f"models/{stage}/{file}.safetensors"
+    before = path.read_bytes()
+    run(folder, params, stage)
+    assert path.read_bytes() == before

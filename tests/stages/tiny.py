@@ -1,0 +1,41 @@
+"""The whole pipeline at a size that a test can wait for."""
+
+from pathlib import Path
+
+import pytest
+
+from mae import config
+from mae.stages import MODULES, run_stage
+
+TINY = [
+    "runtime.workers=0",
+    "runtime.log_every=2",
+    "runtime.checkpoint_every=2",
+    "runtime.device=cpu",
+    "demo={train: 60, val: 20, size: 36}",
+    *(f"demo.{task}={{train: 12, val: 10, size: 32, rows: 2}}" for task in ("detect", "segment")),
+    "detect={image_size: 32, window: 2, global_blocks: [1], channels: 16, box_dim: 16, rois: 16}",
+    "detect.detections=10",
+    "segment={crop: 32, short: 32, stride: 16, taps: [0, 0, 1, 1], channels: 16}",
+    *(f"{stage}={{steps: 4, batch_size: 4, warmup_steps: 1}}" for stage in ("detect", "segment")),
+    "encoder={img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
+    "mae={decoder_embed_dim: 16, decoder_depth: 1, decoder_num_heads: 2}",
+    "pretrain={epochs: 2, batch_size: 20, warmup_epochs: 1, probe: {every_epochs: 1, samples: 20}}",
+    "partial={blocks: [0, 0.5, 2], epochs: [1], batch_size: 10, warmup_epochs: 0, labels_per_class: 2}",
+    *(
+        f"{stage}={{epochs: 2, batch_size: 10, warmup_epochs: 0, labels_per_class: 2}}"
+        for stage in ("linear", "attentive", "finetune", "scratch")
+    ),
+]
+ORDER = tuple(MODULES)
+# What a stage takes from the environment where it is set (another test may have set it).
+OURS_TO_SET = ("MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")
+
+
+def run(folder: Path, params: config.Params, *stages: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in OURS_TO_SET:
+            patch.delenv(name, raising=False)
+        for stage in stages:
+            run_stage(stage, params)
