@@ -17,9 +17,9 @@ from mae import config, distributed, interchange
 from mae.config import Params
 from mae.data.decode import decode
 from mae.data.loaders import evaluation_batches
-from mae.stages.files import ENCODER, NO_SET, REPORTS, DataSet, read_json, require, write_text
+from mae.stages.files import ENCODER, NO_SET, REPORTS, DataSet, digest_of, read_json, require, write_text
 from mae.stages.plots import compared_curves, empty, write_csv
-from mae.stages.session import Session
+from mae.stages.session import Session, session
 from mae.stages.tracked import stage_folder, tracked
 from mae.tasks.dense import DenseRecipe, Schedule, train_dense
 from mae.tasks.model_file import save_dense
@@ -54,13 +54,30 @@ class DenseTask:
     gain: Callable[[Path, Path, int], tuple[float, float, float]]
 
 
-def passed_over(
-    stage: str, params: Params, sections: Sequence[str], files: DataSet, model_file: Path, left: Sequence[str]
-) -> bool:
-    """Whether params.yaml says that there is no such data; then the stage's files (`left`, in its reports)
-    say so."""
-    if read_json(require(files.index)) != NO_SET:
-        return False
+def run_dense(
+    stage: str,
+    params: Params,
+    sections: Sequence[str],
+    files: DataSet,
+    model_file: Path,
+    left: Sequence[str],
+    task_of: Callable[[Session], DenseTask],
+) -> None:
+    """A dense stage from beginning to end; `left`: what it leaves in its reports beside curve and metrics."""
+    if read_json(require(files.index)) == NO_SET:
+        _pass_over(stage, params, sections, model_file, left)
+        return
+    inputs = [digest_of(require(ENCODER))]
+    with session(stage, params, sections, files=files, inputs=inputs) as at_work:
+        if "val" not in at_work.index.about["splits"]:
+            raise ValueError(f"{files.index}: no val split to judge by; set ingest_{stage}.val_fraction")
+        _compare(at_work, getattr(params, stage), task_of(at_work), model_file)
+
+
+def _pass_over(
+    stage: str, params: Params, sections: Sequence[str], model_file: Path, left: Sequence[str]
+) -> None:
+    """params.yaml says that there is no such data: the stage's files say so."""
     with tracked(stage, params, sections, folder=stage_folder(stage, params, sections)) as run:
         run.tags({"skipped": NO_DATA})
         write_text(model_file.parent / "SKIPPED.txt", NO_DATA + "\n")
@@ -70,14 +87,10 @@ def passed_over(
                 empty(REPORTS / stage / name, NO_DATA)
             else:
                 write_csv(REPORTS / stage / name, [{"step": 0}])
-    return True
 
 
-def compare(at_work: Session, settings: config.Dense, task: DenseTask, model_file: Path) -> None:
+def _compare(at_work: Session, settings: config.Dense, task: DenseTask, model_file: Path) -> None:
     """Train and judge from each of `settings.inits`; the first one's model and files are the stage's."""
-    if "val" not in at_work.index.about["splits"]:
-        section = f"ingest_{at_work.stage}"
-        raise ValueError(f"{at_work.files.index}: no val split to judge by; set {section}.val_fraction")
     folders: dict[str, Path] = {
         init: at_work.folder / "checkpoints" / f"{init}_results" for init in settings.inits
     }

@@ -14,10 +14,10 @@ from mae.config import Params
 from mae.data.annotations import Objects, ground_truth
 from mae.data.detection_transforms import detection_evaluation, large_scale_jitter
 from mae.engine.optim import warmup_multistep
-from mae.stages.dense import DenseTask, compare, evaluated, passed_over, pictured
-from mae.stages.files import DETECTION, DETECTOR, ENCODER, digest_of, require, write_text
+from mae.stages.dense import DenseTask, evaluated, pictured, run_dense
+from mae.stages.files import DETECTION, DETECTOR, write_text
 from mae.stages.plots import precision_recall, write_csv
-from mae.stages.session import Session, session
+from mae.stages.session import Session
 from mae.tasks.ap_records import MatchRecords, paired_ap, resampled_ap
 from mae.tasks.coco_ap import as_results, judge, of_kind
 from mae.tasks.dense_pictures import detection_panel
@@ -37,24 +37,23 @@ RESAMPLES = 300  # of images, for AP's intervals
 
 def detect(params: Params) -> None:
     """Train a detector from each of detect.inits; write models/detect and reports/detect."""
-    if passed_over("detect", params, SECTIONS["detect"], DETECTION, DETECTOR, LEFT):
-        return
-    inputs = [digest_of(require(ENCODER))]
-    with session("detect", params, SECTIONS["detect"], files=DETECTION, inputs=inputs) as at_work:
-        given = params.detect
-        task = DenseTask(
-            build=_build,
-            size=given.image_size,
-            name="detect",
-            transform=large_scale_jitter(given.image_size, scale=given.jitter_scale, flip=given.flip),
-            target=Objects(at_work.index.about["categories"]),
-            schedule=lambda step, peak: warmup_multistep(
-                step, peak=peak, milestones=given.milestones, warmup=given.warmup_steps
-            ),
-            judge=_judge,
-            gain=_gain,
-        )
-        compare(at_work, given, task, DETECTOR)
+    run_dense("detect", params, SECTIONS["detect"], DETECTION, DETECTOR, LEFT, _task)
+
+
+def _task(at_work: Session) -> DenseTask:
+    given = at_work.params.detect
+    return DenseTask(
+        build=_build,
+        size=given.image_size,
+        name="detect",
+        transform=large_scale_jitter(given.image_size, scale=given.jitter_scale, flip=given.flip),
+        target=Objects(at_work.index.about["categories"]),
+        schedule=lambda step, peak: warmup_multistep(
+            step, peak=peak, milestones=given.milestones, warmup=given.warmup_steps
+        ),
+        judge=_judge,
+        gain=_gain,
+    )
 
 
 def _build(at_work: Session, encoder: dict[str, Any], state: Any) -> nn.Module:

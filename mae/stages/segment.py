@@ -15,10 +15,10 @@ from mae.config import Params
 from mae.data.annotations import LabelMap
 from mae.data.segmentation_transforms import segmentation_evaluation, segmentation_training
 from mae.engine.optim import warmup_linear
-from mae.stages.dense import DenseTask, compare, evaluated, passed_over, pictured
-from mae.stages.files import ENCODER, SEGMENTATION, SEGMENTER, digest_of, require
+from mae.stages.dense import DenseTask, evaluated, pictured, run_dense
+from mae.stages.files import SEGMENTATION, SEGMENTER
 from mae.stages.plots import class_bars, write_csv
-from mae.stages.session import Session, session
+from mae.stages.session import Session
 from mae.tasks.dense_pictures import segmentation_panel
 from mae.tasks.iou import gather_counts, iou_figures, paired_miou, pixel_counts, resampled_miou
 from mae.tasks.segment import Segmenter, build_segmenter
@@ -31,31 +31,30 @@ RESAMPLES = 1000  # of images, for mIoU's intervals
 
 def segment(params: Params) -> None:
     """Train a segmenter from each of segment.inits; write models/segment and reports/segment."""
-    if passed_over("segment", params, SECTIONS["segment"], SEGMENTATION, SEGMENTER, LEFT):
-        return
-    inputs = [digest_of(require(ENCODER))]
-    with session("segment", params, SECTIONS["segment"], files=SEGMENTATION, inputs=inputs) as at_work:
-        given = params.segment
-        task = DenseTask(
-            build=_build,
-            size=given.short,
-            name="segment",
-            transform=segmentation_training(
-                given.crop,
-                short=given.short,
-                ratio=given.ratio,
-                max_class_share=given.max_class_share,
-                flip=given.flip,
-                jitter=given.jitter,
-            ),
-            target=_reader(at_work),
-            schedule=lambda step, peak: warmup_linear(
-                step, peak=peak, warmup=given.warmup_steps, total=given.steps
-            ),
-            judge=_judge,
-            gain=_gain,
-        )
-        compare(at_work, given, task, SEGMENTER)
+    run_dense("segment", params, SECTIONS["segment"], SEGMENTATION, SEGMENTER, LEFT, _task)
+
+
+def _task(at_work: Session) -> DenseTask:
+    given = at_work.params.segment
+    return DenseTask(
+        build=_build,
+        size=given.short,
+        name="segment",
+        transform=segmentation_training(
+            given.crop,
+            short=given.short,
+            ratio=given.ratio,
+            max_class_share=given.max_class_share,
+            flip=given.flip,
+            jitter=given.jitter,
+        ),
+        target=_reader(at_work),
+        schedule=lambda step, peak: warmup_linear(
+            step, peak=peak, warmup=given.warmup_steps, total=given.steps
+        ),
+        judge=_judge,
+        gain=_gain,
+    )
 
 
 def _reader(at_work: Session) -> LabelMap:
