@@ -17,12 +17,13 @@ LEVELS = 4
 
 
 def check_taps(taps: Sequence[int], depth: int) -> tuple[int, ...]:
-    """`taps` as a tuple of four 0-based block numbers, ascending, the last of them the last block.
+    """`taps` as a tuple of four 0-based block numbers in ascending order, the last of them the last block.
 
-    Raises ValueError otherwise; a block behind the last tap would run for nothing and never learn.
+    One may come again: four times the last is ViTDet's pyramid, of the last map alone. Raises ValueError
+    otherwise; a block behind the last tap would run for nothing and never learn.
     """
     blocks = tuple(taps)
-    ascending = all(first < second for first, second in pairwise(blocks))
+    ascending = all(first <= second for first, second in pairwise(blocks))
     if len(blocks) != LEVELS or not ascending or blocks[0] < 0 or blocks[-1] != depth - 1:
         raise ValueError(
             f"taps {list(blocks)}: name {LEVELS} blocks in ascending order that end with the encoder's last, "
@@ -58,7 +59,7 @@ def tapped(vit: VisionTransformer, images: Tensor, taps: Sequence[int]) -> tuple
             tokens = cast(Tensor, checkpoint(block, tokens, use_reentrant=False))
         else:
             tokens = block(tokens)
-        if number in taps:
+        for _ in range(list(taps).count(number)):
             maps.append(tokens[:, 1:].transpose(1, 2).unflatten(2, grid))
             class_tokens.append(tokens[:, :1])
     return maps, class_tokens

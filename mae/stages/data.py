@@ -69,8 +69,8 @@ def shard_segment(params: Params) -> None:
 
 def _scenes(params: Params, given: config.Scenes, write: Callable[..., Any]) -> Callable[[Path], None]:
     sizes = given.model_dump(include={"train", "val", "size"})
-    # The same chance for a digit in every cell, so that scenes differ in how many they hold.
-    look = Look(rows=given.rows, missing=0.3)
+    # Scenes differ in how many digits they hold; a few hold none, as in COCO.
+    look = Look(rows=given.rows, missing=0.3, empty=0.04)
     return lambda root: write(root.parent, seed=params.seed, look=look, log=_log.info, **sizes)
 
 

@@ -2,12 +2,14 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 from stages.tiny import run
 
+from mae import config, recipe
 from mae.data.annotations import ground_truth
 from mae.data.index import Index
 
@@ -76,3 +78,43 @@ def test_a_repeated_dense_stage_gives_the_same_bytes(ran, stage, file):
     before = path.read_bytes()
     run(folder, params, stage)
     assert path.read_bytes() == before
+
+
+def changed(ran, tmp_path, *settings):
+    """A copy of the finished run, and its params with other settings."""
+    folder, _ = ran
+    copy = tmp_path / "again"
+    shutil.copytree(folder, copy)
+    list(recipe.lay(None, list(settings), onto=copy / "params.yaml"))
+    return copy, config.load(copy / "params.yaml")
+
+
+def test_a_new_detector_and_segmenter_meet_their_champions_on_the_same_images(ran, tmp_path):
+    folder, params = changed(ran, tmp_path, "detect.steps=5", "segment.steps=5")
+    run(folder, params, "detect", "segment", "register")
+    decisions = json.loads((folder / "reports/register/decision.json").read_text())
+    for kind, stage, main in (("detector", "detect", "box_AP"), ("segmenter", "segment", "mIoU")):
+        found, champion = decisions[kind], metrics(ran[0], stage)[main]
+        assert found["challenger"] == pytest.approx(metrics(folder, stage)[main], abs=1e-9)
+        assert found["champion"] == pytest.approx(champion, abs=1e-6), "judged anew, with the same result"
+        assert found["low"] <= found["gain"] <= found["high"]
+        assert found["promote"] == (found["gain"] > 0 and found["low"] > 0)
+        versions = {model["version"]: model["aliases"] for model in found["models"]}
+        assert "champion" in versions["2" if found["promote"] else "1"]
+    assert decisions["encoder"]["champion"] is None, "the encoder did not change: it is not judged again"
+
+
+def test_the_other_head_and_one_encoder_alone_are_one_key_each(ran, tmp_path):
+    folder, params = changed(ran, tmp_path, "segment={head: dpt, inits: [scratch], steps: 2}")
+    run(folder, params, "segment")
+    found = metrics(folder, "segment")
+    assert found["init"] == "scratch"
+    assert "gain" not in found
+
+
+@pytest.mark.parametrize("stage", ["detect", "segment"])
+def test_without_such_data_the_stage_says_so_and_leaves_its_files(ran, tmp_path, stage):
+    folder, params = changed(ran, tmp_path, f"ingest_{stage}.source=none")
+    run(folder, params, f"ingest_{stage}", f"shard_{stage}", stage)
+    assert "source: none" in metrics(folder, stage)["skipped"]
+    assert (folder / f"reports/{stage}/predictions.png").stat().st_size > 0
