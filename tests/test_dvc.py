@@ -32,7 +32,7 @@ if sys.argv[1] == "pretrain":
 with open("ran.txt", "a") as file:
     print(sys.argv[1], file=file)
 """
-ALWAYS = {"ingest", "register"}
+ALWAYS = {"ingest", "ingest_detect", "ingest_segment", "register"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def repro(project, tmp_path_factory):
     return run
 
 
-def test_everything_runs_once_and_then_only_the_two_that_always_look(repro):
+def test_everything_runs_once_and_then_only_those_that_always_look(repro):
     assert repro.first >= {"ingest", "shard", "pretrain", "scratch", "report"}
     assert repro() == ALWAYS
 
@@ -76,7 +76,7 @@ def test_runtime_and_the_documentation_rerun_nothing(repro):
 
 def test_another_mask_ratio_reruns_pretraining_and_what_follows(repro):
     list(recipe.lay(None, ["pretrain.mask_ratio=0.5"], onto=repro.folder / "params.yaml"))
-    follows = {"pretrain", "knn", "linear", "attentive", "partial", "finetune", "report"}
+    follows = {"pretrain", "knn", "linear", "attentive", "partial", "finetune", "detect", "segment", "report"}
     assert repro() == ALWAYS | follows
 
 

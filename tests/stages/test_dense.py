@@ -66,7 +66,8 @@ def test_scratch_stands_beside_pretrained_with_a_paired_interval(ran, stage, mai
     found = metrics(folder, stage)
     assert found["init"] == "pretrained"
     assert found["gain"] == pytest.approx(found[main] - found[f"scratch_{main}"], abs=1e-9)
-    assert found["gain_low"] <= found["gain"] <= found["gain_high"]
+    # Percentiles of a figure that is no mean need not enclose it: on ten images of few classes they may not.
+    assert found["gain_low"] <= found["gain_high"]
     columns = (folder / f"reports/{stage}/curve.csv").read_text().splitlines()[0].split(",")
     assert {"step", "loss", "scratch_loss"} <= set(columns)
 
@@ -97,7 +98,7 @@ def test_a_new_detector_and_segmenter_meet_their_champions_on_the_same_images(ra
         found, champion = decisions[kind], metrics(ran[0], stage)[main]
         assert found["challenger"] == pytest.approx(metrics(folder, stage)[main], abs=1e-9)
         assert found["champion"] == pytest.approx(champion, abs=1e-6), "judged anew, with the same result"
-        assert found["low"] <= found["gain"] <= found["high"]
+        assert found["low"] <= found["high"]
         assert found["promote"] == (found["gain"] > 0 and found["low"] > 0)
         versions = {model["version"]: model["aliases"] for model in found["models"]}
         assert "champion" in versions["2" if found["promote"] else "1"]
