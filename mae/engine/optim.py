@@ -33,7 +33,7 @@ def warmup_cosine(step: float, *, peak: float, floor: float = 0.0, warmup: int =
 def warmup_linear(step: float, *, peak: float, floor: float = 0.0, warmup: int = 0, total: int) -> float:
     """Learning rate of the 0-based `step`: linear from 0 over `warmup` steps, then linearly to `floor`.
 
-    All in steps; `floor` is reached at `total` and kept (UperNet's schedule, RECIPES.md 4.2). Raises
+    All in steps; `floor` is reached at `total` and kept (UperNet's schedule on ADE20K). Raises
     ValueError if the warm-up does not end before `total`.
     """
     _ends_before(warmup, total)
@@ -46,7 +46,7 @@ def warmup_multistep(
     step: float, *, peak: float, milestones: Sequence[int], gamma: float = 0.1, warmup: int = 0
 ) -> float:
     """Learning rate of the 0-based `step`: linear from 0 over `warmup` steps, then times `gamma` from each
-    milestone (a step) on (ViTDet's schedule, RECIPES.md 4.1)."""
+    milestone (a step) on (ViTDet's schedule, arXiv 2203.16527)."""
     if step < warmup:
         return peak * step / warmup
     return peak * gamma ** sum(step >= milestone for milestone in milestones)
@@ -68,7 +68,7 @@ def adamw(
     """AdamW over the trainable parameters, fused on CUDA.
 
     Tensors of at most one axis are not decayed, nor is what `model.no_weight_decay()` names where the model
-    has that method (MAE pretraining has none: class and mask token are decayed there, RECIPES.md 1.1).
+    has that method (MAE pretraining has none: class and mask token are decayed there).
     With `layer_decay`, parameters of layer i get `lr_scale = layer_decay ** (depth + 1 - i)` by the model's
     `group_matcher` (BEiT, arXiv 2106.08254; timm's param_groups_layer_decay).
     """

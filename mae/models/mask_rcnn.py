@@ -88,7 +88,7 @@ class MaskRCNN(nn.Module):
 
     strides: of the levels in pixels, the last for proposals only; rois: regions per image that the box head
     learns from, a quarter of them on objects; proposals: regions kept after suppression; detections: most
-    objects reported per image; box_convs, box_dim, mask_convs: see RECIPES.md 4.1.
+    objects reported per image; box_convs, box_dim, mask_convs: as in ViTDet (arXiv 2203.16527).
     """
 
     def __init__(

@@ -74,7 +74,7 @@ class Rescale(nn.Module):
     """Four maps of one stride P as a pyramid of strides P/4, P/2, P and 2P, each (N, D, ., .).
 
     Two transposed convolutions with batch norm and GELU between, one, none, and a max pool, as BEiT's
-    segmentation has it (arXiv 2106.08254, A; RECIPES.md 4.2).
+    segmentation has it (arXiv 2106.08254, A).
     """
 
     def __init__(self, width: int) -> None:

@@ -16,7 +16,7 @@ Schedule = Callable[[int, float], float]
 
 @dataclass(frozen=True)
 class DenseRecipe:
-    """The numbers of AdamW; base_lr is per 256 images. The defaults: ViTDet with ViT-B (RECIPES.md 4.1)."""
+    """The numbers of AdamW; base_lr is per 256 images. The defaults: ViTDet's (arXiv 2203.16527), ViT-B."""
 
     base_lr: float = 4e-4
     weight_decay: float = 0.1

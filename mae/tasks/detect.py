@@ -1,4 +1,4 @@
-"""Detection: Mask R-CNN on a plain ViT in ViTDet's form (arXiv 2203.16527; RECIPES.md 4.1)."""
+"""Detection: Mask R-CNN on a plain ViT in ViTDet's form (arXiv 2203.16527)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -104,7 +104,7 @@ def build_detector(
     seed: int = 0,
     **heads: Any,
 ) -> Detector:
-    """A detector ready to train; the defaults are ViTDet's with ViT-B (RECIPES.md 4.1).
+    """A detector ready to train; the defaults are ViTDet's with ViT-B (arXiv 2203.16527).
 
     encoder: what `encoder.build` takes, its img_size that of the encoder's own positions: they are resampled
     to each image's grid. encoder_state: pretrained weights with timm's names, any head left out; None starts

@@ -133,7 +133,7 @@ def build_segmenter(
     stride: int | Sequence[int] | None = None,
     seed: int = 0,
 ) -> Segmenter:
-    """A segmenter ready to train; the defaults are ADE20K's with ViT-B (RECIPES.md 4.2).
+    """A segmenter ready to train; the defaults are ADE20K's with ViT-B (arXiv 2111.06377, A.4).
 
     encoder: what `encoder.build` takes; its img_size is that of the pretraining, from which the positions
     are resampled. crop: training crop and test window in pixels, an int or (rows, columns). encoder_state:
