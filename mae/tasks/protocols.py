@@ -51,7 +51,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """The numbers of one training; the defaults are MAE's fine-tuning of ViT-B, as released (arXiv 2111.06377).
+    """The numbers of one training; the defaults are MAE's fine-tuning of ViT-B (arXiv 2111.06377).
 
     Rates are per 256 images (`base_lr`) or absolute (`min_lr`). `betas` and `layer_decay` concern AdamW,
     `momentum` LARS and SGD; `random_erasing`, `mixup`, `cutmix` the protocols that mix.
