@@ -1,6 +1,7 @@
 """`params.yaml` as typed, frozen values. An unknown, missing or ill-typed key is an error that names it.
 
-A section has the name of the stage that reads it. Only stages and `__main__` see these values.
+A section has the name of the stage or flow that reads it. Only stages, `__main__` and the flows see these
+values.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mae.config.dense import Dense, Detect, IngestDetect, IngestSegment, Segment, ShardAnnotated
+from mae.config.operation import Flows, Retrain, StageFlow
 from mae.config.sections import (
     KNN,
     MAE,
@@ -39,13 +41,16 @@ __all__ = [
     "Dense",
     "Detect",
     "FineTune",
+    "Flows",
     "IngestDetect",
     "IngestSegment",
     "InvalidParams",
     "Params",
     "Probe",
+    "Retrain",
     "Scenes",
     "Segment",
+    "StageFlow",
     "digest",
     "load",
     "parse",
@@ -77,6 +82,8 @@ class Params(Section):
     segment: Segment
     registry: Registry
     report: Report
+    flows: Flows
+    retrain: Retrain
 
 
 def parse(values: dict[str, Any], origin: str = "params") -> Params:

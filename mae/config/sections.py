@@ -130,7 +130,10 @@ class OnlineProbe(Section):
 
 
 class Pretrain(Training):
+    """init: a method file (models/pretrain/method.safetensors of any run) to go on from; null: random weights."""
+
     method: str
+    init: str | None
     epochs: Positive
     mask_ratio: Annotated[float, Field(gt=0, lt=1)]
     betas: Pair
