@@ -7,6 +7,7 @@ list of these -> one dict per image. Pixels are those of the image as it is show
 
 from __future__ import annotations
 
+import abc
 import base64
 import io
 import json
@@ -73,7 +74,7 @@ class Classes(_Pooled):
         return found
 
 
-class _Dense:
+class _Dense(abc.ABC):
     """What detectors and segmenters share: images one by one, for their answers are large."""
 
     def __init__(
@@ -84,8 +85,9 @@ class _Dense:
         self.normalize = Normalize(config["mean"], config["std"]).to(device)
         self.transform = self._evaluation(config)
 
+    @abc.abstractmethod
     def _evaluation(self, config: Mapping[str, Any]) -> Any:
-        raise NotImplementedError
+        """What scales a decoded image as the model was judged."""
 
     def scale(self, image: torch.Tensor) -> Any:
         """(scaled image, its sizes)."""
@@ -94,8 +96,9 @@ class _Dense:
     def rows(self, scaled: Sequence[Any]) -> list[dict[str, Any]]:
         return [self._row(self.normalize(image[None].to(self.device)), sizes) for image, sizes in scaled]
 
+    @abc.abstractmethod
     def _row(self, images: torch.Tensor, sizes: Mapping[str, Any]) -> dict[str, Any]:
-        raise NotImplementedError
+        """The answer for one normalised image (1, C, h, w)."""
 
 
 class Objects(_Dense):

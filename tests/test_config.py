@@ -1,6 +1,11 @@
+import re
+
 import pytest
+import timm
+import torch
 
 from mae import config
+from mae.config.sections import DEPTHS
 
 
 @pytest.fixture
@@ -26,12 +31,29 @@ def test_the_projects_parameters_load(project):
         ("partial", "warmup_epochs", 1000, "must be below epochs"),
         ("runtime", "device", "gpu", "runtime.device"),
         ("linear", "flip", "yes", "linear.flip"),
+        ("detect", "global_blocks", [1, 4], "detect.global_blocks [1, 4]: the encoder's blocks are 0 to 3"),
+        ("segment", "taps", [0, 1, 2, 9], "segment.taps [0, 1, 2, 9]: the encoder's blocks are 0 to 3"),
     ],
 )
 def test_a_wrong_value_is_named(values, section, key, value, told):
     values[section][key] = value
-    with pytest.raises(config.InvalidParams, match=told.replace(".", r"\.")):
+    with pytest.raises(config.InvalidParams, match=re.escape(told)):
         config.parse(values)
+
+
+def test_blocks_are_not_asked_for_where_there_is_no_such_data(values):
+    values["detect"]["global_blocks"] = [40]
+    values["ingest_detect"]["source"] = "none"
+    assert config.parse(values).detect.global_blocks == [40]
+
+
+def test_depths_are_timms(values):
+    for size, depth in DEPTHS.items():
+        name = next(name for name in timm.list_models("vit_*") if name.startswith(f"vit_{size}_patch"))
+        with torch.device("meta"):
+            assert len(timm.create_model(name).blocks) == depth
+        values["encoder"] |= {"name": name, "depth": None}
+        assert config.parse(values).encoder.blocks == depth
 
 
 def test_a_missing_key_is_named(values):

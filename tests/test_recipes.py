@@ -1,5 +1,7 @@
 """The paper-scale recipes hold the papers' numbers: He et al. 2021, A, as released; CAE's probe."""
 
+import re
+
 import pytest
 
 from mae import config, recipe
@@ -168,7 +170,10 @@ def test_every_recipe_lays_over_the_parameters(project, tmp_path):
     for file in recipes:
         onto = tmp_path / "params.yaml"
         onto.write_text((project / "params.yaml").read_text())
-        assert list(recipe.lay(str(file), [], onto=onto))
+        order = re.findall(r"mae recipe (recipes/\w+\.yaml)", file.read_text()) or [f"recipes/{file.name}"]
+        assert order[-1] == f"recipes/{file.name}", "what its first lines say to do"
+        for name in order:
+            assert list(recipe.lay(str(project / name), [], onto=onto)), name
 
 
 def test_a_recipe_keeps_the_comments_and_changes_only_what_it_says(project, tmp_path):

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from mae.config.dense import Dense, Detect, IngestDetect, IngestSegment, Segment, ShardAnnotated
 from mae.config.operation import Flows, Retrain, StageFlow
@@ -85,13 +85,25 @@ class Params(Section):
     flows: Flows
     retrain: Retrain
 
+    @model_validator(mode="after")
+    def _dense_tasks_name_blocks_that_there_are(self) -> "Params":
+        """Known before pretraining, not days later when the encoder is taken up."""
+        named = {
+            "detect.global_blocks": (self.ingest_detect.source, self.detect.global_blocks),
+            "segment.taps": (self.ingest_segment.source, self.segment.taps),
+        }
+        for key, (source, blocks) in named.items():
+            if source != "none" and self.encoder.blocks and max(blocks, default=0) >= self.encoder.blocks:
+                raise ValueError(f"{key} {blocks}: the encoder's blocks are 0 to {self.encoder.blocks - 1}")
+        return self
+
 
 def parse(values: dict[str, Any], origin: str = "params") -> Params:
     """Check plain values and freeze them; raises InvalidParams with every fault at once."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        faults = [f"  {'.'.join(map(str, e['loc']))}: {_explain(e)}" for e in error.errors()]
+        faults = [f"  {_explain(one)}" for one in error.errors()]
         raise InvalidParams(f"{origin}: {len(faults)} to correct\n" + "\n".join(faults)) from None
 
 
@@ -107,9 +119,11 @@ def digest(*values: Any) -> str:
 
 
 def _explain(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))  # empty where sections do not go together
     known = {
         "missing": "missing; it has no default",
         "extra_forbidden": "unknown key; remove it or correct it",
         "value_error": str(error.get("ctx", {}).get("error", "")),
     }
-    return known.get(error["type"], f"{error['msg']}, found {error['input']!r}")
+    what = known.get(error["type"], f"{error['msg']}, found {error['input']!r}")
+    return f"{where}: {what}" if where else what

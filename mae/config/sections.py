@@ -1,5 +1,6 @@
 """The sections of `params.yaml` about images, pretraining, classification, and the registry."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,7 @@ Decay = Annotated[float, Field(gt=0, lt=1)]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
 Colour = Annotated[tuple[float, float, float], Field(strict=False)]
+DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}  # timm's, a test says
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -77,6 +79,12 @@ class Encoder(Section):
     mlp_ratio: Annotated[float, Field(gt=0)] | None
 
     @property
+    def blocks(self) -> int | None:
+        """How many blocks it has; None where only timm, which takes seconds to import, could tell."""
+        size = re.match(r"vit_(tiny|small|base|large|huge)_", self.name)
+        return self.depth or (size and DEPTHS[size[1]])
+
+    @property
     def overrides(self) -> dict[str, Any]:
         """What is said beyond the name and the image size."""
         return self.model_dump(exclude={"name", "img_size"}, exclude_none=True)
@@ -130,7 +138,7 @@ class OnlineProbe(Section):
 
 
 class Pretrain(Training):
-    """init: a method file (models/pretrain/method.safetensors of any run) to go on from; null: random weights."""
+    """init: a method file (any run's models/pretrain/method.safetensors) to go on from; null: random."""
 
     method: str
     init: str | None

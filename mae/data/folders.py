@@ -20,7 +20,25 @@ from mae.data.sources import (
 )
 
 
-class FolderSource:
+class _Folder:
+    """What both have: a root, a share held out by name, and nothing to add to manifest or index."""
+
+    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
+        self.root = Path(root)
+        self.val_fraction = fraction_of(val_fraction)
+        self.ignored = 0
+
+    def unchanged_key(self) -> dict[str, list[int]]:
+        return {}
+
+    def class_info(self) -> dict[str, dict]:
+        return {}
+
+    def annotation_info(self) -> dict[str, Any]:
+        return {}
+
+
+class FolderSource(_Folder):
     """ImageNet-style class folders: `train/<class>/...` and `val/<class>/...`.
 
     The class is the first folder; files may lie deeper. Tiny-ImageNet's `val/images` with
@@ -29,11 +47,6 @@ class FolderSource:
     """
 
     kind = "folder"
-
-    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
-        self.root = Path(root)
-        self.val_fraction = fraction_of(val_fraction)
-        self.ignored = 0
 
     def entries(self) -> Iterator[Entry]:
         require_directory(self.root, "class folders, or train/<class>/ and val/<class>/")
@@ -52,15 +65,6 @@ class FolderSource:
             yield from self._annotated(annotations)
         else:
             yield from self._labelled("val", held_out_too=False)
-
-    def unchanged_key(self) -> dict[str, list[int]]:
-        return {}
-
-    def class_info(self) -> dict[str, dict]:
-        return {}
-
-    def annotation_info(self) -> dict[str, Any]:
-        return {}
 
     def _beside(self, taken: tuple[str, ...]) -> Iterator[Found]:
         with os.scandir(self.root) as scan:
@@ -103,15 +107,10 @@ class FolderSource:
         return False
 
 
-class FlatSource:
+class FlatSource(_Folder):
     """A folder of images without labels, searched to any depth; `val_fraction` held out by name."""
 
     kind = "flat"
-
-    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
-        self.root = Path(root)
-        self.val_fraction = fraction_of(val_fraction)
-        self.ignored = 0
 
     def entries(self) -> Iterator[Entry]:
         require_directory(self.root, "a folder of images")
@@ -121,15 +120,6 @@ class FlatSource:
                 yield Entry(split, found.path, None, found.size, found.mtime_ns)
             else:
                 self.ignored += 1
-
-    def unchanged_key(self) -> dict[str, list[int]]:
-        return {}
-
-    def class_info(self) -> dict[str, dict]:
-        return {}
-
-    def annotation_info(self) -> dict[str, Any]:
-        return {}
 
 
 def _read_annotations(path: Path) -> dict[str, str]:

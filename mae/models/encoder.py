@@ -62,6 +62,18 @@ def build(
     return cast(VisionTransformer, create())
 
 
+def layer_groups(prefix: str, *with_block: str) -> dict[str, Any]:
+    """What timm's layer decay asks of a model with an encoder at `prefix` (a regular expression, "encoder.").
+
+    The embedding is the first layer, then come the blocks, each with what `with_block` (regular expressions
+    whose group is the block's number) finds; everything else is the last layer, at scale 1.
+    """
+    return {
+        "stem": rf"^{prefix}(?:cls_token|pos_embed|patch_embed)",
+        "blocks": [(rf"^{prefix}blocks\.(\d+)", None), *((found, None) for found in with_block)],
+    }
+
+
 def _check_arguments(name: str, pool: str, overrides: Mapping[str, Any]) -> None:
     known = timm.list_models("vit_*", module="vision_transformer")
     if name not in known:

@@ -15,6 +15,7 @@ from mae.stages.files import (
     DETECTOR,
     ENCODER,
     IMAGES,
+    METHOD,
     SEGMENTATION,
     SEGMENTER,
     require,
@@ -68,6 +69,7 @@ def _registered(
         tags=_lineage(params, index),
         run_id=run_id,
         pool=params.knn.pool,
+        method=METHOD if METHOD.is_file() else None,
     )
     if all(model.judged for model in candidate.values()):
         outcome = registry.recorded(uri, candidate)
@@ -104,7 +106,7 @@ def _example(index: Index) -> bytes:
 
 
 def _lineage(params: Params, index: Index) -> dict[str, str]:
-    computed = params.model_dump(exclude={"runtime", "registry", "report"})
+    computed = params.model_dump(exclude={"runtime", "registry", "report", "flows", "retrain"})
     return {
         **tracking.git_tags(),
         "data_digest": index.digest,

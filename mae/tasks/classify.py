@@ -72,10 +72,7 @@ class Classifier(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers for layer decay: embedding, then block by block; norms and head come last."""
-        return {
-            "stem": r"^encoder\.(?:cls_token|pos_embed|patch_embed)",
-            "blocks": [(r"^encoder\.blocks\.(\d+)", None)],
-        }
+        return encoders.layer_groups(r"encoder\.")
 
 
 def build_classifier(

@@ -83,10 +83,7 @@ class Detector(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers for layer decay: embedding, each block with its relative positions, then the rest."""
-        return {
-            "stem": r"^vit\.encoder\.(?:cls_token|pos_embed|patch_embed)",
-            "blocks": [(r"^vit\.encoder\.blocks\.(\d+)", None), (r"^vit\.relative\.(\d+)", None)],
-        }
+        return encoders.layer_groups(r"vit\.encoder\.", r"^vit\.relative\.(\d+)")
 
 
 def build_detector(

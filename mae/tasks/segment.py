@@ -112,10 +112,7 @@ class Segmenter(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers for layer decay: embedding, then block by block; everything else comes last, at scale 1."""
-        return {
-            "stem": r"^encoder\.(?:cls_token|pos_embed|patch_embed)",
-            "blocks": [(r"^encoder\.blocks\.(\d+)", None)],
-        }
+        return encoders.layer_groups(r"encoder\.")
 
 
 def build_segmenter(
