@@ -1,6 +1,7 @@
 """The command `mae`: one sub-command for each stage of dvc.yaml, and a few tools beside them.
 
-Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 75 interrupted and saved (run again to resume).
+Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 3 there is no champion, 75 interrupted and saved
+(run again to resume).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ PARALLEL = ("pretrain", *JUDGES, "detect", "segment")
 STAGES = ("ingest", "shard", "pretrain", *JUDGES, *DENSE, "register", "report")
 
 EXIT_BAD_PARAMS = 2
+EXIT_NO_CHAMPION = 3
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command goes on from there
 
 
@@ -64,7 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     }
     for name in STAGES:
         _command(commands, name, helps[name], _stage)
+    _add_tools(commands)
+    return parser
 
+
+def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The commands that are no stage of dvc.yaml."""
     recipe = _command(commands, "recipe", "lay a recipe over the parameters", _recipe)
     recipe.add_argument("file", nargs="?", help="an overlay such as recipes/imagenet_vit_base.yaml")
     recipe.add_argument(
@@ -94,7 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=["encoder", "detector", "segmenter"],
         help="the encoder goes with its classifier (default: %(default)s)",
     )
-    return parser
+    champion = _command(commands, "champion", "write the champion's weights, for pretrain.init", _champion)
+    champion.add_argument("out", help="a folder; the file in it is named by its sha256, and printed")
+
+    drift = _command(commands, "drift", "say how the listed images differ from an earlier listing", _drift)
+    drift.add_argument("--since", required=True, metavar="DIR", help="a kept copy of data/ingest")
+    drift.add_argument("--out", required=True, metavar="DIR", help="for drift.json and its pictures")
 
 
 def _command(
@@ -156,6 +168,18 @@ def _rollback(arguments: argparse.Namespace) -> None:
     rollback(_load(arguments), arguments.model)
 
 
+def _champion(arguments: argparse.Namespace) -> None:
+    from mae.stages.champion import champion
+
+    champion(_load(arguments), Path(arguments.out))
+
+
+def _drift(arguments: argparse.Namespace) -> None:
+    from mae.stages.drift import drift
+
+    drift(_load(arguments), Path(arguments.since), Path(arguments.out))
+
+
 def _load(arguments: argparse.Namespace) -> Params:
     from mae import config
 
@@ -177,10 +201,14 @@ def _enter_torchrun(arguments: argparse.Namespace) -> None:
     """Become torchrun where its own variables (PET_NPROC_PER_NODE, PET_NNODES ...) ask for several processes.
 
     So the command in dvc.yaml is the same for one process and for a cluster, and changing the number of
-    processes reruns nothing.
+    processes reruns nothing. Machines meet by stage: one that still trains `pretrain` does not join `linear`.
     """
     wanted = any(name in os.environ for name in ("PET_NPROC_PER_NODE", "PET_NNODES"))
     if wanted and "RANK" not in os.environ:
+        os.environ["PET_RDZV_ID"] = f"{os.environ.get('PET_RDZV_ID', 'mae')}-{arguments.command}"
+        # A machine that joins later waits in vain for the address of the store that the earlier ones share,
+        # which they tell only once; without sharing it is told at every restart.
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         command = [sys.executable, "-m", "torch.distributed.run", "-m", "mae"]
         os.execv(sys.executable, [*command, "--params", arguments.params, arguments.command])
 
@@ -191,7 +219,12 @@ def _explain(command: str, error: Exception) -> int:
     if kind.__name__ != "Interrupted" and not _is_ours(error):
         raise error
     print(f"mae {command}: {error}", file=sys.stderr)
-    return {"Interrupted": EXIT_INTERRUPTED, "InvalidParams": EXIT_BAD_PARAMS}.get(kind.__name__, 1)
+    known = {
+        "Interrupted": EXIT_INTERRUPTED,
+        "InvalidParams": EXIT_BAD_PARAMS,
+        "NoChampion": EXIT_NO_CHAMPION,
+    }
+    return known.get(kind.__name__, 1)
 
 
 def _is_ours(error: Exception) -> bool:

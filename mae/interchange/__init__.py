@@ -1,7 +1,16 @@
 """Checkpoints of the official MAE release, timm and Hugging Face ViTMAE, in and out; our own encoder file."""
 
 from mae.interchange.convert import KINDS, convert, detect
-from mae.interchange.files import check, encoder_arguments, load_encoder, read, replace, save_encoder
+from mae.interchange.files import (
+    check,
+    encoder_arguments,
+    load_encoder,
+    open_weights,
+    read,
+    replace,
+    save_encoder,
+    save_method,
+)
 from mae.interchange.transfer import FORMATS, export, import_
 
 __all__ = [
@@ -14,7 +23,9 @@ __all__ = [
     "export",
     "import_",
     "load_encoder",
+    "open_weights",
     "read",
     "replace",
     "save_encoder",
+    "save_method",
 ]

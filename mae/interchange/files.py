@@ -143,6 +143,28 @@ def save_encoder(path: str | Path, vit_state: Mapping[str, Tensor], config: Mapp
     replace(path, lambda file: safetensors.torch.save_file(tensors, file, metadata))
 
 
+def save_method(path: str | Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write all weights of a pretraining method, decoder and all, as `save_encoder` writes an encoder's."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    metadata = {"config": json.dumps(dict(config), sort_keys=True)}
+    replace(path, lambda file: safetensors.torch.save_file(tensors, file, metadata))
+
+
+def open_weights(path: str | Path) -> tuple[State, dict[str, Any] | None]:
+    """(state, config) of a file of ours, of whatever kind; config None where it says nothing of itself.
+
+    Raises ValueError naming the file where there is none, or it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    state, metadata = _open_safetensors(path)
+    try:
+        return state, json.loads(metadata["config"]) if "config" in metadata else None
+    except ValueError as error:
+        raise ValueError(f"{path}: its config is unusable ({error})") from error
+
+
 def load_encoder(path: str | Path) -> tuple[State, dict[str, Any]]:
     """(state, config) of an encoder file. Raises ValueError naming the file and what is wrong with it."""
     path = Path(path)

@@ -1,5 +1,6 @@
 """The MLflow model registry: register, judge, promote, roll back. Aliases: champion, challenger, previous."""
 
+from mae.registry.continuation import NoChampion, champion_method
 from mae.registry.gate import Decision, decide, decide_gain, unjudged
 from mae.registry.models import Registered, register
 from mae.registry.promotion import champion_files, champion_version, conclude, recorded, rollback, summary
@@ -8,9 +9,11 @@ from mae.registry.weights import load_model
 
 __all__ = [
     "Decision",
+    "NoChampion",
     "Registered",
     "RegistryError",
     "champion_files",
+    "champion_method",
     "champion_version",
     "conclude",
     "decide",

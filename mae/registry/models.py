@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mae.registry.continuation import keep_method
 from mae.registry.packaging import digest_of, save
 from mae.registry.store import CHALLENGER, aliases, registry
 from mae.registry.weights import config_of, kind_of
@@ -43,6 +44,7 @@ def register(
     tags: dict[str, Any],
     run_id: str | None = None,
     pool: str = "avg",
+    method: Path | None = None,
 ) -> dict[str, Registered]:
     """Log models, create their versions, point `challenger` at them.
 
@@ -56,6 +58,7 @@ def register(
         tags: lineage (git commit, digests of data and params ...), on every version.
         run_id: the MLflow run that registers; ids that this store does not have are left out.
         pool: what a served encoder embeds: "avg" (mean of the patch tokens) or "token" (class token).
+        method: the file of the whole method that the encoder is part of, kept for a training that goes on.
 
     Raises RegistryError where the registry does not answer, ValueError for unusable files.
     """
@@ -77,6 +80,8 @@ def register(
                 model_id = _log(client, experiment, name, kind, file, digest, example, run_id, {"pool": pool})
                 found = _create_version(client, name, kind, model_id, digest, run_id, tags)
             done[kind] = found
+            if kind == "encoder" and method is not None:
+                keep_method(client, found, method)
         _link(client, done)
         for model in done.values():
             if aliases(client, model.name).get(CHALLENGER) != model.version:

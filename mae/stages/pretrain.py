@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from mae.methods.method import Method
 from mae.methods.pictures import pictures
 from mae.models import encoder as encoders
 from mae.stages.files import ENCODER, METHOD, REPORTS
+from mae.stages.initial import method_config, take_up
 from mae.stages.plots import panels, training_curve, write_csv
 from mae.stages.session import Session, encoder_config, session
 from mae.tasks.knn import online_probe
@@ -36,7 +36,10 @@ PIXEL_NOTE = "visible patches are pasted in; masked ones are shown as predicted"
 def pretrain(params: Params) -> None:
     """Train the encoder without labels and write models/pretrain and reports/pretrain."""
     method = build_method(params)
-    with session("pretrain", params, SECTIONS["pretrain"]) as at_work:
+    origin = take_up(method, params)
+    inputs = [origin.digest] if origin else []
+    with session("pretrain", params, SECTIONS["pretrain"], inputs=inputs) as at_work:
+        at_work.run.tags({"init": str(origin or "random weights")})
         p, train = params.pretrain, at_work.index.split("train")
         method.to(at_work.device)
         plan = Plan(train.shard_of, seed=params.seed)
@@ -124,8 +127,7 @@ def _write(at_work: Session, method: Any, fitted: Fitted, steps: int) -> None:
     """Models, metrics, curve and pictures, on rank 0. `method` holds the weights to keep."""
     params, reports = at_work.params, REPORTS / "pretrain"
     interchange.save_encoder(ENCODER, method.encoder.state_dict(), encoder_config(params))
-    weights = {name: value.detach().cpu().contiguous() for name, value in method.state_dict().items()}
-    interchange.replace(METHOD, lambda file: safetensors.torch.save_file(weights, file))
+    interchange.save_method(METHOD, method.state_dict(), method_config(params))
     reports.mkdir(parents=True, exist_ok=True)
     curve = at_work.curve(("loss", "lr", "grad_norm", "knn_top1", "images_per_second"))
     write_csv(reports / "curve.csv", curve)

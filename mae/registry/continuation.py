@@ -1,0 +1,84 @@
+"""What a further training goes on from: the champion's whole method, which lies beside its encoder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mae.registry.packaging import digest_of
+from mae.registry.store import CHAMPION, RegistryError, registry, version_at, weights_of
+
+if TYPE_CHECKING:
+    from mae.registry.models import Registered
+
+LOG = logging.getLogger("mae.registry")
+FOLDER = "pretraining"  # in the model's artifacts, beside what is served
+DIGEST = "method_digest"
+
+
+class NoChampion(RegistryError):
+    """Nothing has been promoted yet."""
+
+
+def keep_method(client: Any, encoder: Registered, file: Path) -> None:
+    """Put a method file beside a registered encoder, once; the version's tag says that it is there."""
+    tags = client.get_model_version(encoder.name, encoder.version).tags
+    if DIGEST in tags:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        digest = digest_of(file)
+        named = Path(folder) / f"{digest}.safetensors"
+        shutil.copyfile(file, named)
+        client.log_model_artifact(encoder.model_id, str(named), FOLDER)
+    client.set_model_version_tag(encoder.name, encoder.version, DIGEST, digest)
+    LOG.info("kept the decoder of %s version %s, too", encoder.name, encoder.version)
+
+
+def champion_method(uri: str, name: str, out: Path) -> Path:
+    """Write what the champion of `name` can be trained on from, as out/<sha256 of it>.safetensors.
+
+    The whole method's weights; the encoder's alone where the registry has no more. A file that is there
+    already, whole, is not fetched again.
+    Raises NoChampion; RegistryError where the registry does not answer, or gives other bytes than it noted.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with registry(uri) as client:
+        champion = version_at(client, name, CHAMPION)
+        if champion is None:
+            raise NoChampion(
+                f"{name}: there is no champion yet; `dvc repro` registers and promotes a first one"
+            )
+        digest = champion.tags.get(DIGEST) or champion.tags.get("artifact_digest", "")
+        target = out / f"{digest}.safetensors"
+        if digest and target.is_file() and digest_of(target) == digest:
+            return target
+        with tempfile.TemporaryDirectory(dir=out) as folder:
+            if DIGEST in champion.tags:
+                found = _fetch(client, champion, Path(folder))
+            else:
+                LOG.info("%s version %s was registered without its decoder", name, champion.version)
+                found = weights_of(client, champion, Path(folder))
+            digest = digest_of(found)
+            if digest != champion.tags.get(DIGEST, digest):
+                where = f"{name} version {champion.version}"
+                raise RegistryError(
+                    f"{where}: its method file is damaged: sha256 {digest} instead of the tag's"
+                )
+            beside = Path(folder) / "whole"
+            shutil.copyfile(found, beside)
+            return beside.replace(out / f"{digest}.safetensors")
+
+
+def _fetch(client: Any, champion: Any, folder: Path) -> Path:
+    import mlflow
+
+    model = client.get_logged_model(champion.tags["model_id"])
+    path = f"{model.artifact_location.rstrip('/')}/{FOLDER}/{champion.tags[DIGEST]}.safetensors"
+    return Path(
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=path, dst_path=str(folder), tracking_uri=client.tracking_uri
+        )
+    )
