@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import distance_transform_cdt
 
 from mae.data.demo_ade20k import NAMES, label_map, write_demo_ade20k
 from mae.data.manifest import open_source
@@ -30,20 +31,25 @@ def test_maps_show_what_the_scenes_do(written):
             assert opened.mode == "L"
             values = np.asarray(opened)
         np.testing.assert_array_equal(values, label_map(scene))
-        np.testing.assert_array_equal(values == 0, scene.unsure)
         for digit in scene.digits:
-            assert set(values[digit.mask].tolist()) <= {0, digit.label + 1}
+            assert set(values[digit.mask].tolist()) == {digit.label + 1}
+        assert set(np.unique(values)) == {
+            11,
+            *({0} if scene.digits else ()),
+            *(d.label + 1 for d in scene.digits),
+        }
         seen = np.any([np.zeros((56, 56), bool), *(digit.mask for digit in scene.digits)], axis=0)
-        assert (values[~seen & ~scene.unsure] == 11).all()
+        away = distance_transform_cdt(~seen, "chessboard") if seen.any() else np.full((56, 56), 56)
+        assert (values[away > 5] == 11).all()
+        assert (values[away <= 1] < 11).all()
         with Image.open(written / "images" / "validation" / f"{name}.jpg") as opened:
             assert np.abs(np.asarray(opened).astype(float) - scene.image).mean() < 4
 
 
-def test_what_is_unsure_is_a_rim_not_the_digits():
-    shown = list(scenes("train", 20, size=56, seed=0, look=dense_look(56)))
-    masks = [digit.mask & ~scene.unsure for scene in shown for digit in scene.digits]
-    assert np.mean([mask.sum() for mask in masks]) > 25
-    assert 0.02 < np.mean([scene.unsure.mean() for scene in shown]) < 0.15
+def test_digits_take_a_good_part_of_the_map_and_a_rim_belongs_to_nothing():
+    maps = [label_map(scene) for scene in scenes("train", 20, size=56, seed=0, look=dense_look(56))]
+    assert 0.2 < np.mean([((values > 0) & (values < 11)).mean() for values in maps]) < 0.6
+    assert 0.02 < np.mean([(values == 0).mean() for values in maps]) < 0.2
 
 
 def test_the_table_of_classes_has_the_official_form(written):
