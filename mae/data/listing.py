@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,17 @@ class Listing:
     def sizes(self, rows: np.ndarray) -> np.ndarray:
         """Listed sizes in bytes (a broken link counts as none)."""
         return np.maximum(self._sizes[rows], 0)
+
+    def identities(self) -> np.ndarray:
+        """(n,) uint64: a digest of each row's whole line, the same while an image is listed as it was."""
+        lines = zip(self._starts[:-1].tolist(), self._starts[1:].tolist(), strict=True)
+        digests = b"".join(blake2b(self._map[start:end], digest_size=8).digest() for start, end in lines)
+        return np.frombuffer(digests, dtype="<u8")
+
+    def lines(self) -> Iterator[bytes]:
+        """The listing's lines, newline included, one at a time."""
+        self._map.seek(0)
+        return iter(self._map.readline, b"")
 
     def __len__(self) -> int:
         return len(self._splits)

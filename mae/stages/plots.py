@@ -92,6 +92,43 @@ def class_bars(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str) -> 
     _save(figure, path)
 
 
+def share_bars(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """Shares of classes before and among new images, a pair of bars each; rows: class, before, new."""
+    figure, axes = _pyplot().subplots(figsize=(6.4, 1.6 + 0.26 * len(rows)), layout="constrained")
+    places = np.arange(len(rows))
+    for shift, side, colour in ((-0.2, "before", FAINT), (0.2, "new", ACCENT)):
+        axes.barh(places + shift, [100 * row[side] for row in rows], height=0.4, color=colour, label=side)
+    axes.set_yticks(places, [row["class"] for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="share of the images, %", title=title)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def histograms(path: Path, columns: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str) -> None:
+    """How values are distributed, before and new, over the same bins; columns: name -> (before, new)."""
+    across = 3
+    figure, grid = _pyplot().subplots(
+        -(-len(columns) // across), across, figsize=(9, 5), squeeze=False, layout="constrained"
+    )
+    for axis, (name, sides) in zip(grid.flat, columns.items(), strict=False):
+        bins = np.histogram_bin_edges(np.concatenate(sides), bins=24)
+        for values, label, colour in zip(sides, ("before", "new"), (INK, ACCENT), strict=True):
+            if len(values):
+                weights = np.full(len(values), 100 / len(values))
+                filled = label == "new"
+                axis.hist(
+                    values, bins, weights=weights, color=colour, label=label,
+                    histtype="stepfilled" if filled else "step", alpha=0.5 if filled else 1,
+                )  # fmt: skip
+        axis.set(xlabel=name, ylabel="images, %")
+        axis.spines[["top", "right"]].set_visible(False)
+    grid.flat[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(title, color=INK)
+    _save(figure, path)
+
+
 def empty(path: Path, why: str) -> None:
     """A picture that says why there is none."""
     figure, axes = _figure()
