@@ -1,0 +1,47 @@
+"""What depends on what, as DVC reads it out of dvc.yaml. There is no second list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def upstreams(root: Path, targets: Iterable[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """Each stage -> the stages that it depends on directly, in an order in which they can run.
+
+    Args:
+        root: the working copy (with .dvc and dvc.yaml).
+        targets: these stages and all that they depend on; None for all.
+
+    Raises ValueError for a target that is no stage; DVC's own errors for a dvc.yaml that it cannot read.
+    """
+    import networkx
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        graph = repo.index.graph.copy()
+        # A frozen stage is run without what it depends on, as `dvc repro` does it.
+        graph.remove_edges_from([edge for edge in graph.edges if edge[0].frozen])
+        names = {stage: _address(stage) for stage in graph}
+        unknown = sorted(set(targets or ()) - set(names.values()))
+        if unknown:
+            known = ", ".join(sorted(names.values()))
+            raise ValueError(f"dvc.yaml has no stage {', '.join(unknown)}; it has: {known}")
+        wanted = set(names) if targets is None else set()
+        for stage in set(names) - wanted:
+            if names[stage] in set(targets or ()):
+                wanted |= {stage} | networkx.descendants(graph, stage)
+        return {
+            names[stage]: tuple(names[up] for up in graph.successors(stage))
+            for stage in networkx.dfs_postorder_nodes(graph)
+            if stage in wanted
+        }
+
+
+def _address(stage: Any) -> str:
+    """The name that `dvc repro` takes at the root, whatever folder this process is in."""
+    if not hasattr(stage, "name"):
+        return str(stage.path_in_repo)  # a .dvc file
+    file = stage.path_in_repo
+    return str(stage.name if file == "dvc.yaml" else f"{file}:{stage.name}")

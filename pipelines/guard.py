@@ -1,0 +1,150 @@
+"""Run a command so that nothing of it outlives whoever asked for it.
+
+    python -m pipelines.guard --grace 60 [--limit 3600] -- COMMAND ...
+
+The command, and all that it starts, is ended when standard input reaches its end (whoever holds the other end
+is gone, `kill -9` included), on SIGTERM or SIGINT, and when the limit is over. Needed because SIGTERM to
+`dvc repro` alone orphans the stage, which then trains on. Exit status: the command's (128 + n for one that
+signal n ended), 124 past the limit. Imports the standard library, and psutil where something is to be ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+EXIT_LIMIT = 124  # as timeout(1)
+LAST_WORDS_S = 5.0  # from SIGTERM to SIGKILL, once the grace is over
+POLL_S = 0.2
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command under guard; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="pipelines.guard", description="Run a command that leaves nothing.")
+    parser.add_argument("--grace", type=float, required=True, help="seconds from SIGINT to SIGTERM")
+    parser.add_argument("--limit", type=float, help="seconds that the command may take")
+    parser.add_argument("command", nargs="+")
+    arguments = parser.parse_args(argv)
+    return _Guard(arguments.grace, arguments.limit).run(arguments.command)
+
+
+class _Guard:
+    def __init__(self, grace: float, limit: float | None) -> None:
+        self._grace, self._limit = grace, limit
+        self._woken, self._waker = os.pipe()
+        self._reason = ""
+        self._status: int | None = None  # of the command, once it ended
+
+    def run(self, command: list[str]) -> int:
+        os.set_blocking(self._waker, False)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._note)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only so that it wakes us
+        _adopt_orphans()
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        except OSError as error:
+            print(f"guard: {command[0]}: {error.strerror}", file=sys.stderr)
+            return 127
+        over = self._watch(process.pid)
+        if self._reason:
+            print(f"guard: {self._reason}: ending {command[0]}", file=sys.stderr, flush=True)
+            self._signal_group(process.pid)
+            self._reap(process.pid, time.monotonic() + self._grace)
+        self._end_the_rest(process.pid)
+        # Popen must not wait for (and warn of) a process that is reaped already.
+        process.returncode = self._status = 1 if self._status is None else self._status
+        return EXIT_LIMIT if over else self._status
+
+    def _note(self, number: int, _: object) -> None:
+        self._reason = self._reason or f"got {signal.Signals(number).name}"
+
+    def _watch(self, child: int) -> bool:
+        """Until the command ended or is to be ended; whether that is because it took too long."""
+        deadline = None if self._limit is None else time.monotonic() + self._limit
+        while not self._reason:
+            self._collect(child)
+            if self._status is not None:
+                return False
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self._reason = f"the limit of {self._limit:g} s is over"
+                return True
+            ready = select.select([0, self._woken], [], [], left)[0]
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+            # Not sys.stdin: its buffer would hide the end from select.
+            if 0 in ready and os.read(0, 4096) == b"":
+                self._reason = "nobody is at the other end of standard input"
+        return False
+
+    def _collect(self, child: int) -> bool:
+        """Reap what has ended; whether anything of the command is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == child:
+                code = os.waitstatus_to_exitcode(status)
+                self._status = code if code >= 0 else 128 - code
+
+    def _reap(self, child: int, deadline: float) -> bool:
+        """Wait for all to end; whether they did before `deadline` (of the monotonic clock)."""
+        while self._collect(child):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if self._woken in select.select([self._woken], [], [], min(left, POLL_S))[0]:
+                os.read(self._woken, 4096)
+        return True
+
+    def _signal_group(self, child: int) -> None:
+        """As Ctrl-C does: the stage saves and ends, and dvc, which waits for it, ends cleanly."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGINT)
+
+    def _end_the_rest(self, child: int) -> None:
+        """Whatever is left, in sessions of its own too: SIGTERM, then SIGKILL until nothing is."""
+        for process in self._left(child):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM)
+        self._reap(child, time.monotonic() + min(self._grace, LAST_WORDS_S))
+        while left := self._left(child):
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+            self._reap(child, time.monotonic() + POLL_S)
+
+    def _left(self, child: int) -> list[psutil.Process]:
+        if not self._collect(child):
+            return []
+        import psutil
+
+        return psutil.Process().children(recursive=True)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends (Linux), so that none is lost from sight."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

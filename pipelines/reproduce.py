@@ -1,0 +1,107 @@
+"""The flow `reproduce`: every stage of dvc.yaml brought up to date.
+
+By hand: `python -m pipelines.reproduce [STAGE ...] [--set KEY=VALUE]`. Run again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.states import Cancelled, Completed, Failed, State
+
+from mae import config, recipe
+from pipelines import artifacts, locks
+from pipelines.stage import Outcome
+from pipelines.stages import run_stages
+
+PARAMS = Path("params.yaml")
+SERVER_START_S = 120
+
+
+@flow(name="reproduce")
+def reproduce(targets: list[str] | None = None, overrides: dict[str, Any] | None = None) -> State[Any]:
+    """Bring the stages of dvc.yaml up to date, in DVC's own order; what is up to date is not run.
+
+    Args:
+        targets: Stages to bring up to date, with all that they depend on; all stages where empty.
+        overrides: Values laid over params.yaml first, and left there, as {"pretrain.epochs": 100}.
+    """
+    root = Path.cwd()
+    try:
+        with locks.alone(root, grace=config.load(PARAMS).flows.grace):
+            lay(overrides)
+            outcomes = run_stages(root, config.load(PARAMS).flows, targets=targets or None)
+            artifacts.stages_table(outcomes)
+            artifacts.report_pictures(root)
+    except locks.Busy as busy:
+        return Cancelled(name="Busy", message=str(busy))
+    return concluded(outcomes)
+
+
+def concluded(outcomes: Sequence[Outcome]) -> State[Any]:
+    """The flow's state, given its stages': Failed as soon as one did not come through, and it says which."""
+    failed = [outcome for outcome in outcomes if not outcome.done and outcome.state != "Skipped"]
+    skipped = [outcome.stage for outcome in outcomes if outcome.state == "Skipped"]
+    if failed:
+        what = "; ".join(f"{outcome.stage} {outcome.state}: {outcome.message}" for outcome in failed)
+        return Failed(message=what + (f". Skipped: {', '.join(skipped)}" if skipped else ""))
+    counts = Counter(outcome.state for outcome in outcomes)
+    return Completed(message=", ".join(f"{count} {state}" for state, count in counts.items()))
+
+
+def lay(overrides: dict[str, Any] | None) -> None:
+    """Lay values over params.yaml, comments kept; raises mae.config.InvalidParams naming the key."""
+    if overrides:
+        # JSON is YAML; `default` refuses what is neither.
+        settings = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+        for line in recipe.lay(None, settings, onto=PARAMS):
+            get_run_logger().info("params.yaml: %s", line)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the flow here, with a Prefect server of its own where PREFECT_API_URL names none."""
+    parser = argparse.ArgumentParser(prog="pipelines.reproduce", description="Run the stages of dvc.yaml.")
+    parser.add_argument("targets", nargs="*", metavar="STAGE", help="with all it depends on (default: all)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="laid over params.yaml, and left there",
+    )
+    arguments = parser.parse_args(argv)
+    from ruamel.yaml import YAML
+
+    pairs = [setting.partition("=") for setting in arguments.set]
+    overrides = {key: YAML(typ="safe").load(text) for key, _, text in pairs}
+    with by_hand():
+        state = reproduce(arguments.targets or None, overrides or None, return_state=True)
+    print(f"{state.name}: {state.message}")
+    return 0 if state.is_completed() else 1
+
+
+def by_hand() -> Any:
+    """Settings of a flow run by a person: its own server may take its time to start, and reports nothing."""
+    from prefect.settings import (
+        PREFECT_SERVER_ANALYTICS_ENABLED,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+        temporary_settings,
+    )
+
+    return temporary_settings(
+        {
+            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S,
+            PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        }
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

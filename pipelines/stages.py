@@ -1,0 +1,139 @@
+"""Stages of dvc.yaml as Prefect task runs: in DVC's order, side by side where it allows, none twice."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefect import allow_failure, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled, Completed, Failed, State
+
+from mae.__main__ import PARALLEL
+from mae.config import Flows
+from pipelines.devices import Closed, Devices
+from pipelines.graph import upstreams
+from pipelines.stage import Outcome, end_all, is_changed, of_stage, run_stage
+
+
+def run_stages(
+    root: Path,
+    settings: Flows,
+    *,
+    targets: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+) -> list[Outcome]:
+    """Inside a flow: bring stages up to date, one task run each, named after it.
+
+    Args:
+        root: the working copy; the caller holds it (pipelines.locks.alone).
+        settings: the section `flows` of params.yaml.
+        targets: stages that are wanted, with all that they depend on; None for all.
+        skip: stages to take as done, because the caller has just run them.
+
+    Returns the outcomes in the order in which the stages ended. Never raises for a stage that fails: what
+    depends on it is Skipped, and nothing else. When the flow itself is ended, ends what runs and raises on.
+    """
+    done = set(skip)
+    graph = upstreams(Path(root), targets)
+    graph = {
+        name: tuple(up for up in ups if up not in done) for name, ups in graph.items() if name not in done
+    }
+    return _Reproduction(Path(root), settings, graph).run()
+
+
+class _Reproduction:
+    def __init__(self, root: Path, settings: Flows, graph: Mapping[str, Sequence[str]]) -> None:
+        self._root, self._settings, self._graph = root, settings, graph
+        self._devices = Devices(settings.devices)
+        self._outcomes: dict[str, Outcome] = {}  # of stages that ended
+        self._latest: dict[str, Outcome] = {}  # of every attempt
+        self._to_blame: dict[str, set[str]] = {}  # skipped stage -> stages that failed
+        self._ending = threading.Event()
+
+    def run(self) -> list[Outcome]:
+        futures: dict[str, Any] = {}
+        ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        try:
+            while len(self._outcomes) < len(self._graph):
+                for name in self._ready(futures):
+                    futures[name] = self._submit(name, futures)
+                    futures[name].add_done_callback(lambda _, name=name: ended.put(name))
+                name = ended.get()
+                said = futures[name].state.message or ""
+                self._outcomes[name] = self._latest.get(name) or Outcome(name, "Failed", message=said)
+        except BaseException:  # the flow run is cancelled, terminated, interrupted by Ctrl-C
+            self._ending.set()
+            self._devices.close()
+            end_all()
+            raise
+        return list(self._outcomes.values())
+
+    def _ready(self, submitted: Mapping[str, Any]) -> list[str]:
+        room = self._settings.parallel - (len(submitted) - len(self._outcomes))
+        ready = (
+            name
+            for name, ups in self._graph.items()
+            if name not in submitted and all(up in self._outcomes for up in ups)
+        )
+        return list(ready)[:room]
+
+    def _submit(self, name: str, futures: Mapping[str, Any]) -> Any:
+        own = of_stage(self._settings, name)
+
+        @task(
+            name=name,
+            task_run_name=name,
+            cache_policy=NO_CACHE,  # DVC's is the only cache
+            retries=own.retries,
+            retry_delay_seconds=own.retry_delay,
+        )
+        def stage() -> State[Any]:
+            self._latest[name] = outcome = self._attempt(name)
+            return _state(outcome, ending=self._ending.is_set())
+
+        above: list[Any] = [allow_failure(futures[up]) for up in self._graph[name]]
+        return stage.submit(return_state=False, wait_for=above)
+
+    def _attempt(self, name: str) -> Outcome:
+        blame = self._blame(name)
+        if blame:
+            self._to_blame[name] = blame
+            return Outcome(name, "Skipped", message=f"{', '.join(sorted(blame))} failed")
+        logger = get_run_logger()
+        try:
+            with self._device(name) as environment:
+                if self._ending.is_set():
+                    raise Closed
+                fan_out = name.startswith("shard") and self._settings.sharding != "none"
+                if fan_out and is_changed(name, self._root):
+                    from pipelines.sharding import shard_in_parallel
+
+                    shard_in_parallel(name, self._settings, logger.info)
+                outcome = run_stage(name, self._root, self._settings, environment, logger.info)
+        except Closed:
+            return Outcome(name, "Interrupted", message="the flow run was ended first")
+        if self._ending.is_set() and not outcome.done:
+            return replace(outcome, state="Interrupted")
+        return outcome
+
+    def _blame(self, name: str) -> set[str]:
+        failed = {up for up in self._graph[name] if not self._outcomes[up].done}
+        return {first for up in failed for first in self._to_blame.get(up, {up})}
+
+    def _device(self, name: str) -> contextlib.AbstractContextManager[dict[str, str]]:
+        return self._devices.one() if name in PARALLEL else contextlib.nullcontext({})
+
+
+def _state(outcome: Outcome, *, ending: bool) -> State[Any]:
+    """As Prefect shows it. Only what is Failed is tried again."""
+    if outcome.done:
+        return Completed(name=outcome.state, message=outcome.message or None)
+    if outcome.state == "Skipped" or ending:
+        return Cancelled(name=outcome.state, message=outcome.message)
+    return Failed(name=outcome.state, message=outcome.message)
