@@ -26,6 +26,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
+REPRODUCTION = "MAE_REPRODUCTION"  # mae: stages run side by side are told apart from other runs by it
 INTERRUPTED = "exited with 75"  # mae: saved; the same command goes on from there
 LOCAL_MLFLOW_UI = "http://127.0.0.1:5000"  # `make ui`
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from prefect import allow_failure, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
 from mae.__main__ import PARALLEL
 from mae.config import Flows
 from pipelines.devices import Closed, Devices
 from pipelines.graph import upstreams
-from pipelines.stage import Outcome, end_all, is_changed, of_stage, run_stage
+from pipelines.stage import REPRODUCTION, Outcome, end_all, is_changed, of_stage, run_stage
 
 
 def run_stages(
@@ -115,6 +116,7 @@ class _Reproduction:
                     from pipelines.sharding import shard_in_parallel
 
                     shard_in_parallel(name, self._settings, logger.info)
+                environment = {**environment, REPRODUCTION: str(flow_run.id)}
                 outcome = run_stage(name, self._root, self._settings, environment, logger.info)
         except Closed:
             return Outcome(name, "Interrupted", message="the flow run was ended first")

@@ -125,6 +125,25 @@ def test_stages_stand_under_one_parent_until_the_next_repro(mlflow_uri: str, tmp
     assert run_of(mlflow_uri, again).data.tags["mlflow.parentRunId"] not in (None, parent)
 
 
+def test_stages_of_one_reproduction_share_a_parent_that_the_first_of_them_begins(
+    mlflow_uri: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "parent.json"
+    parents = []
+    for stage, reproduction in (("ingest_detect", "a"), ("ingest", "a"), ("ingest", "b")):
+        run = start(
+            mlflow_uri,
+            tmp_path,
+            stage,
+            parent_file=file,
+            new_parent=stage == "ingest",
+            reproduction=reproduction,
+        )
+        run.finish()
+        parents.append(run_of(mlflow_uri, run).data.tags["mlflow.parentRunId"])
+    assert parents[0] == parents[1] != parents[2]
+
+
 def test_a_failed_stage_fails_its_parent(mlflow_uri: str, tmp_path: Path) -> None:
     file = tmp_path / "parent.json"
     with (

@@ -14,6 +14,7 @@ from mae.data.files import write_json
 from mae.stages.files import REPORTS
 
 PARENT = "parent.json"
+REPRODUCTION = "MAE_REPRODUCTION"  # set by a flow: the name that the runs of its stages have in common
 
 
 def tracking_uri(params: Params) -> str:
@@ -59,6 +60,7 @@ def tracked(
         tags={"device": device},
         parent_file=parent_file(params),
         new_parent=stage == "ingest",
+        reproduction=os.environ.get(REPRODUCTION),
         run_id=run_id,
         enabled=enabled,
     )

@@ -29,6 +29,7 @@ def start(
     tags: dict[str, Any] | None = None,
     parent_file: Path | None = None,
     new_parent: bool = False,
+    reproduction: str | None = None,
     run_id: str | None = None,
     enabled: bool = True,
     system_metrics: bool = True,
@@ -43,6 +44,8 @@ def start(
         params: nested params of the stage. tags: lineage and the like.
         parent_file: the small JSON file that names the parent run of this `dvc repro`.
         new_parent: begin a new parent there (the first stage), and sweep what earlier ones left RUNNING.
+        reproduction: a name that the stages run side by side have in common; whichever of them comes first
+            begins the parent, and `new_parent` says nothing.
         run_id: the id (`Run.id`) of the run to go on with after a resume; call `rewind(step)` then.
         enabled: False on ranks other than 0, whose run does nothing.
         system_metrics: sample the machine's load every 10 s along with `log`, as `system/...`.
@@ -55,7 +58,9 @@ def start(
     above = None
     if parent_file is not None:
         lineage = identity | {"tags": {**machine.process_tags(), **texts, "stage": "repro"}}
-        if new_parent:
+        if reproduction is not None:
+            above, new_parent = parents.shared(parent_file, reproduction, **lineage)
+        elif new_parent:
             above = parents.begin(parent_file, **lineage, why="a new `dvc repro`")
         else:
             above = parents.current(parent_file, **lineage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import shutil
@@ -14,6 +15,7 @@ from mae.tracking.server import Rejected, Server, Unreachable
 from mae.tracking.spool import Outbox, Spool, now_ms, write_json
 
 LOG = logging.getLogger("mae.tracking")
+REPRODUCTION = "reproduction"
 
 
 def read(parent: Path) -> Spool | None:
@@ -48,6 +50,20 @@ def current(parent: Path, *, uri: str, experiment: str, tags: dict[str, str]) ->
         why = f"the last one is in experiment {state['experiment']!r} of another tracking address"
         return begin(parent, uri=uri, experiment=experiment, tags=tags, why=why)
     return spool
+
+
+def shared(
+    parent: Path, reproduction: str, *, uri: str, experiment: str, tags: dict[str, str]
+) -> tuple[Spool, bool]:
+    """The parent of stages that may start at the same time, and whether this call, the first, began it."""
+    parent.parent.mkdir(parents=True, exist_ok=True)
+    with parent.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tags = tags | {REPRODUCTION: reproduction}
+        spool = read(parent)
+        if spool is None or spool.state["tags"].get(REPRODUCTION) != reproduction:
+            return begin(parent, uri=uri, experiment=experiment, tags=tags, why=f"of {reproduction}"), True
+        return current(parent, uri=uri, experiment=experiment, tags=tags), False
 
 
 def replace_if_gone(parent: Path, spool: Spool, server: Server) -> Spool:

@@ -1,0 +1,133 @@
+"""Whatever way it ends, a guarded command leaves no process behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+# Starts a grandchild in a session of its own (as torchrun's workers), notes its pid and waits.
+DETACHED = "setsid sleep 300 & echo $! > pids; sleep 300 & echo $! >> pids; touch ready; wait"
+
+
+@pytest.fixture
+def guard(project, tmp_path):
+    """A function that starts a shell command under guard, and the folder that it runs in."""
+    started = []
+
+    def start(script, *options, grace=5, **others):
+        command = [sys.executable, "-P", str(project / "pipelines/guard.py"), "--grace", str(grace), *options]
+        process = subprocess.Popen(
+            [*command, "--", "bash", "-c", script],
+            cwd=tmp_path,
+            **{"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL} | others,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdin:
+            process.stdin.close()
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def left(tmp_path):
+    """What still runs of the processes whose pids the command noted."""
+    pids = [int(word) for word in (tmp_path / "pids").read_text().split()]
+    return [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_a_command_that_ends_by_itself_gives_its_status(guard):
+    assert guard("exit 0").wait(10) == 0
+    assert guard("exit 3").wait(10) == 3
+    assert guard("kill -9 $$").wait(10) == 128 + signal.SIGKILL
+
+
+def test_what_the_command_left_running_is_ended_with_it(guard, tmp_path):
+    assert guard("setsid sleep 300 & echo $! > pids; exit 4").wait(10) == 4
+    assert not left(tmp_path)
+
+
+def test_the_end_of_standard_input_ends_all_that_the_command_started(guard, tmp_path):
+    process = guard(DETACHED)
+    wait_for((tmp_path / "ready").exists)
+    began = time.monotonic()
+    process.stdin.close()
+    process.wait(20)
+    assert not left(tmp_path)
+    assert time.monotonic() - began < 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_that_the_command_started(guard, tmp_path, number):
+    process = guard(DETACHED, grace=1)
+    wait_for((tmp_path / "ready").exists)
+    process.send_signal(number)
+    process.wait(20)
+    assert not left(tmp_path)
+
+
+def test_kill_9_of_the_parent_ends_all_that_the_command_started(project, tmp_path):
+    guard = f"{sys.executable} -P {project / 'pipelines/guard.py'} --grace 1 -- bash -c '{DETACHED}'"
+    # The shell that holds the other end of the guard's standard input is the parent that is killed.
+    parent = subprocess.Popen(
+        ["bash", "-c", f"sleep 300 | {guard} & echo $! > guard; wait"], cwd=tmp_path, start_new_session=True
+    )
+    wait_for((tmp_path / "ready").exists)
+    guard_pid = int((tmp_path / "guard").read_text())
+    holder = next(child for child in psutil.Process(parent.pid).children() if child.name() == "sleep")
+    holder.kill()
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not left(tmp_path) and not psutil.pid_exists(guard_pid))
+
+
+def test_past_the_limit_the_command_is_ended_with_status_124(guard, tmp_path):
+    began = time.monotonic()
+    assert guard(DETACHED, "--limit", "1", grace=1).wait(20) == 124
+    assert time.monotonic() - began < 10
+    assert not left(tmp_path)
+
+
+def test_the_command_may_save_before_it_ends_and_its_status_counts(guard, tmp_path):
+    script = "trap 'sleep 1; touch saved; exit 75' INT; touch ready; while :; do sleep 0.1; done"
+    process = guard(script)
+    wait_for((tmp_path / "ready").exists)
+    process.stdin.close()
+    assert process.wait(20) == 75
+    assert (tmp_path / "saved").exists()
+
+
+def test_who_ignores_every_signal_is_killed_after_the_grace(guard, tmp_path):
+    process = guard("trap '' INT TERM; echo $$ > pids; touch ready; while :; do sleep 0.1; done", grace=1)
+    wait_for((tmp_path / "ready").exists)
+    process.stdin.close()
+    assert process.wait(20) == 128 + signal.SIGKILL
+    assert not left(tmp_path)
+
+
+def test_a_command_that_is_not_there_is_named(project):
+    command = [sys.executable, "-m", "pipelines.guard", "--grace", "1", "--", "no-such-command"]
+    done = subprocess.run(command, cwd=project, stdin=subprocess.PIPE, capture_output=True, text=True)
+    assert done.returncode == 127
+    assert "no-such-command" in done.stderr
+
+
+def test_the_guard_imports_nothing_that_takes_long(project):
+    code = "import sys, pipelines.guard; print([m for m in ('prefect', 'dvc', 'psutil') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, env=os.environ
+    )
+    assert done.stdout.strip() == "[]"
