@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -65,7 +66,13 @@ def _parser() -> argparse.ArgumentParser:
         "report": "write reports/report.md and report.html",
     }
     for name in STAGES:
-        _command(commands, name, helps[name], _stage)
+        stage = _command(commands, name, helps[name], _stage)
+        if name.startswith("shard"):
+            parts = stage.add_mutually_exclusive_group()
+            parts.add_argument(
+                "--list-parts", action="store_true", help="only name the shards still to write"
+            )
+            parts.add_argument("--part", nargs="+", metavar="NAME", help="only write these shards")
     _add_tools(commands)
     return parser
 
@@ -121,12 +128,13 @@ def _command(
 
 
 def _stage(arguments: argparse.Namespace) -> None:
-    from mae import config
+    from mae import stages
 
-    params = config.load(arguments.params)
-    from mae.stages import run_stage
-
-    run_stage(arguments.command, params)
+    name, params = arguments.command, _load(arguments)
+    if getattr(arguments, "list_parts", False):
+        print("".join(f"{json.dumps(part)}\n" for part in stages.parts_to_write(name, params)), end="")
+    else:
+        stages.run_stage(name, params, getattr(arguments, "part", None) or ())
 
 
 def _recipe(arguments: argparse.Namespace) -> None:

@@ -1,13 +1,19 @@
 """The work directory of a sharding run, and how its content becomes the finished directory.
 
 The work directory holds `job.json` (what is being made), whole tars and a sidecar for each; after publishing
-only `done.json`. The finished directory has `index.json` exactly while everything that it names is in place.
+only `done.json`. Kept shards of earlier runs are linked into it, and from there on are like those it wrote.
+The finished directory has `index.json` exactly while everything that it names is in place.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,8 @@ import numpy as np
 
 from mae.data.files import move, whole, write_json
 from mae.data.index import FORMAT, INDEX, REJECTED, TARS, Index, sha256_of
-from mae.data.listing import Listing
+from mae.data.kept import keep
+from mae.data.shard_job import ShardJob
 from mae.data.shard_plan import ShardTask
 from mae.data.shard_writer import Sidecar, read_sidecar, sidecar_path
 from mae.data.sources import SPLITS
@@ -29,38 +36,64 @@ class EmptySplit(RuntimeError):
     """Not one image of a split could be decoded."""
 
 
-def finished(out: Path, work: Path, job: dict[str, Any]) -> dict[str, Any] | None:
-    """The index in `out`, if this very job made it and all that it names is there."""
+@contextmanager
+def claimed(work: Path, log: Callable[[str], None], *, alone: bool = True) -> Iterator[None]:
+    """Hold the work directory, alone or together with others that share it; waits for those in the way."""
+    work.mkdir(parents=True, exist_ok=True)
+    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    with work.with_name(f"{work.name}.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log(f"{work}: another process writes shards here; waiting for it")
+            fcntl.flock(file, how)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks
+                raise
+        yield
+
+
+def finished(job: ShardJob) -> dict[str, Any] | None:
+    """The index in `job.out`, if this very job made it and all that it names is there."""
     try:
-        done = json.loads((work / _DONE).read_bytes())
-        data = (out / INDEX).read_bytes()
-        if done != {"job": job, "index": hashlib.sha256(data).hexdigest()}:
+        done = json.loads((job.work / _DONE).read_bytes())
+        data = (job.out / INDEX).read_bytes()
+        if done != {"job": job.about, "index": hashlib.sha256(data).hexdigest()}:
             return None
-        return Index.open(out).about
+        return Index.open(job.out).about
     except (OSError, ValueError, ShardError):
         return None
 
 
-def enter(work: Path, job: dict[str, Any]) -> None:
-    """Make the work directory this job's: what another job left there is removed."""
-    work.mkdir(parents=True, exist_ok=True)
+def entered(job: ShardJob) -> bool:
+    """Whether the work directory is this planned job's."""
     try:
-        same = json.loads((work / _JOB).read_bytes()) == job
+        return json.loads((job.work / _JOB).read_bytes()) == job.identity
     except (OSError, ValueError):
-        same = False
-    for path in work.iterdir():
+        return False
+
+
+def enter(job: ShardJob) -> None:
+    """Make the work directory this planned job's: what another left there goes, kept shards come in."""
+    same = entered(job)
+    for path in job.work.iterdir():
         ours = path.name.split("-")[0] in SPLITS or path.name in (_JOB, _DONE, REJECTED)
         if path.name.endswith(".partial") or path.name == _DONE or (ours and not same):
             path.unlink()
-    write_json(work / _JOB, job)
+    for task, sidecar, tar in job.kept:
+        if read_sidecar(job.work, task.name) is None:
+            sidecar.write(job.work)
+        if not (job.work / task.name).exists():
+            os.link(tar, job.work / task.name)
+    write_json(job.work / _JOB, job.identity)
 
 
-def kept(work: Path, out: Path, task: ShardTask) -> Sidecar | None:
+def written(job: ShardJob, task: ShardTask) -> Sidecar | None:
     """The sidecar of a shard finished earlier, if its tar is still whole here (or already in its place)."""
-    sidecar = read_sidecar(work, task.name)
+    sidecar = read_sidecar(job.work, task.name)
     if sidecar is None:
         return None
-    mine, placed = work / task.name, out / TARS / task.name
+    mine, placed = job.work / task.name, job.out / TARS / task.name
     if mine.is_file() and mine.stat().st_size == sidecar.bytes:
         return sidecar
     # Killed while moving: the tar may be in its place, but under a number another shard may have had.
@@ -69,15 +102,9 @@ def kept(work: Path, out: Path, task: ShardTask) -> Sidecar | None:
     return None
 
 
-def publish(
-    listing: Listing,
-    job: dict[str, Any],
-    tasks: list[ShardTask],
-    sidecars: dict[str, Sidecar],
-    work: Path,
-    out: Path,
-) -> dict[str, Any]:
-    """Move everything into `out` and write its index last; returns the index."""
+def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], None]) -> dict[str, Any]:
+    """Move everything into `job.out`, write its index last, keep the tars for later; returns the index."""
+    listing, out, work = job.listing, job.out, job.work
     tars = out / TARS
     tars.mkdir(parents=True, exist_ok=True)
     (out / INDEX).unlink(missing_ok=True)  # from here on the directory is incomplete, and says so
@@ -90,7 +117,7 @@ def publish(
     write_json(out / REJECTED, {"rejected": rejected, "complaints": complaints})
     splits = {}
     for split in listing.manifest["splits"]:
-        names = [task.name for task in tasks if task.split == split and sidecars[task.name].samples]
+        names = [task.name for task in job.tasks if task.split == split and sidecars[task.name].samples]
         if not names:
             raise EmptySplit(
                 f"{listing.root}: no image of the split {split!r} can be decoded; see {out / REJECTED}"
@@ -108,21 +135,33 @@ def publish(
         "splits": splits,
         "rejected": {"count": len(rejected), **_named(out / REJECTED)},
         "fingerprint": f"{sum(int(side.content, 16) for side in sidecars.values()) % 2**256:064x}",
-        "seed": job["seed"],
+        "seed": job.settings.seed,
         "resized": {
-            "max_side": job["max_side"],
-            "quality": job["quality"],
+            "max_side": job.about["max_side"],
+            "quality": job.about["quality"],
             "count": sum(side.resized for side in sidecars.values()),
         },
         **{name: listing.manifest[name] for name in _ANNOTATED if name in listing.manifest},
     }
     write_json(out / INDEX, index)
-    digest = hashlib.sha256((out / INDEX).read_bytes()).hexdigest()
-    write_json(work / _DONE, {"job": job, "index": digest})
-    for task in tasks:
-        for path in (work / task.name, sidecar_path(work, task.name)):
-            path.unlink(missing_ok=True)
+    _conclude(job, sidecars, index, log)
     return index
+
+
+def _conclude(
+    job: ShardJob, sidecars: dict[str, Sidecar], index: dict[str, Any], log: Callable[[str], None]
+) -> None:
+    """Keep the tars for the next run, note what is done, and empty the work directory."""
+    if job.kept_dir is not None:
+        parts = [(task, sidecars[task.name]) for task in job.tasks]
+        reason = keep(job.kept_dir, job.made_so, job.listing, parts, index, job.out)
+        if reason is not None:
+            log(f"{job.kept_dir}: no shard can be kept for the next run, it will write all anew ({reason})")
+    digest = hashlib.sha256((job.out / INDEX).read_bytes()).hexdigest()
+    write_json(job.work / _DONE, {"job": job.about, "index": digest})
+    for task in job.tasks:
+        for path in (job.work / task.name, sidecar_path(job.work, task.name)):
+            path.unlink(missing_ok=True)
 
 
 def _publish_split(split: str, sidecars: list[Sidecar], work: Path, tars: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,15 +24,28 @@ class ShardTask(NamedTuple):
         return f"{self.split}-{self.number:06d}.tar"
 
 
-def plan_shards(listing: Listing, split: str, seed: int, max_count: int, max_bytes: int) -> list[ShardTask]:
-    """The shards of one split: rows shuffled by seed, cut within both bounds into shards of like size."""
+def plan_shards(
+    listing: Listing,
+    split: str,
+    seed: int,
+    max_count: int,
+    max_bytes: int,
+    after: Sequence[ShardTask] = (),
+) -> list[ShardTask]:
+    """The shards of one split: rows shuffled by seed, cut within both bounds into shards of like size.
+
+    after: shards of the split that are there already. Theirs are left out; numbers and keys go on from them.
+    """
     rows = listing.rows(split)
+    if after:
+        rows = np.setdiff1d(rows, np.concatenate([task.rows for task in after]), assume_unique=True)
     rows = rows[np.random.default_rng([seed, SPLITS.index(split)]).permutation(len(rows))]
     ends = cut(listing.sizes(rows), max_count, max_bytes)
     starts = [0, *ends][:-1]  # a split without images has no shards
+    key = max((task.first_key + len(task.rows) for task in after), default=0)
     return [
-        ShardTask(split, number, rows[start:end], start)
-        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+        ShardTask(split, number, rows[start:end], key + start)
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True), len(after))
     ]
 
 

@@ -49,6 +49,11 @@ class Sidecar:
     complaints: list[dict[str, str]] = field(default_factory=list)
     resized: int = 0
 
+    def write(self, directory: Path) -> None:
+        """Put it beside its shard in `directory`."""
+        with whole(sidecar_path(directory, self.name)) as file:
+            file.write(json.dumps(vars(self)).encode("ascii"))
+
 
 class ShardWriter:
     """Writes shards of one listing into `directory`.
@@ -86,8 +91,7 @@ class ShardWriter:
                 self._add(tar, f"{number:09d}", entry, data, sidecar, stated, label_map)
             sidecar.sha256, sidecar.bytes = tar.finish()
         sidecar.content = f"{content % 2**256:x}"
-        with whole(sidecar_path(self.directory, task.name)) as file:
-            file.write(json.dumps(vars(sidecar)).encode("ascii"))
+        sidecar.write(self.directory)
         return sidecar
 
     def _add(

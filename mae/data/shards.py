@@ -1,8 +1,8 @@
 """A listed source -> WebDataset tar shards with an index: shuffled once, in parallel, whole or not at all.
 
-Every shard is one task. Finished ones stay in the work directory until all are there; then they are moved
-into place and `index.json` is written last, so an interrupted run goes on where it was and a directory with
-an index is complete.
+Every shard is one task, for this process, its workers, or others that write parts. Finished ones stay in the
+work directory until all are there; then they are moved into place and `index.json` is written last, so an
+interrupted run goes on where it was and a directory with an index is complete.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from mae.data.files import write_json
-from mae.data.index import FORMAT, REJECTED
+from mae.data.index import REJECTED
 from mae.data.listing import Listing
-from mae.data.manifest import manifest_digest
-from mae.data.publish import enter, finished, kept, publish
-from mae.data.shard_plan import ShardTask, plan_shards
+from mae.data.publish import claimed, enter, entered, finished, publish, written
+from mae.data.shard_job import ShardJob, ShardSettings
+from mae.data.shard_plan import ShardTask
 from mae.data.shard_writer import ShardWriter, Sidecar
-from mae.data.sources import SPLITS
 
 _LOG_EVERY = 5.0  # seconds
 
@@ -42,100 +41,106 @@ def write_shards(
     out_dir: str | os.PathLike,
     work_dir: str | os.PathLike,
     *,
-    max_count: int = 1250,
-    max_bytes: int = 1 << 30,
-    max_side: int | None = None,
-    quality: int = 90,
-    max_rejected: int = 0,
-    seed: int = 0,
+    kept_dir: str | os.PathLike | None = None,
     workers: int = 1,
     log: Callable[[str], None] = lambda line: None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Write the shards of a listing (`manifest.write_listing`) and their index; returns the index.
 
-    Each split is shuffled by `seed` and cut into shards of at most `max_count` images and `max_bytes` listed
-    bytes (an image above that is a shard of its own), all of about one size. Equal listings, contents and
-    arguments give equal bytes, whatever `workers` (processes; 0 or 1 stays in this one) and however often
-    the run was interrupted. Images that do not decode, or do not fit their annotations, and single
-    annotations that do not fit their image are left out and named in `rejected.json`.
+    Each split is shuffled by the seed and cut into shards within both bounds, all of about one size. Equal
+    listings, contents and settings give equal bytes, whatever `workers` (processes; 0 or 1 stays in this
+    one), however often the run was interrupted, and whoever wrote which part. Images that do not decode, or
+    do not fit their annotations, and single annotations that do not fit their image are left out and named
+    in `rejected.json`.
 
-    max_side, quality: see `ShardWriter`; images with annotations are never reduced. max_rejected: more
-    rejected images and annotations than this are an error.
+    settings: the fields of `ShardSettings`. kept_dir: where published shards are kept for the next run. It
+    then takes over those whose images are all listed as they were, byte for byte, and shards the rest after
+    them; so equal bytes need equal kept shards, too. It must lie on the file system of `out_dir`.
     log: is given a progress line with rate and time left every few seconds.
 
     Raises: SourceChanged, DiskFull, TooManyRejected, WorkerDied, EmptySplit, SourceError, ValueError.
     """
-    _check_sizes(quality, max_count=max_count, max_bytes=max_bytes, max_side=max_side)
-    listing = Listing(listing_dir)
-    if max_side is not None and "task" in listing.manifest:
-        raise ValueError(
-            f"max_side is {max_side}: images with annotations keep their size, or boxes and label maps would "
-            "not fit them; set max_side to null"
-        )
-    out, work = Path(out_dir), Path(work_dir)
-    job = {
-        "format": FORMAT,
-        "source": manifest_digest(listing.manifest),
-        "seed": seed,
-        "max_count": max_count,
-        "max_bytes": max_bytes,
-        "max_side": max_side,
-        "quality": quality if max_side else None,
-    }
-    done = finished(out, work, job)
-    if done is not None:
-        log(f"{out}: unchanged, nothing to do")
-        return done
-    enter(work, job)
-    tasks = [task for split in SPLITS for task in plan_shards(listing, split, seed, max_count, max_bytes)]
-    progress = _Progress(tasks, listing, max_rejected, work, log)
-    for task in tasks:
-        sidecar = kept(work, out, task)
-        if sidecar is not None:
-            progress.add(task, sidecar)
-    progress.begin()
-    waiting = [task for task in tasks if task.name not in progress.sidecars]
-    with closing(_run(waiting, listing, work, max_side, quality, workers)) as written:
-        for task, sidecar in written:
-            progress.add(task, sidecar)
-    index = publish(listing, job, tasks, progress.sidecars, work, out)
+    job = ShardJob(listing_dir, out_dir, work_dir, kept_dir, ShardSettings(**settings))
+    with claimed(job.work, log):
+        done = finished(job)
+        if done is not None:
+            log(f"{job.out}: unchanged, nothing to do")
+            return done
+        job.plan(log)
+        enter(job)
+        progress = _Progress(job, log)
+        for task in job.tasks:
+            sidecar = written(job, task)
+            if sidecar is not None:
+                progress.add(task, sidecar)
+        progress.begin()
+        waiting = [task for task in job.tasks if task.name not in progress.sidecars]
+        with closing(_run(waiting, job, workers)) as results:
+            for task, sidecar in results:
+                progress.add(task, sidecar)
+        index = publish(job, progress.sidecars, log)
     count = sum(one["count"] for one in index["splits"].values())
-    log(f"{out}: {count} images in {len(tasks)} shards, {index['rejected']['count']} rejected")
+    log(f"{job.out}: {count} images in {len(job.tasks)} shards, {index['rejected']['count']} rejected")
     return index
 
 
-def _check_sizes(quality: int, **sizes: int | None) -> None:
-    for name, value in sizes.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}: it must be at least 1")
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality is {quality}: JPEG quality runs from 1 to 100")
+def list_parts(job: ShardJob, log: Callable[[str], None] = lambda line: None) -> list[str]:
+    """Names of the shards that are still to be written before `write_shards` has only to publish.
+
+    Each may be written by another process (`write_parts`), on any machine that sees the same files.
+    """
+    with claimed(job.work, log):
+        if finished(job) is not None:
+            return []
+        job.plan(log)
+        enter(job)
+        return [task.name for task in job.tasks if written(job, task) is None]
+
+
+def write_parts(job: ShardJob, names: Sequence[str], log: Callable[[str], None] = lambda line: None) -> None:
+    """Write these shards into the work directory, each whole or not at all; finished ones are left alone.
+
+    Raises: SourceChanged, DiskFull, SourceError; ValueError naming what is none of this job's shards.
+    """
+    job.plan()
+    tasks = {task.name: task for task in job.tasks}
+    unknown = [name for name in names if name not in tasks]
+    if unknown:
+        few = ", ".join(list(tasks)[:3])
+        raise ValueError(f"no shard is called {', '.join(unknown)}; of {len(tasks)} the first are {few}")
+    if finished(job) is not None:
+        log(f"{job.out}: unchanged, nothing to do")
+        return
+    if not entered(job):
+        with claimed(job.work, log):
+            enter(job)
+    with claimed(job.work, log, alone=False):
+        waiting = [tasks[name] for name in names if written(job, tasks[name]) is None]
+        for number, (task, sidecar) in enumerate(_run(waiting, job, 1), 1):
+            about = f"{len(sidecar.samples)} images, {sidecar.bytes / 1e6:.1f} MB"
+            log(f"{task.name}: {about} ({number} of {len(waiting)})")
 
 
 class _Progress:
     """What is finished: collects sidecars, bounds the rejected, and says how fast it goes."""
 
-    def __init__(
-        self,
-        tasks: list[ShardTask],
-        listing: Listing,
-        max_rejected: int,
-        work: Path,
-        log: Callable[[str], None],
-    ) -> None:
+    def __init__(self, job: ShardJob, log: Callable[[str], None]) -> None:
         self.sidecars: dict[str, Sidecar] = {}
-        self._bytes = {task.name: int(listing.sizes(task.rows).sum()) for task in tasks}
-        self._images = sum(len(task.rows) for task in tasks)
-        self._max_rejected, self._work, self._log = max_rejected, work, log
-        self._done_images = self._done_bytes = self._kept_bytes = 0
+        self._bytes = {task.name: int(job.listing.sizes(task.rows).sum()) for task in job.tasks}
+        self._images = sum(len(task.rows) for task in job.tasks)
+        self._kept = len(job.kept)
+        self._max_rejected, self._work, self._log = job.settings.max_rejected, job.work, log
+        self._done_images = self._done_bytes = self._had_bytes = 0
         self._began = self._said = time.monotonic()
 
     def begin(self) -> None:
         """Counting of the rate starts here; what was added before is from an earlier run."""
-        self._kept_bytes = self._done_bytes
+        self._had_bytes = self._done_bytes
         self._began = self._said = time.monotonic()
-        if self.sidecars:
-            self._log(f"resuming: {len(self.sidecars)} of {len(self._bytes)} shards are finished already")
+        finished, to_write = len(self.sidecars) - self._kept, len(self._bytes) - self._kept
+        if finished:
+            self._log(f"resuming: {finished} of {to_write} shards are finished already")
 
     def add(self, task: ShardTask, sidecar: Sidecar) -> None:
         self.sidecars[task.name] = sidecar
@@ -145,7 +150,7 @@ class _Progress:
         now = time.monotonic()
         if now - self._said >= _LOG_EVERY:
             self._said = now
-            rate = (self._done_bytes - self._kept_bytes) / (now - self._began)
+            rate = (self._done_bytes - self._had_bytes) / (now - self._began)
             left = (sum(self._bytes.values()) - self._done_bytes) / max(rate, 1.0)
             self._log(
                 f"{self._done_images} of {self._images} images, "
@@ -167,12 +172,12 @@ class _Progress:
 
 
 def _run(
-    tasks: list[ShardTask], listing: Listing, work: Path, max_side: int | None, quality: int, workers: int
+    tasks: list[ShardTask], job: ShardJob, workers: int
 ) -> Generator[tuple[ShardTask, Sidecar], None, None]:
     """Write the shards, yielding each as it is finished; few are handed out ahead, so memory stays flat."""
-    settings = (listing.directory, work, max_side, quality)
+    max_side, quality = job.settings.max_side, job.settings.quality
     if workers <= 1 or len(tasks) <= 1:
-        writer = ShardWriter(listing, work, max_side=max_side, quality=quality)
+        writer = ShardWriter(job.listing, job.work, max_side=max_side, quality=quality)
         for task in tasks:
             yield task, writer.write(task)
         return
@@ -181,7 +186,7 @@ def _run(
         # Fresh processes: this one may hold threads, which a fork would copy in the middle of anything.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=settings,
+        initargs=(job.listing.directory, job.work, max_side, quality),
     )
     ahead = iter(tasks)
     running: dict[Future[Sidecar], ShardTask] = {}

@@ -6,6 +6,8 @@
 import importlib
 import logging
 import sys
+from collections.abc import Sequence
+from types import ModuleType
 
 from mae.config import Params
 
@@ -30,11 +32,23 @@ MODULES = {
 }
 
 
-def run_stage(name: str, params: Params) -> None:
-    """Run one stage in this process, with a steady log on standard error."""
+def run_stage(name: str, params: Params, parts: Sequence[str] = ()) -> None:
+    """Run one stage in this process, or just these shards of it; with a steady log on standard error."""
+    module = _opened(name)
+    if parts:
+        module.write_parts_of(name, params, parts)
+    else:
+        getattr(module, name)(params)
+
+
+def parts_to_write(name: str, params: Params) -> list[str]:
+    """Names of the shards that this stage would write now."""
+    return _opened(name).parts_to_write(name, params)
+
+
+def _opened(name: str) -> ModuleType:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it says every figure twice
-    module = importlib.import_module(f"mae.stages.{MODULES[name]}")
-    getattr(module, name)(params)
+    return importlib.import_module(f"mae.stages.{MODULES[name]}")

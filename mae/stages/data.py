@@ -4,7 +4,7 @@ Three sets go the same way: images, images with boxes (`_detect`) and images wit
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from mae.data.demo_coco import write_demo_coco
 from mae.data.files import write_json
 from mae.data.manifest import open_source, write_listing
 from mae.data.scenes import Look
-from mae.data.shards import write_shards
+from mae.data.shard_job import ShardJob, ShardSettings
+from mae.data.shards import list_parts, write_parts, write_shards
 from mae.stages.files import DETECTION, IMAGES, NO_SET, SEGMENTATION, DataSet, read_json, require, write_text
 from mae.stages.tracked import stage_folder, tracked
 
@@ -28,6 +29,7 @@ SECTIONS = {
     "ingest_segment": ("demo", "ingest_segment"),
     "shard_segment": ("shard_segment",),
 }
+SHARDED = {"shard": IMAGES, "shard_detect": DETECTION, "shard_segment": SEGMENTATION}
 _log = logging.getLogger("mae.stages")
 
 
@@ -54,17 +56,48 @@ def ingest_segment(params: Params) -> None:
 
 def shard(params: Params) -> None:
     """Copy the listed images into data/shards; what does not decode is left out, named in rejected.json."""
-    _shard("shard", params, IMAGES)
+    _shard("shard", params)
 
 
 def shard_detect(params: Params) -> None:
     """Copy images and annotations into data/detect/shards; unsound ones are named in rejected.json."""
-    _shard("shard_detect", params, DETECTION)
+    _shard("shard_detect", params)
 
 
 def shard_segment(params: Params) -> None:
     """Copy images and label maps into data/segment/shards; unsound ones are named in rejected.json."""
-    _shard("shard_segment", params, SEGMENTATION)
+    _shard("shard_segment", params)
+
+
+def parts_to_write(stage: str, params: Params) -> list[str]:
+    """Names of the shards that the stage would write now; none where it has nothing to do."""
+    job = _job(stage, params)
+    return [] if job is None else list_parts(job, _log.info)
+
+
+def write_parts_of(stage: str, params: Params, names: Sequence[str]) -> None:
+    """Write these of the stage's shards into its work folder, for the stage itself to publish."""
+    job = _job(stage, params)
+    if job is not None:
+        write_parts(job, names, _log.info)
+
+
+def _job(stage: str, params: Params) -> ShardJob | None:
+    files = SHARDED[stage]
+    if read_json(files.manifest) == NO_SET:
+        return None
+    return ShardJob(*_places(stage, params), ShardSettings(**_settings(stage, params)))
+
+
+def _places(stage: str, params: Params) -> tuple[Path, Path, Path, Path]:
+    """Listing, shards, the shards at work, the kept ones: of the stage, so that another batch finds them."""
+    work = Path(params.runtime.work_dir).absolute() / stage
+    files = SHARDED[stage]
+    return files.listing, files.shards, work / "partial", work / "kept"
+
+
+def _settings(stage: str, params: Params) -> dict[str, Any]:
+    return {"seed": params.seed, **getattr(params, stage).model_dump()}
 
 
 def _scenes(params: Params, given: config.Scenes, write: Callable[..., Any]) -> Callable[[Path], None]:
@@ -95,7 +128,8 @@ def _ingest(
         _log.info("listed %s: %s", given.root, ", ".join(f"{c:,} {name}" for name, c in counts.items()))
 
 
-def _shard(stage: str, params: Params, files: DataSet) -> None:
+def _shard(stage: str, params: Params) -> None:
+    files = SHARDED[stage]
     require(files.manifest)
     folder = stage_folder(stage, params, SECTIONS[stage])
     with tracked(stage, params, SECTIONS[stage], folder=folder) as run:
@@ -104,14 +138,13 @@ def _shard(stage: str, params: Params, files: DataSet) -> None:
             write_json(files.index, NO_SET)
             write_json(files.shards / "rejected.json", {})
             return
+        *places, kept = _places(stage, params)
         index = write_shards(
-            files.listing,
-            files.shards,
-            folder.parent / "partial",
-            seed=params.seed,
+            *places,
+            kept_dir=kept,
             workers=params.runtime.workers,
             log=_log.info,
-            **getattr(params, stage).model_dump(),
+            **_settings(stage, params),
         )
         values = {f"images.{name}": split["count"] for name, split in index["splits"].items()}
         run.log(0, values | {"rejected": index["rejected"]["count"]})
