@@ -98,8 +98,12 @@ class _Reproduction:
             self._latest[name] = outcome = self._attempt(name)
             return _state(outcome, ending=self._ending.is_set())
 
-        above: list[Any] = [allow_failure(futures[up]) for up in self._graph[name]]
-        return stage.submit(return_state=False, wait_for=above)
+        # The arrows of Prefect's picture. Past a skipped stage they lead to what failed: Prefect itself would
+        # not begin a task below a cancelled one.
+        skipped = set(self._to_blame) & set(self._graph[name])
+        above = (set(self._graph[name]) - skipped) | (self._blame(name) if skipped else set())
+        wait_for: list[Any] = [allow_failure(futures[up]) for up in sorted(above)]
+        return stage.submit(return_state=False, wait_for=wait_for)
 
     def _attempt(self, name: str) -> Outcome:
         blame = self._blame(name)

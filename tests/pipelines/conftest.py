@@ -45,7 +45,7 @@ def empty_repo(tmp_path_factory, dvc):
 def repo(tmp_path, empty_repo):
     """A function that makes a DVC working copy of stages: name -> (command, the stages it depends on).
 
-    A stage's output is the file of its name; where the command does not write it, it is an empty one.
+    A stage's output is the file of its name, written once the command went well.
     """
 
     def make(stages):
@@ -54,7 +54,7 @@ def repo(tmp_path, empty_repo):
             shutil.copytree(empty_repo, folder)
         lines = ["stages:"]
         for name, (command, ups) in stages.items():
-            lines += [f"  {name}:", f"    cmd: {command} && touch {name}", f"    outs: [{name}]"]
+            lines += [f"  {name}:", f"    cmd: {command} && echo $DVC_STAGE > {name}", f"    outs: [{name}]"]
             lines += [f"    deps: [{', '.join(ups)}]"] if ups else []
         (folder / "dvc.yaml").write_text("\n".join(lines) + "\n")
         return folder
