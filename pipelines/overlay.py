@@ -1,0 +1,80 @@
+"""params.yaml changed for one run, and put back when it ends: after a kill, when the next one starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mae import recipe
+
+PARAMS = "params.yaml"
+RECORD = "params.before.json"
+
+
+class Overlay:
+    """Settings over root/params.yaml. folder: where a record of the file as it was lies meanwhile."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self._params, self._folder = Path(root) / PARAMS, Path(folder)
+        self._record = self._folder / RECORD
+
+    def lay(self, values: Mapping[str, Any]) -> list[str]:
+        """Change "section.key" -> value, more of them later, too; returns a line for each key that changed.
+
+        Raises mae.config.InvalidParams, and changes nothing, where a key or value cannot be.
+        """
+        if not values:
+            return []
+        self._folder.mkdir(parents=True, exist_ok=True)
+        draft = self._folder / PARAMS
+        shutil.copyfile(self._params, draft)
+        changes = list(recipe.lay(None, list(as_settings(values)), onto=draft))
+        # The record first: whenever this is killed, what the file was is known.
+        before = self._noted()["before"] if self._record.is_file() else self._params.read_text()
+        note = {"before": before, "laid": _digest(draft)}
+        beside = self._record.with_suffix(".tmp")
+        beside.write_text(json.dumps(note))
+        os.replace(beside, self._record)
+        os.replace(draft, self._params)
+        return changes
+
+    def restore(self) -> str | None:
+        """Put the file back as it was, and say so; None where there is nothing to put back.
+
+        A file that somebody changed meanwhile is left as it is.
+        """
+        if not self._record.is_file():
+            return None
+        note = self._noted()
+        if _digest(self._params) == note["laid"]:
+            beside = self._folder / PARAMS
+            beside.write_text(note["before"])
+            os.replace(beside, self._params)
+            said = f"{PARAMS} is as it was before the run"
+        elif self._params.read_text() == note["before"]:
+            said = None
+        else:
+            said = f"{PARAMS} was changed while a run had its settings laid over it: it is left as it is now"
+        self.keep()
+        return said
+
+    def keep(self) -> None:
+        """The file stays as it is."""
+        self._record.unlink(missing_ok=True)
+
+    def _noted(self) -> dict[str, str]:
+        return dict(json.loads(self._record.read_text()))
+
+
+def as_settings(values: Mapping[str, Any]) -> Iterable[str]:
+    """{"pretrain.epochs": 5} -> "pretrain.epochs=5", as `mae recipe --set` reads it. JSON is YAML."""
+    return (f"{key}={json.dumps(value)}" for key, value in values.items())
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

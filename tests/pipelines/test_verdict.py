@@ -1,0 +1,88 @@
+"""What the gate decided is told apart from what it had decided before, and people are told."""
+
+import json
+
+import pytest
+
+from pipelines import verdict
+
+
+def outcome(version, *, promote, **other):
+    return {
+        "promote": promote,
+        "reason": "gain +0.0100",
+        "figure": "accuracy",
+        "challenger": 0.81,
+        "champion": 0.8,
+        "gain": 0.01,
+        "low": 0.005,
+        "high": 0.015,
+        "samples": 100,
+        "models": [
+            {"name": "mae-encoder", "version": version, "aliases": ["challenger"]},
+            {"name": "mae-encoder", "version": "1", "aliases": ["champion"]},
+        ],
+        **other,
+    }
+
+
+@pytest.fixture
+def decide(tmp_path):
+    def write(**outcomes):
+        file = tmp_path / verdict.DECISION
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(outcomes))
+
+    return write
+
+
+def test_a_decision_of_an_earlier_run_promotes_nothing_now(tmp_path, decide):
+    decide(encoder=outcome("2", promote=True))
+    verdict.note_before(tmp_path, tmp_path)
+    (found,) = verdict.verdicts(tmp_path, tmp_path)
+    assert not found.new
+    assert not found.promoted
+    assert str(found) == "encoder: the same model as before"
+    decide(encoder=outcome("3", promote=True))
+    (found,) = verdict.verdicts(tmp_path, tmp_path)
+    assert found.promoted
+
+
+def test_a_run_that_goes_on_after_a_kill_asks_what_was_decided_since_the_first(tmp_path, decide):
+    verdict.note_before(tmp_path, tmp_path)  # before anything was ever decided
+    decide(encoder=outcome("1", promote=True))
+    verdict.note_before(tmp_path, tmp_path)
+    assert verdict.verdicts(tmp_path, tmp_path)[0].promoted
+    assert verdict.is_open(tmp_path)
+    verdict.forget(tmp_path)
+    assert not verdict.is_open(tmp_path)
+
+
+def test_the_page_has_the_figures_the_interval_and_who_is_what(tmp_path, decide):
+    verdict.note_before(tmp_path, tmp_path)
+    first = {"champion": None, "gain": None, "low": None, "high": None}
+    decide(encoder=outcome("2", promote=False), detector=outcome("1", promote=True, **first))
+    text = verdict.table(verdict.verdicts(tmp_path, tmp_path))
+    assert "| 0.8000 | 0.8100 | +0.0100 (+0.0050 to +0.0150) | 100 | champion kept |" in text
+    assert "|  | 0.8100 |  | 100 | promoted |" in text
+    assert "mae-encoder 1: champion" in text
+
+
+def test_a_notification_goes_to_the_log_and_to_the_block_named(prefect_server):
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    said = []
+    verdict.notify(None, "retrain: Promoted", "better", said.append)
+    assert said == ["retrain: Promoted: better"]
+    # Nobody listens there: a chat that is away undoes nothing.
+    block = CustomWebhookNotificationBlock(
+        name="team",
+        url="http://127.0.0.1:9/",
+        json_data={"text": "{{subject}}: {{body}}"},
+        allow_private_urls=True,
+    )
+    block.save("team", overwrite=True)
+    verdict.notify("custom-webhook/team", "retrain: Promoted", "better", said.append)
+    assert "custom-webhook/team could not be told" in said[-1]
+    verdict.notify("slack-webhook/nobody", "retrain: Promoted", "better", said.append)
+    assert "slack-webhook/nobody could not be told" in said[-1]
