@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check format lock ui clean
+.PHONY: help setup repro serve test check format lock ui clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,8 +46,11 @@ format: $(READY) ## rewrite the code in the house's format
 lock: $(READY) ## pin the dependencies of pyproject.toml anew
 	uv pip compile --quiet --universal --no-emit-index-url --no-header --generate-hashes pyproject.toml --group dev -o requirements.lock
 
-ui: $(READY) ## MLflow's pages on this machine: http://127.0.0.1:5000
-	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+serve: $(READY) ## run the flows on their schedules (prefect.yaml), and when a page asks: http://127.0.0.1:4200
+	exec python -m pipelines.serve
+
+ui: $(READY) ## the pages of MLflow and Prefect on this machine: http://127.0.0.1:5000 and :4200
+	exec python -m pipelines.pages
 
 clean: ## remove what the pipeline made here (data, models, runs), not the environment, the caches or the reports
 	rm -rf data models work mlruns mlartifacts mlflow.db

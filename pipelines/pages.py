@@ -1,0 +1,125 @@
+"""The pages of MLflow and Prefect on this machine, on loopback only: `make ui` or `-m pipelines.pages`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from mae import config
+from pipelines.stage import QUIET
+
+HOST, MLFLOW_PORT, PREFECT_PORT = "127.0.0.1", 5000, 4200
+LOGS = Path("work")
+START_S, STOP_S = 180.0, 20.0
+
+
+class NotUp(RuntimeError):
+    """A server did not come up; the message ends with what it said last."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Keep both pages up until Ctrl-C or SIGTERM; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="pipelines.pages", description="MLflow and Prefect, side by side, until Ctrl-C."
+    )
+    parser.add_argument("--mlflow-port", type=int, default=MLFLOW_PORT)
+    parser.add_argument("--prefect-port", type=int, default=PREFECT_PORT)
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with mlflow(arguments.mlflow_port) as runs, prefect(arguments.prefect_port) as flows:
+            print(f"MLflow   {runs}\nPrefect  {flows}\nCtrl-C ends both.", flush=True)
+            while True:
+                signal.pause()
+    except KeyboardInterrupt:
+        return 0
+    except NotUp as error:
+        print(f"pipelines.pages: {error}", file=sys.stderr)
+        return 1
+
+
+@contextlib.contextmanager
+def mlflow(port: int = MLFLOW_PORT) -> Iterator[str]:
+    """The address of MLflow's pages: the tracking server of the parameters, else one on their database."""
+    store = os.environ.get("MLFLOW_TRACKING_URI") or config.load().runtime.tracking_uri
+    if store.startswith("http"):
+        yield store
+        return
+    options = ["--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", store]
+    with _server("mlflow", ["server", *options], f"http://{HOST}:{port}", "/health") as address:
+        yield address
+
+
+@contextlib.contextmanager
+def prefect(port: int = PREFECT_PORT) -> Iterator[str]:
+    """The address of Prefect's pages: the server of PREFECT_API_URL, else one on this machine."""
+    api = os.environ.get("PREFECT_API_URL")
+    if api:
+        yield api.removesuffix("/api")
+        return
+    options = ["--host", HOST, "--port", str(port)]
+    with _server("prefect", ["server", "start", *options], f"http://{HOST}:{port}", "/api/health") as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _server(module: str, arguments: Sequence[str], address: str, health: str) -> Iterator[str]:
+    """Run a server for the time of the block, unless one answers there already. Raises NotUp."""
+    if _answers(address + health):
+        yield address
+        return
+    LOGS.mkdir(exist_ok=True)
+    log = LOGS / f"{module}-server.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env={**os.environ, **QUIET},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,  # Ctrl-C is for us, who end it in order
+        )
+    try:
+        deadline = time.monotonic() + START_S
+        while not _answers(address + health):
+            if process.poll() is not None or time.monotonic() > deadline:
+                last = log.read_text().strip().splitlines()[-1:] or ["nothing"]
+                raise NotUp(f"{module} did not come up at {address}; {log} says: {last[0]}")
+            time.sleep(0.5)
+        yield address
+    finally:
+        _end(process)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the server, which ends its workers; SIGKILL to what is left of its group."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.terminate()
+        process.wait(STOP_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

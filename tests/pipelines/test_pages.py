@@ -1,0 +1,78 @@
+"""Both pages side by side on loopback, and nothing left of them after the end."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import psutil
+import pytest
+from engine.processes import free_port
+
+from pipelines import pages
+
+
+def get(address):
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        return answer.read().decode()
+
+
+@pytest.fixture
+def copy(project, tmp_path, migrated_store):
+    """A directory with parameters and an MLflow database."""
+    shutil.copy(project / "params.yaml", tmp_path / "params.yaml")
+    shutil.copy(migrated_store, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_both_pages_answer_on_loopback_and_end_together(copy, project):
+    runs, flows = free_port(), free_port()
+    environment = {**os.environ, "PREFECT_HOME": str(copy), "PYTHONPATH": str(project)}
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "pipelines.pages"]
+    command += ["--mlflow-port", str(runs), "--prefect-port", str(flows)]
+    process = subprocess.Popen(command, cwd=copy, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        said = [process.stdout.readline() for _ in range(3)]
+        assert f"http://127.0.0.1:{runs}" in said[0]
+        assert f"http://127.0.0.1:{flows}" in said[1]
+        assert "MLflow" in get(f"http://127.0.0.1:{runs}/")
+        assert (
+            json.loads(get(f"http://127.0.0.1:{flows}/api/admin/settings"))["server"]["analytics_enabled"]
+            is False
+        )
+        servers = psutil.Process(process.pid).children(recursive=True)
+        listening = [
+            link.laddr.ip
+            for one in servers
+            for link in one.net_connections("inet")
+            if link.status == "LISTEN"
+        ]
+        assert len(listening) >= 2
+        assert set(listening) <= {"127.0.0.1", "::1"}
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+        assert not psutil.wait_procs(servers, timeout=10)[1]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_server_that_cannot_start_is_said_with_its_last_word(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    server = pages._server("mlflow", ["no-such-command"], f"http://127.0.0.1:{free_port()}", "/health")
+    with pytest.raises(pages.NotUp, match=r"mlflow did not come up at .*; work/mlflow-server.log says: .+"):
+        server.__enter__()
+
+
+def test_a_server_elsewhere_is_used_instead_of_one_of_our_own(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example.com:4200/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.com:5000")
+    with pages.prefect() as flows, pages.mlflow() as runs:
+        assert flows == "http://prefect.example.com:4200"
+        assert runs == "http://mlflow.example.com:5000"
