@@ -10,10 +10,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mae import recipe
+from mae import config, recipe
 
 PARAMS = "params.yaml"
 RECORD = "params.before.json"
+
+
+def folder_of(root: Path) -> Path:
+    """Where a retraining keeps what it must find again."""
+    return Path(root) / config.load(Path(root) / PARAMS).runtime.work_dir / "retrain"
 
 
 class Overlay:

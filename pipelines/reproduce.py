@@ -18,6 +18,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from mae import config, recipe
 from pipelines import artifacts, locks
+from pipelines.overlay import Overlay, folder_of
 from pipelines.stage import Outcome
 from pipelines.stages import run_stages
 
@@ -36,6 +37,8 @@ def reproduce(targets: list[str] | None = None, overrides: dict[str, Any] | None
     root = Path.cwd()
     try:
         with locks.alone(root, grace=config.load(PARAMS).flows.grace):
+            if said := Overlay(root, folder_of(root)).restore():  # of a retraining that was killed
+                get_run_logger().info(said)
             lay(overrides)
             outcomes = run_stages(root, config.load(PARAMS).flows, targets=targets or None)
             artifacts.stages_table(outcomes)

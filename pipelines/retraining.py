@@ -17,7 +17,7 @@ from mae import config
 from mae.__main__ import EXIT_NO_CHAMPION
 from pipelines import artifacts, verdict
 from pipelines.arrivals import IMAGES, Arrivals, doubts, rejected_too_many
-from pipelines.overlay import PARAMS, Overlay
+from pipelines.overlay import PARAMS, Overlay, folder_of
 from pipelines.reproduce import concluded
 from pipelines.stage import Outcome, run_guarded
 from pipelines.stages import run_stages
@@ -44,7 +44,7 @@ class Retraining:
 
     def __init__(self, root: Path) -> None:
         self._root, self._log = root, get_run_logger().info
-        self._folder = root / config.load(root / PARAMS).runtime.work_dir / "retrain"
+        self._folder = folder_of(root)
         self._overlay = Overlay(root, self._folder)
         self._arrivals = Arrivals(root, self._folder)
         self._outcomes: list[Outcome] = []

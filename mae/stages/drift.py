@@ -103,14 +103,20 @@ def _draw(out: Path, result: dict[str, Any], old: Sample, new: Sample) -> None:
         return
     columns = {name: (old.values[:, column], new.values[:, column]) for column, name in enumerate(STATISTICS)}
     histograms(out / "statistics.png", columns, title="Statistics of images, before and new")
-    count = min(len(old.thumbnails), len(new.thumbnails))
+    before, arrived = (_framed(one.thumbnails) for one in (old, new))
+    count = min(len(before), len(arrived))
     if count:
-        pairs = np.stack([old.thumbnails[:count], new.thumbnails[:count]], axis=1)
+        pairs = np.stack([before[:count], arrived[:count]], axis=1)
         panels(out / "examples.png", pairs, ("before", "new"), caption="drawn at random")
     else:
-        panels(out / "examples.png", new.thumbnails[:, None], ("new",), caption="drawn at random")
+        panels(out / "examples.png", arrived[:, None], ("new",), caption="drawn at random")
     if result["classes"] and sum(row["new"] for row in result["classes"]["shares"]):
         share_bars(out / "classes.png", result["classes"]["shares"], title="Classes whose shares differ most")
+
+
+def _framed(thumbnails: np.ndarray) -> np.ndarray:
+    """In a grey frame, without which a white image on a white page is not seen."""
+    return np.pad(thumbnails, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.6)
 
 
 def _summary(result: dict[str, Any]) -> str:
