@@ -1,0 +1,120 @@
+"""A dense stage that is killed between its two trainings, and one that runs in two processes."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stages.tiny import OURS_TO_SET, run
+
+from mae import config, recipe
+from mae.data.annotations import ground_truth
+from mae.data.index import Index
+from mae.tasks.coco_ap import coco_figures
+from mae.tasks.iou import iou_figures, pixel_counts
+
+
+def copied(ran, tmp_path, *settings):
+    folder = tmp_path / "again"
+    shutil.copytree(ran[0], folder, ignore=shutil.ignore_patterns("detect", "segment"))
+    for task in ("detect", "segment"):
+        shutil.copytree(ran[0] / "data" / task, folder / "data" / task)
+    if settings:
+        list(recipe.lay(None, list(settings), onto=folder / "params.yaml"))
+    return folder, config.load(folder / "params.yaml")
+
+
+def start(folder, stage, **environment):
+    kept = {name: value for name, value in os.environ.items() if name not in OURS_TO_SET}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mae", stage],
+        cwd=folder,
+        env=kept | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_dense_stage_killed_in_its_second_training_keeps_the_first_and_ends_the_same(ran, tmp_path):
+    longer = ["segment.steps=20", "runtime.checkpoint_every=5"]
+    folder, params = copied(ran, tmp_path, *longer)
+    run(folder, params, "segment")
+    unbroken = (folder / "models/segment/segmenter.safetensors").read_bytes()
+    found = json.loads((folder / "reports/segment/metrics.json").read_text())
+    for place in ("models/segment", "reports/segment", "work/segment"):
+        shutil.rmtree(folder / place)
+    process = start(folder, "segment")
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("work/segment/*/checkpoints/scratch/step-*.pt")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    (first,) = folder.glob("work/segment/*/checkpoints/pretrained_results/model.safetensors")
+    before = first.stat().st_mtime_ns
+    assert not (folder / "models/segment/segmenter.safetensors").exists()
+    process = start(folder, "segment")
+    while not (folder / "models/segment/segmenter.safetensors").exists():
+        if first.exists():
+            assert first.stat().st_mtime_ns == before, "the first training ran again"
+        if process.poll() is not None:
+            break
+        time.sleep(0.02)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    assert "going on from step" in said
+    assert (folder / "models/segment/segmenter.safetensors").read_bytes() == unbroken
+    again = json.loads((folder / "reports/segment/metrics.json").read_text())
+    found.pop("images_per_second"), again.pop("images_per_second")
+    assert again == found
+
+
+@pytest.mark.slow
+def test_two_processes_detect_and_judge_every_image_once(ran, tmp_path):
+    folder, _ = copied(ran, tmp_path)
+    process = start(folder, "detect", PET_NPROC_PER_NODE="2", OMP_NUM_THREADS="1")
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    index = Index.open(folder / "data/detect/shards")
+    truth = ground_truth(index.split("val"), index.about["categories"])
+    found = json.loads((folder / "reports/detect/metrics.json").read_text())
+    assert found["samples"] == len(truth["images"])
+    for name, kind in (("box", "bbox"), ("mask", "segm")):
+        results = json.loads((folder / f"models/detect/results_{name}.json").read_text())
+        assert {one["image_id"] for one in results} == {one["id"] for one in truth["images"]}
+        assert len({json.dumps(one, sort_keys=True) for one in results}) == len(results), "judged twice"
+        assert coco_figures(truth, results, kind)["AP"] == pytest.approx(found[f"{name}_AP"], abs=1e-9)
+
+
+@pytest.mark.slow
+def test_two_processes_segment_and_judge_every_image_once(ran, tmp_path):
+    folder, _ = copied(ran, tmp_path)
+    process = start(folder, "segment", PET_NPROC_PER_NODE="2", OMP_NUM_THREADS="1")
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    index = Index.open(folder / "data/segment/shards")
+    split, ids = index.split("val"), [one["id"] for one in index.about["categories"]]
+    place = np.full(256, 255, dtype=np.uint8)
+    place[ids] = np.arange(len(ids))
+    counts = []
+    for row in range(len(split)):
+        truth = np.asarray(Image.open(io.BytesIO(split.member(row, "labels.png"))))
+        drawn = folder / "models/segment/predictions" / f"{split.meta(row)['key']}.png"
+        predicted = np.asarray(Image.open(drawn))
+        predicted, truth = (torch.from_numpy(place[values]) for values in (predicted, truth))
+        counts.append(pixel_counts(predicted, truth, len(ids)))
+    found = json.loads((folder / "reports/segment/metrics.json").read_text())
+    assert found["samples"] == len(split)
+    assert iou_figures(np.stack(counts))["mIoU"] == pytest.approx(found["mIoU"], abs=1e-9)
