@@ -60,7 +60,8 @@ class _Guard:
             return 127
         over = self._watch(process.pid)
         if self._reason:
-            print(f"guard: {self._reason}: ending {command[0]}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # whoever read standard error may be gone, too
+                print(f"guard: {self._reason}: ending {command[0]}", file=sys.stderr, flush=True)
             self._signal_group(process.pid)
             self._reap(process.pid, time.monotonic() + self._grace)
         self._end_the_rest(process.pid)

@@ -70,6 +70,15 @@ def test_the_end_of_standard_input_ends_all_that_the_command_started(guard, tmp_
     assert time.monotonic() - began < 12
 
 
+def test_it_needs_nobody_who_reads_what_it_says(guard, tmp_path):
+    process = guard(DETACHED, grace=1, stderr=subprocess.PIPE)
+    wait_for((tmp_path / "ready").exists)
+    process.stderr.close()  # as when the engine that held both ends is killed
+    process.stdin.close()
+    process.wait(20)
+    assert not left(tmp_path)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_that_the_command_started(guard, tmp_path, number):
     process = guard(DETACHED, grace=1)
