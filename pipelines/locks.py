@@ -103,9 +103,13 @@ def _write(file: IO[str], holder: dict[str, Any]) -> None:
 
 
 def _sweep(flow_run_id: str, own: str) -> None:
-    """Set a dead process's flow run, and its task runs, to Crashed where they still read otherwise."""
+    """Set a dead process's flow run, and the runs below it, to Crashed where they still read otherwise."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterId,
+        FlowRunFilterParentFlowRunId,
+    )
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed, State
 
@@ -115,7 +119,13 @@ def _sweep(flow_run_id: str, own: str) -> None:
             run = client.read_flow_run(flow_run_id)  # type: ignore[arg-type]
         except ObjectNotFound:  # of another Prefect server
             return
-        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
+        below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
+        flows = client.read_flow_runs(flow_run_filter=below)  # pipelines.sharding makes some
+        for flow in flows:
+            if flow.state is None or not flow.state.is_final():
+                client.set_flow_run_state(flow.id, state, force=True)
+        ids = FlowRunFilterId(any_=[run.id, *(flow.id for flow in flows)])
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=ids))
         for task in tasks:
             if task.state is None or not task.state.is_final():
                 client.set_task_run_state(task.id, state, force=True)

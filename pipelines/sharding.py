@@ -7,10 +7,12 @@ ends with the flow. On a cluster of several machines all see the working copy un
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from uuid import UUID
 from prefect import flow, get_client, get_run_logger, task, unmapped
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.futures import as_completed
 from prefect.runtime import task_run
@@ -30,6 +34,7 @@ from mae.config import Flows
 from pipelines.stage import of_stage, run_guarded
 
 GROUPS = 64  # at most: each starts in a second, tells of progress, and is tried again by itself
+KNOWN_AFTER_S = 30.0  # at the latest; else the parts' flow run stands by itself
 CHILD = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the tasks' lines are in Prefect already
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -66,7 +71,7 @@ def shard_in_parallel(
                 "root": str(root.absolute()),
                 "settings": settings.model_dump(mode="json"),
             },
-            parent_task_run_id=task_run.id,
+            parent_task_run_id=_task_run_above(client),
             state=Pending(),
         )
         # A flow without a server of its own has started one: the same is to be told of the parts.
@@ -129,6 +134,16 @@ def write_group(label: str, names: list[str], stage: str, root: str, grace: floa
     status = run_guarded(command, Path(root), grace=grace, log=passing)
     if status:
         raise PartsFailed(" ".join([*said, f"(exited with {status})"]))
+
+
+def _task_run_above(client: SyncPrefectClient) -> UUID | None:
+    """The task run that asks, once the server knows of it, which may be a little later than we do."""
+    deadline = time.monotonic() + KNOWN_AFTER_S
+    while task_run.id is not None and time.monotonic() < deadline:
+        with contextlib.suppress(ObjectNotFound):
+            return client.read_task_run(UUID(str(task_run.id))).id
+        time.sleep(0.2)
+    return None
 
 
 def _label(names: Sequence[str]) -> str:

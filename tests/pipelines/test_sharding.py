@@ -15,12 +15,13 @@ from PIL import Image
 from prefect import flow, get_client, task
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.runtime import flow_run
+from prefect.states import Running
 
 from mae import recipe
 from mae.data.index import Index
 from mae.data.manifest import open_source, write_listing
 from mae.data.shards import write_shards
-from pipelines import sharding
+from pipelines import locks, sharding
 from pipelines.sharding import PartsFailed, shard_in_parallel
 
 
@@ -90,6 +91,28 @@ def test_parts_are_task_runs_that_write_the_shards_of_one_run(root, settings, ru
         root / "data/ingest", root / "fresh", root / "w", max_count=8, max_bytes=2_000_000_000
     )
     Index.open(root / "out").verify()
+
+
+@flow
+def killed_among_parts():
+    @task(persist_result=False)
+    def stage():
+        with get_client(sync_client=True) as client:
+            above = sharding._task_run_above(client)
+            made = client.create_flow_run(sharding.write_parts, parent_task_run_id=above, state=Running())
+        return str(made.id)
+
+    return str(flow_run.id), stage()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_parts_of_a_killed_flow_are_swept_with_it():
+    run_id, below = killed_among_parts()
+    deadline = time.monotonic() + 20  # the server learns of the task run above the parts a little later
+    with get_client(sync_client=True) as client:
+        while not client.read_flow_run(below).state.is_crashed():
+            assert time.monotonic() < deadline
+            locks._sweep(run_id, "")
 
 
 @pytest.mark.usefixtures("prefect_server")
