@@ -17,6 +17,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -54,17 +55,26 @@ class _Guard:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only so that it wakes us
         _adopt_orphans()
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         except OSError as error:
-            print(f"guard: {command[0]}: {error.strerror}", file=sys.stderr)
+            _say(f"{command[0]}: {error.strerror}")
             return 127
+        assert process.stdout is not None
+        passing = threading.Thread(target=_pass_on, args=(process.stdout.fileno(),), daemon=True)
+        passing.start()
         over = self._watch(process.pid)
         if self._reason:
-            with contextlib.suppress(OSError):  # whoever read standard error may be gone, too
-                print(f"guard: {self._reason}: ending {command[0]}", file=sys.stderr, flush=True)
+            _say(f"{self._reason}: ending {command[0]}")
             self._signal_group(process.pid)
             self._reap(process.pid, time.monotonic() + self._grace)
         self._end_the_rest(process.pid)
+        passing.join(LAST_WORDS_S)
         # Popen must not wait for (and warn of) a process that is reaped already.
         process.returncode = self._status = 1 if self._status is None else self._status
         return EXIT_LIMIT if over else self._status
@@ -137,6 +147,25 @@ class _Guard:
         import psutil
 
         return psutil.Process().children(recursive=True)
+
+
+def _pass_on(output: int) -> None:
+    """What the command prints goes to our standard output; once nobody reads there, nowhere.
+
+    So a stage that says that it saves is not ended by a broken pipe before it did.
+    """
+    heard = True
+    while text := os.read(output, 65536):
+        try:
+            while heard and text:
+                text = text[os.write(1, text) :]
+        except OSError:
+            heard = False
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # whoever read standard error may be gone, too
+        os.write(2, f"guard: {text}\n".encode())
 
 
 def _adopt_orphans() -> None:

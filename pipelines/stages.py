@@ -119,7 +119,7 @@ class _Reproduction:
                 if fan_out and is_changed(name, self._root):
                     from pipelines.sharding import shard_in_parallel
 
-                    shard_in_parallel(name, self._settings, logger.info)
+                    shard_in_parallel(name, self._settings, logger.info, self._root)
                 environment = {**environment, REPRODUCTION: str(flow_run.id)}
                 outcome = run_stage(name, self._root, self._settings, environment, logger.info)
         except Closed:

@@ -119,6 +119,17 @@ def test_the_command_may_save_before_it_ends_and_its_status_counts(guard, tmp_pa
     assert (tmp_path / "saved").exists()
 
 
+def test_who_says_that_it_saves_is_not_ended_by_nobody_listening(guard, tmp_path):
+    script = "trap 'echo saving; sleep 1; echo more; touch saved; exit 75' INT; echo $$ > pids; touch ready; "
+    process = guard(script + "while :; do sleep 0.1; done", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for((tmp_path / "ready").exists)
+    process.stdout.close()
+    process.stdin.close()
+    assert process.wait(20) == 75
+    assert (tmp_path / "saved").exists()
+    assert not left(tmp_path)
+
+
 def test_who_ignores_every_signal_is_killed_after_the_grace(guard, tmp_path):
     process = guard("trap '' INT TERM; echo $$ > pids; touch ready; while :; do sleep 0.1; done", grace=1)
     wait_for((tmp_path / "ready").exists)
