@@ -31,7 +31,7 @@ def test_a_file_of_another_kind_is_not_registered(models: dict[str, Path]) -> No
             uri="sqlite:///never.db",
             experiment="mae",
             models={"segmenter": (NAMES["segmenter"], models["detector"])},
-            example=PHOTOGRAPH,
+            example=lambda: PHOTOGRAPH,
             tags={},
         )
 

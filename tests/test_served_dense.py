@@ -45,7 +45,7 @@ def store(module_mlflow_uri: str, models: dict[str, Path]) -> Store:
             uri=module_mlflow_uri,
             experiment="mae",
             models={kind: (NAMES[kind], file)},
-            example=PHOTOGRAPH,
+            example=lambda: PHOTOGRAPH,
             tags={"git.commit": "c" * 40},
         )
     return Store(module_mlflow_uri, models, done)

@@ -59,7 +59,7 @@ def register(uri: str, files: Files, **more: Any) -> dict[str, Registered]:
         uri=uri,
         experiment="mae",
         models={kind: (NAMES[kind], file) for kind, file in found if file is not None},
-        example=jpeg(0),
+        example=lambda: jpeg(0),
         tags={"git.commit": "c" * 40, "data.digest": "d", "params.digest": "p"},
         **more,
     )

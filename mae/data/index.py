@@ -39,8 +39,10 @@ class Index:
         self.ignore: list[int] = about.get("ignore", [])
 
     @classmethod
-    def open(cls, directory: str | os.PathLike) -> Index:
+    def open(cls, directory: str | os.PathLike, *, here: bool = True) -> Index:
         """Read the index and check that every file it names is there, with its size.
+
+        here: False for a directory of which only the index is needed; nothing else is looked at.
 
         Raises: ShardError naming the first file that is not.
         """
@@ -58,7 +60,7 @@ class Index:
         if version != FORMAT:
             raise ShardError(f"{path}: has format {version}, this program reads {FORMAT}; shard again")
         index = cls(directory, about, hashlib.sha256(data).hexdigest())
-        for file, size, _ in index._files():
+        for file, size, _ in index._files() if here else ():
             if not file.is_file():
                 raise ShardError(f"{file}: missing, though {path} names it; restore it or shard again")
             if file.stat().st_size != size:

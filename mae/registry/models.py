@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def register(
     uri: str,
     experiment: str,
     models: Mapping[str, tuple[str, Path]],
-    example: bytes,
+    example: Callable[[], bytes],
     tags: dict[str, Any],
     run_id: str | None = None,
     pool: str = "avg",
@@ -54,7 +54,7 @@ def register(
     Args:
         models: kind ("encoder", "classifier", "detector", "segmenter") -> (name in the registry, file:
             safetensors with its config in the metadata, as `weights.load_model` reads it).
-        example: bytes of a small real image, the models' input example.
+        example: gives the bytes of a small real image, the models' input example; asked for a new model only.
         tags: lineage (git commit, digests of data and params ...), on every version.
         run_id: the MLflow run that registers; ids that this store does not have are left out.
         pool: what a served encoder embeds: "avg" (mean of the patch tokens) or "token" (class token).
@@ -77,7 +77,9 @@ def register(
             digest = digest_of(file)
             found = find(client, name, digest)
             if found is None:
-                model_id = _log(client, experiment, name, kind, file, digest, example, run_id, {"pool": pool})
+                model_id = _log(
+                    client, experiment, name, kind, file, digest, example(), run_id, {"pool": pool}
+                )
                 found = _create_version(client, name, kind, model_id, digest, run_id, tags)
             done[kind] = found
             if kind == "encoder" and method is not None:

@@ -1,6 +1,7 @@
 """The stage `register`: the models into the MLflow registry, and through the gate."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def register(params: Params) -> None:
         for kind, models in together.items():
             there = {name: model for name, model in models.items() if model[1].is_file()}
             if there:
-                outcomes[kind] = _registered(params, kind, there, Index.open(files[kind].shards), run.id)
+                outcomes[kind] = _registered(params, kind, there, _index(files[kind].shards), run.id)
         DECISION.parent.mkdir(parents=True, exist_ok=True)
         write_json(DECISION, outcomes)
         run.tags({f"decision.{kind}": outcome["reason"] for kind, outcome in outcomes.items()})
@@ -65,7 +66,7 @@ def _registered(
         uri=uri,
         experiment=params.runtime.experiment,
         models=models,
-        example=_example(index),
+        example=partial(_example, index),
         tags=_lineage(params, index),
         run_id=run_id,
         pool=params.knn.pool,
@@ -99,8 +100,14 @@ def sync(params: Params) -> None:
     print("everything is delivered" if not left else f"{len(left)} run(s) left; run `mae sync` again")
 
 
+def _index(shards: Path) -> Index:
+    """The index; without the shards, too, which a clean clone has not and what is registered needs not."""
+    return Index.open(shards, here=(shards / "tars").exists())
+
+
 def _example(index: Index) -> bytes:
     """A real image of the data: the models' input example."""
+    index = Index.open(index.directory)  # says what to do where the shards are not here
     splits = index.about["splits"]
     return index.split("val" if "val" in splits else "train").read(0)
 
