@@ -10,9 +10,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 from mae import config
 from pipelines.stage import QUIET
@@ -34,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mlflow-port", type=int, default=MLFLOW_PORT)
     parser.add_argument("--prefect-port", type=int, default=PREFECT_PORT)
     arguments = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # started in the background, SIGINT would be ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         with mlflow(arguments.mlflow_port) as runs, prefect(arguments.prefect_port) as flows:
             print(f"MLflow   {runs}\nPrefect  {flows}\nCtrl-C ends both.", flush=True)
@@ -66,13 +66,21 @@ def prefect(port: int = PREFECT_PORT) -> Iterator[str]:
     if api:
         yield api.removesuffix("/api")
         return
+    address = f"http://{HOST}:{port}"
+    asked = {"PREFECT_UI_API_URL": f"{address}/api"}  # else the pages ask at the usual port
     options = ["--host", HOST, "--port", str(port)]
-    with _server("prefect", ["server", "start", *options], f"http://{HOST}:{port}", "/api/health") as address:
+    with _server("prefect", ["server", "start", *options], address, "/api/health", asked):
         yield address
 
 
 @contextlib.contextmanager
-def _server(module: str, arguments: Sequence[str], address: str, health: str) -> Iterator[str]:
+def _server(
+    module: str,
+    arguments: Sequence[str],
+    address: str,
+    health: str,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """Run a server for the time of the block, unless one answers there already. Raises NotUp."""
     if _answers(address + health):
         yield address
@@ -82,7 +90,7 @@ def _server(module: str, arguments: Sequence[str], address: str, health: str) ->
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
-            env={**os.environ, **QUIET},
+            env={**os.environ, **QUIET, **(settings or {})},
             stdout=out,
             stderr=out,
             start_new_session=True,  # Ctrl-C is for us, who end it in order
@@ -115,10 +123,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

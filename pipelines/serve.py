@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     # Flow runs are processes of their own, which import this package, too.
     paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the server would be left behind
+    for number in (signal.SIGINT, signal.SIGTERM):  # else the server would be left behind
+        signal.signal(number, signal.default_int_handler)
     try:
         with pages.prefect(arguments.port) as address:
             serve(f"{address}/api")
