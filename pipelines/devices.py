@@ -1,86 +1,105 @@
-"""Which accelerator a training may use: one each, shared with the other working copies of this machine."""
+"""Which accelerator a training may use: one each, shared with the other working copies of this machine.
+
+The truth is an flock per device, which the guard of the training inherits: it ends with the last process that
+uses the device, whatever was killed. Prefect's global concurrency limit of the same name shows it, and lets a
+person hold a device back (limit 0). It cannot be the truth: a Prefect server that was killed remembers that
+a place is taken, but not by whom, and so would keep it for ever.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import socket
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-LEASE_S = 60.0  # after which Prefect takes a place back whose holder was killed
-ASK_S = 5.0  # for one device, before the next is asked for
+LEASE_S = 60.0  # as long as Prefect believes that a holder lives that it does not hear of
+HELD_BACK_S = 60.0  # how often it is asked for a device that a person holds back
+POLL_S = 0.5
 
 
 class Closed(Exception):
     """The flow ends: nobody gets a device any more."""
 
 
-class Devices:
-    """The numbers of this machine's accelerators; with none named, one training at a time sees all.
+@dataclass(frozen=True)
+class Place:
+    """environment: in which a stage sees its device only; fds: file descriptors that its guard inherits."""
 
-    Each is a Prefect global concurrency limit of one place, named after the machine; one that exists already
-    is left as it is, so that a person can change it.
-    """
+    environment: Mapping[str, str]
+    fds: tuple[int, ...] = ()
+
+
+class Devices:
+    """The numbers of this machine's accelerators; with none named, one training at a time sees all."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
-        names = [str(number) for number in numbers]
-        self._seen: dict[str, dict[str, str]] = {name: {"CUDA_VISIBLE_DEVICES": name} for name in names}
-        self._seen = self._seen or {"all": {}}
-        self._free = list(self._seen)
-        self._closed = False
-        self._changed = threading.Condition()
+        self._seen: dict[str, dict[str, str]] = {
+            str(number): {"CUDA_VISIBLE_DEVICES": str(number)} for number in numbers
+        } or {"all": {}}
+        self._closed = threading.Event()
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[dict[str, str]]:
-        """Wait for a device and hold it; gives the environment in which a stage sees only that one.
-
-        Raises Closed after `close`.
-        """
+    def one(self) -> Iterator[Place]:
+        """Wait for a device and hold it. Raises Closed after `close`."""
         with contextlib.ExitStack() as held:
-            yield self._seen[self._take(held)]
+            yield self._take(held)
 
     def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed.set()
 
-    def _take(self, held: contextlib.ExitStack) -> str:
+    def _take(self, held: contextlib.ExitStack) -> Place:
+        while not self._closed.is_set():
+            for device, environment in self._seen.items():
+                fd = _lock(f"mae-device-{device}")
+                if fd is not None:
+                    held.callback(os.close, fd)
+                    self._show(held, f"{socket.gethostname()}-device-{device}")
+                    return Place(environment, (fd,))
+            self._closed.wait(POLL_S)
+        raise Closed
+
+    def _show(self, held: contextlib.ExitStack, name: str) -> None:
+        """Occupy the limit in Prefect: at once, or as soon as a person lets it have a place."""
         from prefect.concurrency.sync import concurrency
 
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._free or self._closed)
-                if self._closed:
-                    raise Closed
-                device = self._free.pop(0)
-            try:
-                limit = _limit(f"{socket.gethostname()}-device-{device}")
-                held.enter_context(concurrency(limit, timeout_seconds=ASK_S, lease_duration=LEASE_S))
-            except TimeoutError:  # another working copy has it
-                self._give(device)
-                continue
-            except BaseException:
-                self._give(device)
-                raise
-            held.callback(self._give, device)
-            return device
-
-    def _give(self, device: str) -> None:
-        with self._changed:
-            self._free.append(device)
-            self._changed.notify()
+        _vacate(name)
+        while not self._closed.is_set():
+            taken = concurrency(name, timeout_seconds=HELD_BACK_S, lease_duration=LEASE_S)
+            with contextlib.suppress(TimeoutError):
+                held.enter_context(taken)
+                return
+        raise Closed
 
 
-def _limit(name: str) -> str:
-    """The limit's name; made where Prefect has none."""
+def _lock(name: str) -> int | None:
+    """Hold the machine-wide lock of this name until the descriptor is closed; None where another has it."""
+    path = Path(tempfile.gettempdir()) / f"{name}.lock"
+    with contextlib.suppress(FileExistsError):
+        path.touch(exist_ok=False)  # another user's file can be locked, but not opened for writing
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _vacate(name: str) -> None:
+    """Make the limit, or free it of a holder that is dead: we have the lock."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
     with get_client(sync_client=True) as client:
         try:
-            client.read_global_concurrency_limit_by_name(name)
+            client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))
         except ObjectNotFound:
             with contextlib.suppress(ObjectAlreadyExists):
                 client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
-    return name

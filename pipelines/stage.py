@@ -62,10 +62,12 @@ def run_stage(
     settings: Flows,
     env: Mapping[str, str] | None = None,
     log: Callable[[str], Any] = print,
+    keep: Sequence[int] = (),
 ) -> Outcome:
     """`dvc repro -s name` at `root`; what it says goes to `log` line by line, live.
 
-    Never raises for what the stage does. `env` is laid over the environment, e.g. CUDA_VISIBLE_DEVICES.
+    Never raises for what the stage does. `env` is laid over the environment, e.g. CUDA_VISIBLE_DEVICES;
+    `keep`: file descriptors of locks to hold until the last process of the stage has ended.
     """
     lines: deque[str] = deque(maxlen=200)
     said = set()  # what DVC says of the stage as a whole
@@ -80,7 +82,7 @@ def run_stage(
     limit = of_stage(settings, name).timeout
     # The flag before the command: wait for another dvc that looks around in the same working copy.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name]
-    status = run_guarded(command, root, grace=settings.grace, limit=limit, env=env, log=passing)
+    status = run_guarded(command, root, grace=settings.grace, limit=limit, env=env, log=passing, keep=keep)
     state: State = "Ran"
     if status == EXIT_LIMIT:
         state = "TimedOut"
@@ -109,6 +111,7 @@ def run_guarded(
     limit: float | None = None,
     env: Mapping[str, str] | None = None,
     log: Callable[[str], Any] = print,
+    keep: Sequence[int] = (),
 ) -> int:
     """Run a command in `cwd` that ends with this process at the latest (see pipelines.guard).
 
@@ -125,7 +128,7 @@ def run_guarded(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        pass_fds=locks.inherited(),
+        pass_fds=(*locks.inherited(), *keep),
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -17,7 +17,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from mae.__main__ import PARALLEL
 from mae.config import Flows
-from pipelines.devices import Closed, Devices
+from pipelines.devices import Closed, Devices, Place
 from pipelines.graph import upstreams
 from pipelines.stage import REPRODUCTION, Outcome, end_all, is_changed, of_stage, run_stage
 
@@ -112,7 +112,7 @@ class _Reproduction:
             return Outcome(name, "Skipped", message=f"{', '.join(sorted(blame))} failed")
         logger = get_run_logger()
         try:
-            with self._device(name) as environment:
+            with self._device(name) as place:
                 if self._ending.is_set():
                     raise Closed
                 fan_out = name.startswith("shard") and self._settings.sharding != "none"
@@ -120,8 +120,8 @@ class _Reproduction:
                     from pipelines.sharding import shard_in_parallel
 
                     shard_in_parallel(name, self._settings, logger.info, self._root)
-                environment = {**environment, REPRODUCTION: str(flow_run.id)}
-                outcome = run_stage(name, self._root, self._settings, environment, logger.info)
+                env = {**place.environment, REPRODUCTION: str(flow_run.id)}
+                outcome = run_stage(name, self._root, self._settings, env, logger.info, keep=place.fds)
         except Closed:
             return Outcome(name, "Interrupted", message="the flow run was ended first")
         if self._ending.is_set() and not outcome.done:
@@ -132,8 +132,8 @@ class _Reproduction:
         failed = {up for up in self._graph[name] if not self._outcomes[up].done}
         return {first for up in failed for first in self._to_blame.get(up, {up})}
 
-    def _device(self, name: str) -> contextlib.AbstractContextManager[dict[str, str]]:
-        return self._devices.one() if name in PARALLEL else contextlib.nullcontext({})
+    def _device(self, name: str) -> contextlib.AbstractContextManager[Place]:
+        return self._devices.one() if name in PARALLEL else contextlib.nullcontext(Place({}))
 
 
 def _state(outcome: Outcome, *, ending: bool) -> State[Any]:

@@ -1,0 +1,56 @@
+"""A device has one user on this machine, and comes back whatever was killed."""
+
+import socket
+import subprocess
+import tempfile
+import threading
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+
+from pipelines.devices import Closed, Devices
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(autouse=True)
+def locks_of_this_test(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def limit(device):
+    with get_client(sync_client=True) as client:
+        return client.read_global_concurrency_limit_by_name(f"{socket.gethostname()}-device-{device}")
+
+
+def test_each_holder_sees_another_device_and_prefect_shows_them():
+    devices = Devices([8, 9])
+    with devices.one() as first, devices.one() as second:
+        seen = {place.environment["CUDA_VISIBLE_DEVICES"] for place in (first, second)}
+        assert seen == {"8", "9"}
+        assert (limit(8).limit, limit(8).active_slots) == (1, 1)
+    assert limit(8).active_slots == 0
+
+
+def test_a_place_that_a_killed_holder_left_taken_in_prefect_is_free():
+    with get_client(sync_client=True) as client:
+        stale = GlobalConcurrencyLimitCreate(name=f"{socket.gethostname()}-device-7", limit=1, active_slots=1)
+        client.create_global_concurrency_limit(stale)
+    with Devices([7]).one():
+        assert limit(7).active_slots == 1
+
+
+def test_a_device_is_held_until_what_inherited_it_has_ended():
+    with Devices([6]).one() as place:
+        training = subprocess.Popen(["sleep", "2"], pass_fds=place.fds)
+    with Devices([6]).one():
+        assert training.wait(0.5) == 0
+
+
+def test_who_waits_for_a_device_when_the_flow_ends_gets_none():
+    devices = Devices([])
+    with devices.one():
+        threading.Timer(1, devices.close).start()
+        with pytest.raises(Closed), devices.one():
+            pass
