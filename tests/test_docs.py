@@ -16,8 +16,9 @@ def listed(project):
 
 
 def test_the_tree_lists_every_module_and_nothing_that_is_not_there(project, listed):
-    modules = {str(file.relative_to(project)) for file in (project / "mae").rglob("*.py")}
-    assert modules == {name for name in listed if name.startswith("mae/")}
+    files = (file for package in ("mae", "pipelines") for file in (project / package).rglob("*.py"))
+    modules = {str(file.relative_to(project)) for file in files}
+    assert modules == {name for name in listed if re.match(r"(mae|pipelines)/.*\.py", name)}
     assert all((project / name).exists() for name in listed)
     assert len(listed) == len(set(listed))
 
@@ -31,10 +32,10 @@ def test_every_folder_of_the_top_level_is_listed(project, listed):
     assert folders - {".ci/", ".dvc/", "mae/"} <= set(listed)
 
 
-def test_every_command_of_the_readme_exists(project):
-    text = (project / "README.md").read_text()
+def test_every_command_of_the_readme_and_the_page_of_operations_exists(project):
+    text = (project / "README.md").read_text() + (project / "docs/operate.md").read_text()
     blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
-    known = {"recipe", "export", "import", "sync", "rollback", *command.STAGES}
+    known = {"recipe", "export", "import", "sync", "rollback", "champion", "drift", *command.STAGES}
     used = set(re.findall(r"(?:^|\s)mae ([a-z]+)", blocks))
     assert used
     assert used <= known
