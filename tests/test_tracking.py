@@ -144,6 +144,15 @@ def test_stages_of_one_reproduction_share_a_parent_that_the_first_of_them_begins
     assert parents[0] == parents[1] != parents[2]
 
 
+@pytest.mark.slow
+def test_two_processes_may_be_the_first_to_use_a_new_store(tmp_path: Path) -> None:
+    code = (
+        f"from mae.tracking.server import Server; Server('sqlite:///{tmp_path}/new.db').experiment_id('mae')"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+
+
 def test_a_failed_stage_fails_its_parent(mlflow_uri: str, tmp_path: Path) -> None:
     file = tmp_path / "parent.json"
     with (

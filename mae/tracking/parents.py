@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import shutil
@@ -12,7 +11,7 @@ from typing import Any
 from mae.tracking import machine
 from mae.tracking.delivery import deliver, drain
 from mae.tracking.server import Rejected, Server, Unreachable
-from mae.tracking.spool import Outbox, Spool, now_ms, write_json
+from mae.tracking.spool import Outbox, Spool, now_ms, one_at_a_time, write_json
 
 LOG = logging.getLogger("mae.tracking")
 REPRODUCTION = "reproduction"
@@ -56,9 +55,7 @@ def shared(
     parent: Path, reproduction: str, *, uri: str, experiment: str, tags: dict[str, str]
 ) -> tuple[Spool, bool]:
     """The parent of stages that may start at the same time, and whether this call, the first, began it."""
-    parent.parent.mkdir(parents=True, exist_ok=True)
-    with parent.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(parent.with_suffix(".lock")):
         tags = tags | {REPRODUCTION: reproduction}
         spool = read(parent)
         if spool is None or spool.state["tags"].get(REPRODUCTION) != reproduction:

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mae.tracking.spool import now_ms
+from mae.tracking.spool import now_ms, one_at_a_time
 
 LOG = logging.getLogger("mae.tracking")
+SQLITE = "sqlite:///"
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 PARAM_LIMIT = 6000  # characters of a value; MLflow refuses more
 TAG_LIMIT = 8000
@@ -75,7 +76,10 @@ class Server:
 
             for name in ("alembic", "mlflow.store.db.utils"):  # thirty lines about a new sqlite file
                 logging.getLogger(name).setLevel(logging.WARNING)
-            self._client = MlflowClient(self.uri, registry_uri=self.uri)
+            # MLflow makes a new file's tables here; two stages that start side by side would both.
+            file = self.uri.removeprefix(SQLITE)
+            with one_at_a_time(Path(f"{file}.lock")) if file != self.uri else contextlib.nullcontext():
+                self._client = MlflowClient(self.uri, registry_uri=self.uri)
         return self._client
 
     def experiment_id(self, name: str) -> str:
@@ -96,7 +100,7 @@ class Server:
         """Beside the file for sqlite (MLflow's default is the current directory); else the server's own."""
         if not self.uri.startswith("sqlite"):
             return None
-        return (Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+        return (Path(self.uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
 
     def create_run(self, state: dict[str, Any], parent_run_id: str | None) -> str:
         from_parent = {PARENT_TAG: parent_run_id} if parent_run_id else {}
@@ -201,8 +205,7 @@ def resolve(uri: str) -> str:
             f"tracking address {uri!r}: expected sqlite:///mlflow.db, http(s)://host:port or a database URL "
             "(MLFLOW_TRACKING_URI, or runtime.tracking in params.yaml)"
         )
-    prefix = "sqlite:///"
-    return prefix + str(Path(uri.removeprefix(prefix)).absolute()) if uri.startswith(prefix) else uri
+    return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute()) if uri.startswith(SQLITE) else uri
 
 
 def redact(text: str) -> str:

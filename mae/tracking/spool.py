@@ -184,6 +184,15 @@ class Outbox:
         return self.directory / f"{sha1(str(directory.absolute()).encode()).hexdigest()[:16]}.json"
 
 
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process is inside with this (lock) file. Forked workers do not inherit it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
 def now_ms() -> int:
     return int(time.time() * 1000)
 
