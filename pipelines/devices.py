@@ -14,9 +14,10 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LEASE_S = 60.0  # as long as Prefect believes that a holder lives that it does not hear of
 HELD_BACK_S = 60.0  # how often it is asked for a device that a person holds back
@@ -45,15 +46,16 @@ class Devices:
         self._closed = threading.Event()
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[Place]:
-        """Wait for a device and hold it. Raises Closed after `close`."""
+    def one(self, log: Callable[[str], Any] = print) -> Iterator[Place]:
+        """Wait for a device, saying so, and hold it. Raises Closed after `close`."""
         with contextlib.ExitStack() as held:
-            yield self._take(held)
+            yield self._take(held, log)
 
     def close(self) -> None:
         self._closed.set()
 
-    def _take(self, held: contextlib.ExitStack) -> Place:
+    def _take(self, held: contextlib.ExitStack, log: Callable[[str], Any]) -> Place:
+        waiting = False
         while not self._closed.is_set():
             for device, environment in self._seen.items():
                 fd = _lock(f"mae-device-{device}")
@@ -61,6 +63,9 @@ class Devices:
                     held.callback(os.close, fd)
                     self._show(held, f"{socket.gethostname()}-device-{device}")
                     return Place(environment, (fd,))
+            if not waiting:
+                log(f"waiting for a device ({', '.join(self._seen)}) of {socket.gethostname()}: all in use")
+            waiting = True
             self._closed.wait(POLL_S)
         raise Closed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ class _Reproduction:
             return Outcome(name, "Skipped", message=f"{', '.join(sorted(blame))} failed")
         logger = get_run_logger()
         try:
-            with self._device(name) as place:
+            with self._device(name, logger.info) as place:
                 if self._ending.is_set():
                     raise Closed
                 fan_out = name.startswith("shard") and self._settings.sharding != "none"
@@ -132,8 +132,8 @@ class _Reproduction:
         failed = {up for up in self._graph[name] if not self._outcomes[up].done}
         return {first for up in failed for first in self._to_blame.get(up, {up})}
 
-    def _device(self, name: str) -> contextlib.AbstractContextManager[Place]:
-        return self._devices.one() if name in PARALLEL else contextlib.nullcontext(Place({}))
+    def _device(self, name: str, log: Callable[[str], Any]) -> contextlib.AbstractContextManager[Place]:
+        return self._devices.one(log) if name in PARALLEL else contextlib.nullcontext(Place({}))
 
 
 def _state(outcome: Outcome, *, ending: bool) -> State[Any]:

@@ -49,8 +49,10 @@ def test_a_device_is_held_until_what_inherited_it_has_ended():
 
 
 def test_who_waits_for_a_device_when_the_flow_ends_gets_none():
-    devices = Devices([])
+    devices, said = Devices([]), []
     with devices.one():
-        threading.Timer(1, devices.close).start()
-        with pytest.raises(Closed), devices.one():
+        threading.Timer(2, devices.close).start()
+        with pytest.raises(Closed), devices.one(said.append):
             pass
+    assert "waiting for a device (all)" in said[0]
+    assert len(said) == 1
