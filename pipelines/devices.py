@@ -45,6 +45,9 @@ class Devices:
         } or {"all": {}}
         self._closed = threading.Event()
 
+    def __len__(self) -> int:
+        return len(self._seen)
+
     @contextlib.contextmanager
     def one(self, log: Callable[[str], Any] = print) -> Iterator[Place]:
         """Wait for a device, saying so, and hold it. Raises Closed after `close`."""

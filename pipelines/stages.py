@@ -76,13 +76,19 @@ class _Reproduction:
         return list(self._outcomes.values())
 
     def _ready(self, submitted: Mapping[str, Any]) -> list[str]:
-        room = self._settings.parallel - (len(submitted) - len(self._outcomes))
-        ready = (
-            name
-            for name, ups in self._graph.items()
-            if name not in submitted and all(up in self._outcomes for up in ups)
-        )
-        return list(ready)[:room]
+        """What can begin now. A training without a device would only keep others from beginning."""
+        running = set(submitted) - set(self._outcomes)
+        devices = len(self._devices) - len(running.intersection(PARALLEL))
+        ready: list[str] = []
+        for name, ups in self._graph.items():
+            if name in submitted or not all(up in self._outcomes for up in ups):
+                continue
+            if name in PARALLEL and not self._blame(name):
+                devices -= 1
+                if devices < 0:
+                    continue
+            ready.append(name)
+        return ready[: self._settings.parallel - len(running)]
 
     def _submit(self, name: str, futures: Mapping[str, Any]) -> Any:
         own = of_stage(self._settings, name)

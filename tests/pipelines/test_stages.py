@@ -128,6 +128,11 @@ def test_one_training_at_a_time_where_no_devices_are_named(repo, settings, repro
     assert set(states(reproduce(folder, settings(parallel=3))[0]).values()) == {"Ran"}
 
 
+def test_a_training_without_a_device_keeps_no_other_stage_from_running(repo, settings, reproduce):
+    folder = repo({"pretrain": (meet("other"), []), "linear": ("true", []), "other": (meet("pretrain"), [])})
+    assert set(states(reproduce(folder, settings(parallel=2))[0]).values()) == {"Ran"}
+
+
 def test_each_training_gets_a_device_of_its_own(repo, settings, reproduce):
     alone = "mkdir on-$CUDA_VISIBLE_DEVICES && sleep 2 && rmdir on-$CUDA_VISIBLE_DEVICES"
     noted = f"echo $CUDA_VISIBLE_DEVICES >> devices; {alone}"
