@@ -67,7 +67,7 @@ def test_telemetry_is_off_wherever_there_is_any(services):
 def test_the_servers_are_of_the_versions_that_the_lock_file_pins(services, project):
     lock = (project / "requirements.lock").read_text()
     versions = {name: re.search(rf"^{name}==(\S+)", lock, re.MULTILINE)[1] for name in ("mlflow", "prefect")}
-    assert f":v{versions['mlflow']}\n" in services["mlflow"]["build"]["dockerfile_inline"]
+    assert f"mlflow=={versions['mlflow']} " in services["mlflow"]["build"]["dockerfile_inline"]
     assert f":{versions['prefect']}-" in services["prefect"]["image"]
 
 
