@@ -37,15 +37,13 @@ def start(
     """Open a stage's run; never fails or waits long for the server's sake.
 
     Args:
-        stage: the run's name.
+        stage: the run's name. experiment: its name; created where missing.
         uri: sqlite:///mlflow.db, http://host:port ...; ValueError for what MLflow 3 does not take.
-        experiment: its name; created where missing.
         directory: where metrics.jsonl and tracking.json of this run live (one run at a time per directory).
         params: nested params of the stage. tags: lineage and the like.
         parent_file: the small JSON file that names the parent run of this `dvc repro`.
         new_parent: begin a new parent there (the first stage), and sweep what earlier ones left RUNNING.
-        reproduction: a name that the stages run side by side have in common; whichever of them comes first
-            begins the parent, and `new_parent` says nothing.
+        reproduction: a name common to stages run side by side: the first begins the parent, not `new_parent`.
         run_id: the id (`Run.id`) of the run to go on with after a resume; call `rewind(step)` then.
         enabled: False on ranks other than 0, whose run does nothing.
         system_metrics: sample the machine's load every 10 s along with `log`, as `system/...`.
