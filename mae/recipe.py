@@ -29,10 +29,7 @@ def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]
     if recipe:
         changes += list(_merge(values, config.read_yaml(Path(recipe)), recipe))
     for setting in settings:
-        key, found, text = setting.partition("=")
-        if not found:
-            raise config.InvalidParams(f"--set {setting}: expected KEY=VALUE")
-        overlay: Any = YAML(typ="safe").load(text)
+        key, overlay = parsed(setting)
         for name in reversed(key.split(".")):
             overlay = {name: overlay}
         changes += list(_merge(values, overlay, "--set"))
@@ -43,6 +40,16 @@ def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]
     beside.write_text(result.getvalue())
     os.replace(beside, onto)
     yield from changes
+
+
+def parsed(setting: str) -> tuple[str, Any]:
+    """`a.b=1` as ("a.b", 1), the value read as YAML; raises config.InvalidParams where there is no `=`."""
+    from ruamel.yaml import YAML
+
+    key, found, text = setting.partition("=")
+    if not found:
+        raise config.InvalidParams(f"--set {setting}: expected KEY=VALUE")
+    return key, YAML(typ="safe").load(text)
 
 
 def _merge(values: Any, overlay: dict[str, Any], origin: str, path: str = "") -> Iterator[str]:

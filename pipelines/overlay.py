@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -79,6 +80,18 @@ class Overlay:
 def as_settings(values: Mapping[str, Any]) -> Iterable[str]:
     """{"pretrain.epochs": 5} -> "pretrain.epochs=5", as `mae recipe --set` reads it. JSON is YAML."""
     return (f"{key}={json.dumps(value)}" for key, value in values.items())
+
+
+class Settings(argparse.Action):
+    """--set KEY=VALUE of a command line, any number of times, as one {"section.key": value}."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Take one more of them; what is no KEY=VALUE ends the program as any wrong argument does."""
+        try:
+            key, value = recipe.parsed(values)
+        except config.InvalidParams as invalid:
+            parser.error(str(invalid))
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), key: value})
 
 
 def _digest(file: Path) -> str:

@@ -6,7 +6,6 @@ By hand: `python -m pipelines.reproduce [STAGE ...] [--set KEY=VALUE]`. Run agai
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,11 +17,10 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from mae import config, recipe
 from pipelines import artifacts, locks
-from pipelines.overlay import Overlay, folder_of
+from pipelines.overlay import PARAMS, Overlay, Settings, as_settings, folder_of
 from pipelines.stage import Outcome
 from pipelines.stages import run_stages
 
-PARAMS = Path("params.yaml")
 SERVER_START_S = 120
 
 
@@ -62,9 +60,7 @@ def concluded(outcomes: Sequence[Outcome]) -> State[Any]:
 def lay(overrides: dict[str, Any] | None) -> None:
     """Lay values over params.yaml, comments kept; raises mae.config.InvalidParams naming the key."""
     if overrides:
-        # JSON is YAML; `default` refuses what is neither.
-        settings = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-        for line in recipe.lay(None, settings, onto=PARAMS):
+        for line in recipe.lay(None, list(as_settings(overrides)), onto=Path(PARAMS)):
             get_run_logger().info("params.yaml: %s", line)
 
 
@@ -73,19 +69,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pipelines.reproduce", description="Run the stages of dvc.yaml.")
     parser.add_argument("targets", nargs="*", metavar="STAGE", help="with all it depends on (default: all)")
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="laid over params.yaml, and left there",
+        "--set", action=Settings, metavar="KEY=VALUE", help="laid over params.yaml, and left there"
     )
     arguments = parser.parse_args(argv)
-    from ruamel.yaml import YAML
-
-    pairs = [setting.partition("=") for setting in arguments.set]
-    overrides = {key: YAML(typ="safe").load(text) for key, _, text in pairs}
     with by_hand():
-        state = reproduce(arguments.targets or None, overrides or None, return_state=True)
+        state = reproduce(arguments.targets or None, arguments.set, return_state=True)
     print(f"{state.name}: {state.message}")
     return 0 if state.is_completed() else 1
 

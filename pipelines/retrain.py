@@ -16,7 +16,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from mae import config
 from pipelines import locks, verdict
-from pipelines.overlay import PARAMS
+from pipelines.overlay import PARAMS, Settings
 from pipelines.reproduce import by_hand
 from pipelines.retraining import CommandFailed, Retraining, mae
 
@@ -83,21 +83,15 @@ def main(argv: list[str] | None = None) -> int:
         prog="pipelines.retrain", description="Train on new data, judge, promote."
     )
     parser.add_argument("--start", choices=["champion", "scratch"], help="default: retrain.start")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="over params.yaml, for this run"
-    )
+    parser.add_argument("--set", action=Settings, metavar="KEY=VALUE", help="over params.yaml, for this run")
     parser.add_argument("--force", action="store_true", help="whatever arrived")
     parser.add_argument("--rollback", choices=MODELS, help="the previous champion instead")
     arguments = parser.parse_args(argv)
-    from ruamel.yaml import YAML
-
-    pairs = [setting.partition("=") for setting in arguments.set]
-    overrides = {key: YAML(typ="safe").load(text) for key, _, text in pairs}
     with by_hand():
         if arguments.rollback:
             state = rollback(arguments.rollback, return_state=True)
         else:
-            state = retrain(arguments.start, overrides, arguments.force, return_state=True)
+            state = retrain(arguments.start, arguments.set, arguments.force, return_state=True)
     print(f"{state.name}: {state.message}")
     return 0 if state.is_completed() else 1
 

@@ -1,5 +1,6 @@
 """A Prefect server for all tests of the flows, and working copies with stages that take no time."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -9,6 +10,22 @@ import tempfile
 import pytest
 
 from mae import config
+
+# What `mae drift` finds where what arrived looks as what was there.
+SOUND = {
+    "counts": {"before": 500, "now": 700, "new": 200, "changed": 0, "removed": 0, "unchanged": 500},
+    "examples": {"new": ["a.jpg"], "changed": [], "removed": []},
+    "classes": {"shift": 0.05, "chance": 0.1, "shares": [{"class": "cat", "before": 0.1, "new": 0.15}]},
+    "images": {
+        "looked_at": {"before": 100, "new": 50},
+        "undecodable": 0.0,
+        "blank": {"before": 0.0, "new": 0.0},
+        "shift": 0.2,
+        "p": 0.3,
+        "most": "contrast",
+        "statistics": {},
+    },
+}
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +85,36 @@ def repo(tmp_path, empty_repo):
             lines += [f"    deps: [{', '.join(ups)}]"] if ups else []
         (folder / "dvc.yaml").write_text("\n".join(lines) + "\n")
         return folder
+
+    return make
+
+
+@pytest.fixture
+def popen():
+    """subprocess.Popen, whose processes are killed at the end of the test."""
+    started = []
+
+    def start(command, **options):
+        started.append(subprocess.Popen(command, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdin:
+            process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def drifted():
+    """A function that gives what `mae drift` finds: nothing to doubt, but for what is changed in a part."""
+
+    def make(**changes):
+        found = copy.deepcopy(SOUND)
+        for part, values in changes.items():
+            found[part] |= values
+        return found
 
     return make
 

@@ -1,6 +1,5 @@
 """What counts as new since the last decision, and what of it is suspect."""
 
-import copy
 import json
 import re
 import shutil
@@ -103,32 +102,12 @@ def settings(project):
     return config.load(project / "params.yaml").retrain
 
 
-SOUND = {
-    "classes": {"shift": 0.05, "chance": 0.1, "shares": [{"class": "cat", "before": 0.1, "new": 0.15}]},
-    "images": {
-        "looked_at": {"before": 100, "new": 50},
-        "undecodable": 0.0,
-        "blank": {"before": 0.0, "new": 0.0},
-        "shift": 0.2,
-        "p": 0.3,
-        "most": "contrast",
-    },
-}
+def test_what_looks_as_before_is_not_doubted(drifted, settings):
+    assert doubts(drifted(), settings) == []
+    assert doubts(drifted() | {"classes": None}, settings) == []
 
 
-def drifted(**changes):
-    found = copy.deepcopy(SOUND)
-    for part, values in changes.items():
-        found[part] |= values
-    return found
-
-
-def test_what_looks_as_before_is_not_doubted(settings):
-    assert doubts(SOUND, settings) == []
-    assert doubts(SOUND | {"classes": None}, settings) == []
-
-
-def test_each_bound_that_is_passed_is_named_with_its_numbers(settings):
+def test_each_bound_that_is_passed_is_named_with_its_numbers(drifted, settings):
     for drift, said in (
         (
             drifted(images={"undecodable": 0.2}),
@@ -148,7 +127,7 @@ def test_each_bound_that_is_passed_is_named_with_its_numbers(settings):
         assert re.search(said, found), found
 
 
-def test_a_shift_that_chance_explains_is_not_doubted(settings):
+def test_a_shift_that_chance_explains_is_not_doubted(drifted, settings):
     assert doubts(drifted(classes={"shift": 0.9, "chance": 0.95}), settings) == []
     assert doubts(drifted(images={"shift": 0.9, "p": 0.2}), settings) == []
 

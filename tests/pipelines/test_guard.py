@@ -14,26 +14,18 @@ DETACHED = "setsid sleep 300 & echo $! > pids; sleep 300 & echo $! >> pids; touc
 
 
 @pytest.fixture
-def guard(project, tmp_path):
+def guard(project, tmp_path, popen):
     """A function that starts a shell command under guard, and the folder that it runs in."""
-    started = []
 
     def start(script, *options, grace=5, **others):
         command = [sys.executable, "-P", str(project / "pipelines/guard.py"), "--grace", str(grace), *options]
-        process = subprocess.Popen(
+        return popen(
             [*command, "--", "bash", "-c", script],
             cwd=tmp_path,
             **{"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL} | others,
         )
-        started.append(process)
-        return process
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        if process.stdin:
-            process.stdin.close()
+    return start
 
 
 def wait_for(condition, seconds=20):

@@ -12,9 +12,7 @@ import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from ruamel.yaml import YAML
-from stages.tiny import OURS_TO_SET, TINY
-
-from mae import recipe
+from stages.tiny import OURS_TO_SET, laid
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 LONGER = ["pretrain.epochs=60", "runtime.checkpoint_every=10", "flows.retries=0", "flows.grace=90.0"]
@@ -25,9 +23,7 @@ def copy(project, empty_repo, migrated_store, tmp_path_factory):
     """A working copy with the first stages of the project, at a size that a test can wait for."""
     folder = tmp_path_factory.mktemp("flow") / "copy"
     shutil.copytree(empty_repo, folder)
-    shutil.copy(project / "params.yaml", folder / "params.yaml")
-    shutil.copy(migrated_store, folder / "mlflow.db")
-    list(recipe.lay(None, [*TINY, *LONGER], onto=folder / "params.yaml"))
+    laid(folder, project, migrated_store, *LONGER)
     stages = YAML(typ="safe").load(project / "dvc.yaml")["stages"]
     kept = {name: stages[name] for name in ("ingest", "shard", "pretrain")}
     for stage in kept.values():
@@ -39,9 +35,8 @@ def copy(project, empty_repo, migrated_store, tmp_path_factory):
 
 
 @pytest.fixture
-def start(copy, project):
+def start(copy, project, popen):
     """A function that starts the flow in a process of its own, which some `kill -9` may hit."""
-    running = []
 
     def run(**more):
         with get_client(sync_client=True) as client:
@@ -50,16 +45,9 @@ def start(copy, project):
         environment = {name: value for name, value in os.environ.items() if name not in OURS_TO_SET}
         command = [sys.executable, "-m", "pipelines.reproduce"]
         with (copy / "flow.log").open("w") as log:
-            process = subprocess.Popen(
-                command, cwd=copy, env=environment | server | more, stdout=log, stderr=log
-            )
-        running.append(process)
-        return process
+            return popen(command, cwd=copy, env=environment | server | more, stdout=log, stderr=log)
 
-    yield run
-    for process in running:
-        process.kill()
-        process.wait()
+    return run
 
 
 def newest_step(copy):

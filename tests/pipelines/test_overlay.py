@@ -1,11 +1,12 @@
 """Settings laid over params.yaml for a run are gone after it, however it ended."""
 
+import argparse
 import shutil
 
 import pytest
 
 from mae import config
-from pipelines.overlay import Overlay
+from pipelines.overlay import Overlay, Settings
 
 
 @pytest.fixture
@@ -63,3 +64,14 @@ def test_values_that_cannot_be_change_nothing(root, overlay):
             overlay.lay(values)
     assert (root / "params.yaml").read_bytes() == before
     assert overlay.restore() is None
+
+
+def test_settings_of_a_command_line_become_values_and_what_is_none_is_refused(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--set", action=Settings)
+    assert parser.parse_args([]).set is None
+    given = parser.parse_args(["--set", "pretrain.epochs=5", "--set", "ingest.path=/a=b", "--set", "x.y="])
+    assert given.set == {"pretrain.epochs": 5, "ingest.path": "/a=b", "x.y": None}
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--set", "pretrain.epochs"])
+    assert "expected KEY=VALUE" in capsys.readouterr().err

@@ -12,30 +12,16 @@ from pipelines.overlay import Overlay
 from pipelines.retraining import Retraining
 from pipelines.stage import Outcome
 
-QUIET_DRIFT = {
-    "counts": {"before": 500, "now": 700, "new": 200, "changed": 0, "removed": 0, "unchanged": 500},
-    "examples": {"new": ["a.jpg"], "changed": [], "removed": []},
-    "classes": None,
-    "images": {
-        "looked_at": {"before": 9, "new": 9},
-        "undecodable": 0.0,
-        "blank": {"before": 0.0, "new": 0.0},
-        "shift": 0.1,
-        "p": 0.9,
-        "most": "contrast",
-        "statistics": {},
-    },
-}
 CHAMPION = "work/retrain/champion/cafe.safetensors"
 
 
 class World:
     """A working copy in which a stage does what the test says."""
 
-    def __init__(self, root):
-        self.root = root
+    def __init__(self, root, drift):
+        self.root, self.drift = root, drift
         self.images, self.scenes = "first", "first"  # what is listed
-        self.rejected, self.drift = [], QUIET_DRIFT
+        self.rejected = []
         self.promote, self.version = True, 0
         self.fails = set()
         self.ran, self.params, self.pages = [], None, {}
@@ -92,12 +78,12 @@ class World:
 
 
 @pytest.fixture
-def world(project, tmp_path, monkeypatch):
+def world(project, tmp_path, monkeypatch, drifted):
     shutil.copy(project / "params.yaml", tmp_path / "params.yaml")
     stages = config.read_yaml(project / "dvc.yaml")["stages"]
     names = ("ingest", "shard", "pretrain", "ingest_detect", "shard_detect", "register", "report")
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {name: stages[name] for name in names}}))
-    world = World(tmp_path)
+    world = World(tmp_path, drifted())
     monkeypatch.setattr(retraining, "run_stages", world.run_stages)
     monkeypatch.setattr(retraining, "mae", world.mae)
     monkeypatch.setattr(retraining.artifacts, "stages_table", lambda outcomes: None)
@@ -179,8 +165,8 @@ def test_a_stage_that_fails_undoes_the_settings_and_the_next_run_goes_on(settled
     assert settled.params.pretrain.init == CHAMPION
 
 
-def test_too_few_images_are_no_reason_but_annotated_ones_are(settled):
-    settled.drift = QUIET_DRIFT | {"counts": QUIET_DRIFT["counts"] | {"new": 3}}
+def test_too_few_images_are_no_reason_but_annotated_ones_are(settled, drifted):
+    settled.drift = drifted(counts={"new": 3})
     state = retrain(settled)
     assert (state.name, state.is_completed()) == ("Too few new images", True)
     assert "3 new, 0 changed, 0 removed; retrain.min_new is 100" in state.message
@@ -196,8 +182,8 @@ def test_where_only_annotated_images_changed_pretraining_stays_as_it_is(settled)
     assert settled.params.pretrain.init is None
 
 
-def test_suspect_data_is_not_even_sharded_unless_forced(settled):
-    settled.drift = QUIET_DRIFT | {"images": QUIET_DRIFT["images"] | {"shift": 1.0, "p": 0.0}}
+def test_suspect_data_is_not_even_sharded_unless_forced(settled, drifted):
+    settled.drift = drifted(images={"shift": 1.0, "p": 0.0})
     state = retrain(settled)
     assert (state.name, state.is_failed()) == ("Suspect data", True)
     assert "contrast shifted by 1.00" in state.message
@@ -206,8 +192,8 @@ def test_suspect_data_is_not_even_sharded_unless_forced(settled):
     assert retrain(settled, force=True).name == "Champion kept"
 
 
-def test_bounds_can_be_set_for_one_run(settled):
-    settled.drift = QUIET_DRIFT | {"images": QUIET_DRIFT["images"] | {"shift": 0.6, "p": 0.0}}
+def test_bounds_can_be_set_for_one_run(settled, drifted):
+    settled.drift = drifted(images={"shift": 0.6, "p": 0.0})
     assert retrain(settled).name == "Suspect data"
     assert retrain(settled, retrain__max_image_shift=0.7).name == "Champion kept"
 

@@ -81,15 +81,20 @@ def test_a_dense_stage_killed_in_its_second_training_keeps_the_first_and_ends_th
     assert again == found
 
 
-@pytest.mark.slow
-def test_two_processes_detect_and_judge_every_image_once(ran, tmp_path):
+def in_two_processes(ran, tmp_path, stage):
+    """The folder in which two processes ran a dense stage, the index of its data and its figures."""
     folder, _ = copied(ran, tmp_path)
-    process = start(folder, "detect", PET_NPROC_PER_NODE="2", OMP_NUM_THREADS="1")
+    process = start(folder, stage, PET_NPROC_PER_NODE="2", OMP_NUM_THREADS="1")
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
-    index = Index.open(folder / "data/detect/shards")
+    found = json.loads((folder / f"reports/{stage}/metrics.json").read_text())
+    return folder, Index.open(folder / f"data/{stage}/shards"), found
+
+
+@pytest.mark.slow
+def test_two_processes_detect_and_judge_every_image_once(ran, tmp_path):
+    folder, index, found = in_two_processes(ran, tmp_path, "detect")
     truth = ground_truth(index.split("val"), index.about["categories"])
-    found = json.loads((folder / "reports/detect/metrics.json").read_text())
     assert found["samples"] == len(truth["images"])
     for name, kind in (("box", "bbox"), ("mask", "segm")):
         results = json.loads((folder / f"models/detect/results_{name}.json").read_text())
@@ -100,11 +105,7 @@ def test_two_processes_detect_and_judge_every_image_once(ran, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_segment_and_judge_every_image_once(ran, tmp_path):
-    folder, _ = copied(ran, tmp_path)
-    process = start(folder, "segment", PET_NPROC_PER_NODE="2", OMP_NUM_THREADS="1")
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
-    index = Index.open(folder / "data/segment/shards")
+    folder, index, found = in_two_processes(ran, tmp_path, "segment")
     split, ids = index.split("val"), [one["id"] for one in index.about["categories"]]
     place = np.full(256, 255, dtype=np.uint8)
     place[ids] = np.arange(len(ids))
@@ -115,6 +116,5 @@ def test_two_processes_segment_and_judge_every_image_once(ran, tmp_path):
         predicted = np.asarray(Image.open(drawn))
         predicted, truth = (torch.from_numpy(place[values]) for values in (predicted, truth))
         counts.append(pixel_counts(predicted, truth, len(ids)))
-    found = json.loads((folder / "reports/segment/metrics.json").read_text())
     assert found["samples"] == len(split)
     assert iou_figures(np.stack(counts))["mIoU"] == pytest.approx(found["mIoU"], abs=1e-9)

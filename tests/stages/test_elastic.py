@@ -12,10 +12,8 @@ import psutil
 import pytest
 from engine.processes import free_port
 from safetensors.torch import load_file
-from stages.tiny import OURS_TO_SET, TINY, run
+from stages.tiny import OURS_TO_SET, laid, run
 from torch.testing import assert_close
-
-from mae import config, recipe
 
 pytestmark = pytest.mark.slow
 LONGER = ["pretrain.epochs=500", "pretrain.probe.every_epochs=0", "runtime.checkpoint_every=10"]
@@ -25,10 +23,7 @@ LONGER = ["pretrain.epochs=500", "pretrain.probe.every_epochs=0", "runtime.check
 def sharded(project, tmp_path_factory, migrated_store):
     """A directory with shards, and the encoder that one unbroken process makes of them."""
     folder = tmp_path_factory.mktemp("elastic")
-    shutil.copy(project / "params.yaml", folder / "params.yaml")
-    shutil.copy(migrated_store, folder / "mlflow.db")
-    list(recipe.lay(None, [*TINY, *LONGER], onto=folder / "params.yaml"))
-    run(folder, config.load(folder / "params.yaml"), "ingest", "shard")
+    run(folder, laid(folder, project, migrated_store, *LONGER), "ingest", "shard")
     assert start(folder, "unbroken").wait(timeout=300) == 0, (folder / "unbroken.log").read_text()
     unbroken = losses(folder), load_file(folder / "models/pretrain/encoder.safetensors")
     for written in ("models", "reports"):

@@ -8,9 +8,7 @@ import sys
 import time
 
 import pytest
-from stages.tiny import OURS_TO_SET, TINY, run
-
-from mae import config, recipe
+from stages.tiny import OURS_TO_SET, laid, run
 
 LONGER = ["pretrain.epochs=40", "runtime.checkpoint_every=10", "runtime.workers=1"]
 
@@ -19,10 +17,7 @@ LONGER = ["pretrain.epochs=40", "runtime.checkpoint_every=10", "runtime.workers=
 def sharded(project, tmp_path_factory, migrated_store):
     """A directory with shards, and the encoder that an unbroken run makes of them."""
     folder = tmp_path_factory.mktemp("killed")
-    shutil.copy(project / "params.yaml", folder / "params.yaml")
-    shutil.copy(migrated_store, folder / "mlflow.db")
-    list(recipe.lay(None, [*TINY, *LONGER], onto=folder / "params.yaml"))
-    params = config.load(folder / "params.yaml")
+    params = laid(folder, project, migrated_store, *LONGER)
     run(folder, params, "ingest", "shard", "pretrain")
     unbroken = (folder / "models/pretrain/encoder.safetensors").read_bytes()
     shutil.rmtree(folder / "models")

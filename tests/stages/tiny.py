@@ -1,10 +1,11 @@
 """The whole pipeline at a size that a test can wait for."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from mae import config
+from mae import config, recipe
 from mae.stages import MODULES, run_stage
 
 TINY = [
@@ -30,6 +31,14 @@ TINY = [
 ORDER = tuple(MODULES)
 # What a stage takes from the environment where it is set (another test may have set it).
 OURS_TO_SET = ("MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")
+
+
+def laid(folder: Path, project: Path, store: Path, *more: str) -> config.Params:
+    """Give a folder the project's params, tiny and as `more` says, and a store with its tables made."""
+    shutil.copy(project / "params.yaml", folder / "params.yaml")
+    shutil.copy(store, folder / "mlflow.db")
+    list(recipe.lay(None, [*TINY, *more], onto=folder / "params.yaml"))
+    return config.load(folder / "params.yaml")
 
 
 def run(folder: Path, params: config.Params, *stages: str) -> None:
