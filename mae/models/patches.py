@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Pair = tuple[int, int]
+EPSILON = 1e-6  # added to a patch's variance, inside the square root
 
 
 def pair(value: int | Pair | list[int]) -> Pair:
@@ -52,6 +53,22 @@ def unpatchify(patches: Tensor, patch_size: int | Pair, grid: Pair) -> Tensor:
         raise ValueError(f"patches {tuple(patches.shape)} are not {h}x{w} patches of {rows}x{columns} pixels")
     blocks = patches.reshape(len(patches), h, w, rows, columns, -1)
     return blocks.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+def normalise(patches: Tensor) -> Tensor:
+    """(N, L, T), each patch of mean 0 and unbiased variance 1 (arXiv 2111.06377, section 3)."""
+    mean, std = _statistics(patches)
+    return (patches - mean) / std
+
+
+def unnormalise(normalised: Tensor, patches: Tensor) -> Tensor:
+    """Normalised patches (N, L, T) with mean and std of `patches` (N, L, T): undoes `normalise`."""
+    mean, std = _statistics(patches)
+    return normalised * std + mean
+
+
+def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + EPSILON).sqrt()
 
 
 def pixels_at(images: Tensor, patch_size: int | Pair, ids: Tensor) -> Tensor:

@@ -1,0 +1,180 @@
+"""Image tokenizers, a code for every patch and back: trained (convolutions and FSQ) or fitted (k-means)."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mae.models.patches import Pair, normalise, patchify, unnormalise
+
+DOWN = 8  # pixels of the tokenizer's own view per code
+_ROWS = 8192  # of vectors that are compared with all centres at a time
+Parts = dict[str, Tensor]
+
+
+class Tokenizer(nn.Module):
+    """Codes of images and back. grid: codes in a column and in a row; num_codes: how many different ones."""
+
+    grid: Pair
+    num_codes: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W), normalised -> codes (N, L) int64, row by row; autocast changes nothing."""
+        raise NotImplementedError
+
+    def decode(self, codes: Tensor, patches: Tensor) -> Tensor:
+        """Codes (N, L) -> pixels of the patches (N, L, P*P*C); what a code leaves open is as in `patches`."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Parts:
+        """{"loss": what is minimised, "error": mean squared error of what comes back}."""
+        raise NotImplementedError
+
+
+class FSQTokenizer(Tokenizer):
+    """Convolutions 8 times down, finite scalar quantisation (arXiv 2309.15505), convolutions up again.
+
+    It stands in for DALL-E's tokenizer of BEiT and CAE. The tokenizer has a view of its own of the same crop:
+    images are resized (bicubic, antialiased, on their device) to 8 pixels a code, so that the codes' grid is
+    the patches'; of 224 pixels in patches of 16 that is 112 (CAE, arXiv 2202.03026).
+
+    levels: of each quantised channel; their product is the number of codes. width: channels at full size,
+    a multiple of 8. depth: residual blocks at each size.
+    """
+
+    def __init__(
+        self,
+        grid: Pair,
+        patch_size: Pair,
+        *,
+        channels: int = 3,
+        levels: tuple[int, ...] = (8, 8, 8, 16),
+        width: int = 64,
+        depth: int = 2,
+    ) -> None:
+        from vector_quantize_pytorch.finite_scalar_quantization import FSQ  # costs seconds
+
+        super().__init__()
+        if min(levels, default=0) < 3:
+            raise ValueError(f"levels {levels}: each channel needs at least 3")
+        if width % 8:
+            raise ValueError(f"width {width} must be a multiple of 8")
+        self.grid, self.patch_size = grid, patch_size
+        widths = [width, 2 * width, 4 * width, 4 * width]
+        down: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1)]
+        up: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            down += [*(Residual(before) for _ in range(depth)), nn.Conv2d(before, after, 4, 2, padding=1)]
+            bigger = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(after, before, 3, padding=1))
+            up = [bigger, *(Residual(before) for _ in range(depth)), *up]
+        down += [Residual(widths[-1]), nn.Conv2d(widths[-1], len(levels), 1)]
+        up = [nn.Conv2d(len(levels), widths[-1], 3, padding=1), Residual(widths[-1]), *up]
+        self.encoder = nn.Sequential(*down)
+        self.quantise = FSQ(list(levels))
+        self.decoder = nn.Sequential(*up, nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, channels, 1))
+        self.num_codes = self.quantise.codebook_size
+
+    def view(self, images: Tensor) -> Tensor:
+        """What the tokenizer sees of images (N, C, H, W): the same, at 8 pixels a code."""
+        return _resized(images, (DOWN * self.grid[0], DOWN * self.grid[1]))
+
+    def forward(self, images: Tensor) -> Parts:
+        seen = self.view(images)
+        rebuilt = self.decoder(self.quantise(self.encoder(seen))[0])
+        error = F.mse_loss(rebuilt.float(), seen.float())
+        return {"loss": error, "error": error.detach()}
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            seen = self.view(images.to(next(self.parameters()).dtype))
+            return self.quantise(self.encoder(seen))[1].flatten(1).long()
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, patches: Tensor) -> Tensor:
+        with torch.autocast(codes.device.type, enabled=False):
+            rebuilt = self.decoder(self.quantise.indices_to_codes(codes.unflatten(1, self.grid)))
+        sides = (self.grid[0] * self.patch_size[0], self.grid[1] * self.patch_size[1])
+        return patchify(_resized(rebuilt, sides), self.patch_size)
+
+
+class Residual(nn.Module):
+    """x + two 3x3 convolutions of it, each after a group norm and SiLU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        halves = [(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)) for _ in "ab"]
+        self.layers = nn.Sequential(*(layer for half in halves for layer in half))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class KMeans(Tokenizer):
+    """The nearest of `num_codes` centres, for every patch.
+
+    normalised: of patches of mean 0 and variance 1, so that a code says what is in a patch, not how bright
+    it is: a cheap tokenizer. Without, and with patches of one pixel, the centres are a palette (iGPT).
+
+    It learns by mini-batches, holding no data: the gradient of its loss at a centre is the centre minus the
+    mean of the vectors nearest to it, so an SGD step of rate 1 puts the centre there, as Lloyd's algorithm
+    does, and smaller rates average over batches. Ranks average their steps. Begin by `start`.
+    """
+
+    def __init__(
+        self, grid: Pair, patch_size: Pair, *, channels: int = 3, codes: int = 512, normalised: bool = True
+    ) -> None:
+        super().__init__()
+        self.grid, self.patch_size, self.num_codes, self.normalised = grid, patch_size, codes, normalised
+        self.centres = nn.Parameter(torch.zeros(codes, patch_size[0] * patch_size[1] * channels))
+
+    def vectors(self, images: Tensor) -> Tensor:
+        """What is clustered, (N, L, T) in float32 or wider."""
+        patches = patchify(images.to(self.centres.dtype), self.patch_size)
+        return normalise(patches) if self.normalised else patches
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor, seed: int) -> None:
+        """Centres from vectors (n, T), far apart, by k-means++; ValueError where n is below `num_codes`."""
+        from sklearn.cluster import kmeans_plusplus
+
+        if len(vectors) < self.num_codes:
+            raise ValueError(
+                f"{len(vectors)} vectors to choose {self.num_codes} codes from: choose fewer codes"
+            )
+        centres, _ = kmeans_plusplus(vectors.cpu().numpy(), self.num_codes, random_state=seed)
+        self.centres.copy_(torch.from_numpy(centres))
+
+    def forward(self, images: Tensor) -> Parts:
+        with torch.autocast(images.device.type, enabled=False):
+            vectors = self.vectors(images).flatten(0, 1)
+            codes = self._nearest(vectors)
+            counts = torch.zeros_like(self.centres[:, 0]).index_add(0, codes, torch.ones_like(vectors[:, 0]))
+            squares = (vectors - self.centres[codes]).square()
+            return {"loss": 0.5 * (squares.sum(1) / counts[codes]).sum(), "error": squares.mean().detach()}
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            vectors = self.vectors(images)
+            return self._nearest(vectors.flatten(0, 1)).view(vectors.shape[:2])
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, patches: Tensor) -> Tensor:
+        return unnormalise(self.centres[codes], patches) if self.normalised else self.centres[codes]
+
+    @torch.no_grad()
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        """Of vectors (n, T), the number (n,) of the nearest centre; the first of equals."""
+        lengths = self.centres.square().sum(1)
+        turned = self.centres.T
+        return torch.cat(
+            [torch.addmm(lengths, part, turned, alpha=-2).argmin(1) for part in vectors.split(_ROWS)]
+        )
+
+
+def _resized(images: Tensor, sides: Pair) -> Tensor:
+    if tuple(images.shape[-2:]) == sides:
+        return images
+    return F.interpolate(images, sides, mode="bicubic", align_corners=False, antialias=True)
