@@ -61,8 +61,8 @@ class CocoSource:
         return {"task": "detect", "categories": categories}
 
     def _split(self, split: str, file: Path, folder: str, fraction: float) -> Iterator[Entry]:
-        about = _parsed(file)
-        categories = _category_names(file, about["categories"])
+        about = read_tables(file)
+        categories = category_names(file, about["categories"])
         self._agree(file, categories)
         rows = _annotations_by_image(file, about, set(categories))
         files = {found.path: found for found in walk(self.root, folder)}
@@ -122,7 +122,7 @@ def _places(root: Path, split: str) -> tuple[Path, str] | None:
     return None
 
 
-def _parsed(file: Path) -> dict[str, list[dict[str, Any]]]:
+def read_tables(file: Path) -> dict[str, list[dict[str, Any]]]:
     """The three tables of an instances json. Raises SourceError where they are not there."""
     try:
         about = json.loads(file.read_bytes())
@@ -137,7 +137,7 @@ def _parsed(file: Path) -> dict[str, list[dict[str, Any]]]:
     return about
 
 
-def _category_names(file: Path, table: list[dict[str, Any]]) -> dict[int, str]:
+def category_names(file: Path, table: list[dict[str, Any]]) -> dict[int, str]:
     """Official id -> name."""
     faults = Faults(file)
     names: dict[int, str] = {}

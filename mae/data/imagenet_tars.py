@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from mae.data.sources import Entry, SourceError, is_image, require_directory
+from mae.data.sources import Entry, SourceError, is_image, official_split, require_directory
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VAL = "ILSVRC2012_img_val.tar"
@@ -32,8 +32,7 @@ class ImageNetTarSource:
     kind = "imagenet_tar"
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
-        if val_fraction:
-            raise SourceError("imagenet_tar has an official val split: val_fraction must be 0")
+        official_split(self.kind, val_fraction)
         self.root = Path(root)
         self.ignored = 0
 

@@ -16,12 +16,15 @@ from mae.data.coco import CocoSource
 from mae.data.files import json_bytes, whole, write_json
 from mae.data.folders import FlatSource, FolderSource
 from mae.data.imagenet_tars import ImageNetTarSource
+from mae.data.inaturalist import INat2017Source, INat2018Source, INat2019Source
 from mae.data.label_maps import Ade20kSource, CamVidSource, LabelMapSource
 from mae.data.listing import LISTING, MANIFEST, line_of
+from mae.data.places import Places205Source, Places365Source
 from mae.data.sources import SPLITS, Entry, Source, SourceError
 
 _KINDS = (
-    FolderSource, ImageNetTarSource, FlatSource, CocoSource, Ade20kSource, CamVidSource, LabelMapSource
+    FolderSource, ImageNetTarSource, FlatSource, CocoSource, Ade20kSource, CamVidSource, LabelMapSource,
+    INat2017Source, INat2018Source, INat2019Source, Places205Source, Places365Source,
 )  # fmt: skip
 SOURCES: dict[str, type] = {one.kind: one for one in _KINDS}
 FORMAT = 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -150,11 +152,29 @@ def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterato
         yield Found(path, status.st_size, status.st_mtime_ns)
 
 
+def file_at(root: Path, path: str) -> Found | None:
+    """The file that a list names by its path below the root; None where there is none below it."""
+    path = posixpath.normpath(path)
+    if path.startswith(("/", "../")):
+        return None
+    try:
+        status = os.stat(root / path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return Found(path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
 def require_directory(path: Path, expected: str) -> None:
     """Raises SourceError unless `path` is a directory."""
     if not path.is_dir():
         what = "is not a directory" if path.exists() else "does not exist"
         raise SourceError(f"{path}: {what}; expected {expected}")
+
+
+def official_split(kind: str, val_fraction: float) -> None:
+    """Raises SourceError where a share of a set that has a val split of its own is to be held out."""
+    if val_fraction:
+        raise SourceError(f"{kind} has an official val split: val_fraction must be 0")
 
 
 def fraction_of(value: float) -> float:
