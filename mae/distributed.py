@@ -128,6 +128,29 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
+def gather_with_gradient(rows: Tensor) -> Tensor:
+    """As `gather`, of equally many rows (n, ...) on every rank, and gradients find their way back.
+
+    Where every rank computes one and the same loss of all rows, the gradients of a replica (`replicate`),
+    which are averaged over the ranks, are those of one process with all rows.
+    """
+    return rows if world_size() == 1 else _Gathered.apply(rows)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # torch's is *Any
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()]
+
+
 def gather_objects(values: Sequence[Any]) -> list[Any]:
     """All ranks' values (anything that pickles) one after the other, in rank order, on every rank.
 

@@ -84,6 +84,7 @@ def test_one_process_needs_no_group():
     assert distributed.is_main()
     rows = torch.arange(6).view(3, 2)
     assert distributed.gather(rows) is rows
+    assert distributed.gather_with_gradient(rows) is rows
     assert distributed.gather_objects(["a", None]) == ["a", None]
     assert list(distributed.gather_rows({3: "c", 1: "a"}).items()) == [(1, "a"), (3, "c")]
     assert distributed.mean(torch.tensor(2.0)).item() == 2
