@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mae.methods import METHODS
 from mae.methods.mae import MAE
 from mae.models.encoder import build
+from mae.models.masking import masking
 
 
 class Ours(nn.Module):
@@ -144,8 +145,9 @@ def main() -> None:
 
     def ours(device: str) -> Ours:
         with torch.device(device):
+            vit = build(options.model, img_size=options.img_size)
             return Ours(
-                METHODS["mae"](build(options.model, img_size=options.img_size), mask_ratio=options.mask_ratio)
+                METHODS["mae"](vit, masking=masking("random", vit.patch_embed.grid_size, options.mask_ratio))
             )
 
     makers: dict[str, Callable[[str], nn.Module]] = {"ours": ours}

@@ -57,9 +57,9 @@ def test_depths_are_timms(values):
 
 
 def test_a_missing_key_is_named(values):
-    del values["mae"]["norm_pix"]
+    del values["mae"]["decoder_depth"]
     del values["seed"]
-    with pytest.raises(config.InvalidParams, match=r"(?s)seed: missing.*mae\.norm_pix: missing"):
+    with pytest.raises(config.InvalidParams, match=r"(?s)seed: missing.*mae\.decoder_depth: missing"):
         config.parse(values)
 
 

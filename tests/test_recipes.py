@@ -64,7 +64,7 @@ def test_pretraining_is_the_papers(laid):
     assert (p.crop_scale, p.flip, p.method) == ((0.2, 1.0), True, "mae")
     decoder = params.mae
     assert (decoder.decoder_depth, decoder.decoder_embed_dim, decoder.decoder_num_heads) == (8, 512, 16)
-    assert decoder.norm_pix
+    assert (p.target, p.mask, p.drop_path) == ("normalised_pixels", "random", 0)
 
 
 def test_fine_tuning_is_the_released_recipe(laid):

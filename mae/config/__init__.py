@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError, model_validator
 
 from mae.config.dense import Dense, Detect, IngestDetect, IngestSegment, Segment, ShardAnnotated
+from mae.config.methods import MAE, Pretrain
 from mae.config.operation import Flows, Retrain, StageFlow
 from mae.config.sections import (
     KNN,
-    MAE,
     Augmented,
     Count,
     Demo,
@@ -25,7 +25,6 @@ from mae.config.sections import (
     Input,
     Linear,
     Partial,
-    Pretrain,
     Probe,
     Registry,
     Report,

@@ -1,4 +1,4 @@
-"""The sections of `params.yaml` about images, pretraining, classification, and the registry."""
+"""The sections of `params.yaml` about images, classification, and the registry."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -77,6 +77,7 @@ class Encoder(Section):
     depth: Positive | None
     num_heads: Positive | None
     mlp_ratio: Annotated[float, Field(gt=0)] | None
+    init_values: Annotated[float, Field(gt=0)] | None
 
     @property
     def blocks(self) -> int | None:
@@ -128,34 +129,6 @@ class Training(Steps):
         if shortest is not None and self.warmup_epochs >= shortest:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {shortest}")
         return self
-
-
-class OnlineProbe(Section):
-    """kNN on a few samples while pretraining, every `every_epochs` (0: never)."""
-
-    every_epochs: Rate
-    samples: Positive
-
-
-class Pretrain(Training):
-    """init: a method file (any run's models/pretrain/method.safetensors) to go on from; null: random."""
-
-    method: str
-    init: str | None
-    epochs: Positive
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)]
-    betas: Pair
-    crop_scale: Pair
-    flip: bool
-    ema: Decay | None
-    probe: OnlineProbe
-
-
-class MAE(Section):
-    decoder_embed_dim: Positive
-    decoder_depth: Positive
-    decoder_num_heads: Positive
-    norm_pix: bool
 
 
 class KNN(Section):

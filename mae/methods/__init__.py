@@ -3,6 +3,6 @@
 from mae.methods.mae import MAE
 from mae.methods.method import Method
 
-METHODS: dict[str, type] = {"mae": MAE}
+METHODS: dict[str, type[Method]] = {"mae": MAE}
 
 __all__ = ["METHODS", "Method"]

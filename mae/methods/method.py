@@ -1,29 +1,46 @@
 """The contract that every pretraining method keeps; tests/methods/test_contract.py holds each to it."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
+
+from mae.models.encoder import check_plain, initialise
 
 
-@runtime_checkable
-class Method(Protocol):
-    """A pretraining method: an nn.Module from augmented images to a loss.
+class Method(nn.Module):
+    """A pretraining method: augmented images in, a loss out. What is said here once are the defaults.
 
-    encoder: the timm ViT that is trained and kept.
-    views: augmented images per sample that `forward` takes, each (N, C, H, W).
-    noise_shape: shape of what the loader draws uniformly from [0, 1) per sample and passes as `noise`, so
-    that masks do not depend on ranks or workers; () where a method draws nothing.
+    encoder: the timm ViT that is trained and kept, from `encoder.build` with pool "token" and no head. It is
+    initialised as MAE's (`encoder.initialise`) over what it holds; load weights afterwards, or pass
+    fresh=False to go on from the weights that it has.
     """
 
+    masked: ClassVar[bool] = False  # built with `masking` and `target` (methods/masked.py)
+    views: ClassVar[int] = 1  # augmented images per sample that `forward` takes, each (N, C, H, W)
+    labels: ClassVar[bool] = False  # `forward` takes class labels (N,) int64 as well, after the views
+    # Of what the loader draws uniformly from [0, 1) per sample and `forward` takes last, so that masks do not
+    # depend on ranks or workers; () where a method draws nothing.
+    noise_shape: tuple[int, ...] = ()
     encoder: VisionTransformer
-    views: int
-    noise_shape: tuple[int, ...]
 
-    def forward(self, *views: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
-        """{"loss": 0-dim, parts ...}, changing no state; noise (N, *noise_shape) fixes the mask."""
-        ...
+    def __init__(self, encoder: VisionTransformer, *, fresh: bool = True) -> None:
+        super().__init__()
+        check_plain(encoder)
+        if not isinstance(encoder.head, nn.Identity) or isinstance(encoder.norm, nn.Identity):
+            name = type(self).__name__
+            raise ValueError(f'{name} needs an encoder built with num_classes=0 and pool="token"')
+        if fresh:
+            initialise(encoder)
+        self.encoder = encoder
+
+    def forward(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
+        """(*views[, labels][, noise]) -> {"loss": 0-dim, parts ...}, changing no state.
+
+        noise (N, *noise_shape), or None to draw it here, fixes all that is random but dropped paths. The loss
+        is float32, under autocast and for half-precision images too, and float64 for float64 images.
+        """
+        raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
         """Called after every optimizer step with the share of training done (0 to 1); teachers move here."""
-        ...

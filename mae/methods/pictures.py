@@ -1,60 +1,61 @@
 """What a pretrained model fills in, as pictures: original, masked, reconstruction side by side."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from mae.methods.masked import MaskedMethod
+from mae.methods.method import Method
 from mae.models.masking import Mask
 from mae.models.patches import patchify, unpatchify
-from mae.models.targets import unnormalise
 
 GREY = 0.5
+COLUMNS = ("original", "masked", "reconstruction")
 
 
-class Reconstructs(Protocol):
-    """A method that predicts pixels: see `methods.mae.MAE.reconstruct`."""
-
-    encoder: VisionTransformer
-    norm_pix: bool
-    training: bool
-
-    def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Mask]: ...
-    def train(self, mode: bool = True) -> object: ...
+def note(method: Method) -> str:
+    """What a caption of `pictures` must say."""
+    if not isinstance(method, MaskedMethod):
+        return "this method hides nothing and predicts no pixels"
+    return f"visible patches are pasted in; {method.target.note}"
 
 
 @torch.no_grad()
 def pictures(
-    method: Reconstructs,
+    method: Method,
     images: Tensor,
     noise: Tensor | None,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
-    """(N, 3, C, H, W) float32 in [0, 1]: the original, the masked image (grey) and the reconstruction.
+    """(N, K, C, H, W) float32 in [0, 1], the first K of COLUMNS: original, masked (grey), reconstruction.
 
-    images (N, C, H, W) as the model takes them, normalised by `mean` and `std` per channel; noise (N, L)
+    images (N, C, H, W) as the model takes them, normalised by `mean` and `std` per channel; noise (N, ...)
     fixes the masks. In the reconstruction visible patches are the original pixels, pasted, and only masked
-    ones are predictions. Where the model predicts normalised pixels, each patch's mean and contrast come from
-    the original (`targets.unnormalise`): a caption should say so. Runs in eval mode, puts the mode back.
+    ones are predictions; `note` says what those borrow of the original. A target that cannot be drawn has no
+    reconstruction, a method that hides nothing has the original alone. Runs in eval mode, puts the mode back.
     """
+    embedding = method.encoder.patch_embed
+    original = patchify(images, embedding.patch_size).float()
+    channels = [images.new_tensor(list(values), dtype=torch.float32) for values in (mean, std)]
+    centre, scale = (values.repeat(original.shape[-1] // len(values)) for values in channels)
+    panels = [original * scale + centre]
+    if isinstance(method, MaskedMethod):
+        predicted, mask = _in_eval_mode(method, images, noise)
+        hidden = mask.masked[..., None]
+        panels.append(panels[0].masked_fill(hidden, GREY))
+        drawn = method.target.as_pixels(predicted.float(), original)
+        if drawn is not None:
+            panels.append(torch.where(hidden, drawn * scale + centre, panels[0]))
+    shown = [unpatchify(panel, embedding.patch_size, embedding.grid_size) for panel in panels]
+    return torch.stack(shown, dim=1).clamp(0, 1)
+
+
+def _in_eval_mode(method: MaskedMethod, images: Tensor, noise: Tensor | None) -> tuple[Tensor, Mask]:
     training = method.training
     method.train(False)
     try:
-        predicted, mask = method.reconstruct(images, noise)
+        return method.reconstruct(images, noise)
     finally:
         method.train(training)
-    embedding = method.encoder.patch_embed
-    original = patchify(images, embedding.patch_size).float()
-    predicted = predicted.float()
-    if method.norm_pix:
-        predicted = unnormalise(predicted, original)
-    channels = [images.new_tensor(list(values), dtype=torch.float32) for values in (mean, std)]
-    centre, scale = (values.repeat(original.shape[-1] // len(values)) for values in channels)
-    original, predicted = original * scale + centre, predicted * scale + centre
-    hidden = mask.masked[..., None]
-    panels = [original, original.masked_fill(hidden, GREY), torch.where(hidden, predicted, original)]
-    rows = [unpatchify(panel, embedding.patch_size, embedding.grid_size) for panel in panels]
-    return torch.stack(rows, dim=1).clamp(0, 1)

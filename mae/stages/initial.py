@@ -10,6 +10,7 @@ from torch import nn
 
 from mae import interchange
 from mae.config import Params
+from mae.methods import METHODS
 from mae.models.encoder import build
 from mae.stages.files import digest_of
 from mae.stages.session import encoder_config
@@ -34,7 +35,8 @@ def method_config(params: Params) -> dict[str, Any]:
     """What a method file says of itself: what its weights need to mean the same in another run."""
     name = params.pretrain.method
     settings = getattr(params, name).model_dump()
-    return {"task": "pretrain", "method": name, "encoder": encoder_config(params), "settings": settings}
+    about = {"task": "pretrain", "method": name, "encoder": encoder_config(params), "settings": settings}
+    return about | ({"target": params.pretrain.target} if METHODS[name].masked else {})
 
 
 def take_up(method: Any, params: Params) -> Origin | None:
@@ -73,19 +75,27 @@ def _check_settings(
             theirs = _architecture(build(**interchange.encoder_arguments(encoder)))
         theirs |= {f"input.{name}": list(encoder[name]) for name in ("mean", "std")}
         if whole:
-            theirs["pretrain.method"] = config["method"]
-            theirs |= {f"{config['method']}.{name}": value for name, value in config["settings"].items()}
+            theirs |= _what_weights_mean(config)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file}: its config is unusable ({error!r})") from error
     ours = _architecture(method.encoder)
     ours |= {f"input.{name}": list(getattr(params.input, name)) for name in ("mean", "std")}
-    ours["pretrain.method"] = name = params.pretrain.method
-    ours |= {f"{name}.{key}": value for key, value in getattr(params, name).model_dump().items()}
+    ours |= _what_weights_mean(method_config(params))
     wrong = [
         f"{key} is {ours.get(key)}, there {value}" for key, value in theirs.items() if ours.get(key) != value
     ]
     if wrong:
         raise ValueError(f"{file} was trained with other settings: {'; '.join(wrong)}")
+
+
+def _what_weights_mean(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of params.yaml that a method file's config speaks of, apart from its encoder's."""
+    name, settings = config["method"], dict(config["settings"])
+    target = config.get("target")
+    if "norm_pix" in settings:  # what MAE's files said before there were other targets
+        target = "normalised_pixels" if settings.pop("norm_pix") else "pixels"
+    said = {"pretrain.method": name, **{f"{name}.{key}": value for key, value in settings.items()}}
+    return said | ({"pretrain.target": target} if target else {})
 
 
 def _architecture(vit: nn.Module) -> dict[str, Any]:

@@ -17,20 +17,17 @@ from mae.engine.optim import adamw, scaled_lr, warmup_cosine
 from mae.engine.randomness import seed_process
 from mae.methods import METHODS
 from mae.methods.method import Method
-from mae.methods.pictures import pictures
+from mae.methods.pictures import COLUMNS, note, pictures
 from mae.models import encoder as encoders
+from mae.models.masking import masking
+from mae.models.targets import build_target
 from mae.stages.files import ENCODER, METHOD, REPORTS
 from mae.stages.initial import method_config, take_up
 from mae.stages.plots import panels, training_curve, write_csv
 from mae.stages.session import Session, encoder_config, session
 from mae.tasks.knn import online_probe
 
-SECTIONS = {"pretrain": ("input", "encoder", "pretrain", "mae")}
-NORM_PIX_NOTE = (
-    "visible patches are pasted in; the model predicts normalised patches, so each masked one is shown with "
-    "the mean and contrast of the original patch"
-)
-PIXEL_NOTE = "visible patches are pasted in; masked ones are shown as predicted"
+SECTIONS = {"pretrain": ("input", "encoder", "pretrain")}  # and the method's own, which it names
 
 
 def pretrain(params: Params) -> None:
@@ -38,7 +35,8 @@ def pretrain(params: Params) -> None:
     method = build_method(params)
     origin = take_up(method, params)
     inputs = [origin.digest] if origin else []
-    with session("pretrain", params, SECTIONS["pretrain"], inputs=inputs) as at_work:
+    sections = (*SECTIONS["pretrain"], params.pretrain.method)
+    with session("pretrain", params, sections, inputs=inputs) as at_work:
         at_work.run.tags({"init": str(origin or "random weights")})
         p, train = params.pretrain, at_work.index.split("train")
         method.to(at_work.device)
@@ -78,14 +76,19 @@ def build_method(params: Params) -> Any:
     if p.method not in METHODS:
         raise config.InvalidParams(f"pretrain.method: {p.method!r} is not one of {', '.join(METHODS)}")
     seed_process(params.seed)
-    vit = encoders.build(params.encoder.name, img_size=params.encoder.img_size, **params.encoder.overrides)
-    return METHODS[p.method](vit, mask_ratio=p.mask_ratio, **getattr(params, p.method).model_dump())
+    encoder, kind = params.encoder, METHODS[p.method]
+    vit = encoders.build(encoder.name, img_size=encoder.img_size, drop_path=p.drop_path, **encoder.overrides)
+    settings = getattr(params, p.method).model_dump()
+    if kind.masked:
+        settings["masking"] = masking(p.mask, vit.patch_embed.grid_size, p.mask_ratio)
+        settings["target"] = build_target(p.target, vit)
+    return kind(vit, **settings)
 
 
 def _batches(
     at_work: Session, train: Split, method: Method, steps: int, start: int, attempt: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Inputs of method.forward from step `start` on: views (n, C, H, W) on the device, then the noise."""
+    """Inputs of method.forward from step `start` on, on the device: views (n, C, H, W)[, labels][, noise]."""
     params, p = at_work.params, at_work.params.pretrain
     batches = at_work.training_batches(
         train,
@@ -95,13 +98,13 @@ def _batches(
         stop=steps,
         attempt=attempt,
         views=method.views,
-        noise_shape=method.noise_shape,
+        noise_shape=method.noise_shape or None,
     )
     for batch in batches:
         views = batch["images"] if method.views > 1 else [batch["images"]]
         inputs = [at_work.normalize(view.to(at_work.device, non_blocking=True)) for view in views]
-        if method.noise_shape:
-            inputs.append(batch["noise"].to(at_work.device, non_blocking=True))
+        more = [name for name, needed in (("labels", method.labels), ("noise", method.noise_shape)) if needed]
+        inputs += [batch[name].to(at_work.device, non_blocking=True) for name in more]
         yield tuple(inputs)
 
 
@@ -132,9 +135,8 @@ def _write(at_work: Session, method: Any, fitted: Fitted, steps: int) -> None:
     curve = at_work.curve(("loss", "lr", "grad_norm", "knn_top1", "images_per_second"))
     write_csv(reports / "curve.csv", curve)
     training_curve(reports / "curve.png", curve, title=f"Pretraining: {params.pretrain.method}")
-    note = NORM_PIX_NOTE if getattr(method, "norm_pix", False) else PIXEL_NOTE
     shown = pictures(method, *_samples(at_work, method), params.input.mean, params.input.std).cpu()
-    panels(reports / "reconstructions.png", shown, ("original", "masked", "reconstruction"), caption=note)
+    panels(reports / "reconstructions.png", shown, COLUMNS[: shown.shape[1]], caption=note(method))
     for picture in ("curve.png", "reconstructions.png"):
         at_work.run.picture(reports / picture)
     losses = [row["loss"] for row in curve if "loss" in row]
@@ -149,7 +151,7 @@ def _write(at_work: Session, method: Any, fitted: Fitted, steps: int) -> None:
             "parameters": sum(p.numel() for p in method.encoder.parameters()),
             "images_per_second": rates[len(rates) // 2],
             "attempts": fitted.attempt + 1,
-            "pictures_note": note,
+            "pictures_note": note(method),
             **({"knn_top1": probes[-1]} if probes else {}),
         }
     )

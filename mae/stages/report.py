@@ -37,7 +37,7 @@ PAPER = {
 }
 
 
-SECTIONS = {"report": ("report", "encoder", "pretrain", "mae", "finetune", "scratch")}
+SECTIONS = {"report": ("report", "encoder", "pretrain", "finetune", "scratch")}
 
 
 def report(params: Params) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from mae.methods import METHODS, Method
+from mae.methods.masked import MaskedMethod
 from mae.models.encoder import build
 from mae.models.patches import patchify, unpatchify
 
@@ -35,12 +36,10 @@ def batch(method):
 
 
 def test_a_method_says_what_it_needs(method):
-    # Not by isinstance: from Python 3.12 on that does not see a submodule such as `encoder`.
-    members = {*Method.__annotations__, *(name for name in vars(Method) if not name.startswith("_"))}
-    assert members == {"encoder", "views", "noise_shape", "forward", "after_step"}
-    assert all(hasattr(method, name) for name in members)
-    assert isinstance(method, torch.nn.Module)
+    assert isinstance(method, Method)
     assert method.views >= 1
+    assert method.masked == isinstance(method, MaskedMethod)
+    assert method.masked <= bool(method.noise_shape)
 
 
 def test_the_loss_is_a_finite_scalar(method, batch):

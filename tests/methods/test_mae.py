@@ -14,19 +14,31 @@ from torch.utils.flop_counter import FlopCounterMode
 from mae.interchange import convert
 from mae.methods import METHODS
 from mae.models.encoder import build, encode
+from mae.models.masking import masking
 from mae.models.patches import patchify, sincos_positions
+from mae.models.targets import NormalisedPixels, build_target
 
 REFERENCE = json.loads((Path(__file__).parent.parent / "reference" / "reference.json").read_text())
 ENCODER = ("patch_size", "embed_dim", "depth", "num_heads")
-METHOD = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads", "mask_ratio", "norm_pix")
+METHOD = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 tiny = functools.partial(build, "vit_tiny_patch16_224", embed_dim=32, depth=1, num_heads=4)
-MAE = functools.partial(METHODS["mae"], decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4)
+
+
+def predicting(encoder, *, mask_ratio=0.75, norm_pix=True, **settings):
+    """MAE as the reference file says it."""
+    hides = masking("random", encoder.patch_embed.grid_size, mask_ratio)
+    predicts = build_target("normalised_pixels" if norm_pix else "pixels", encoder)
+    return METHODS["mae"](encoder, masking=hides, target=predicts, **settings)
+
+
+MAE = functools.partial(predicting, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4)
 
 
 def built(config):
     """The MAE of a reference case with its closed-form weights, and those under the release's names."""
     encoder = build("vit_tiny_patch16_224", img_size=config["image_size"], **{k: config[k] for k in ENCODER})
-    method = METHODS["mae"](encoder, **{k: config[k] for k in METHOD}).to(getattr(torch, config["dtype"]))
+    settings = {key: config[key] for key in (*METHOD, "mask_ratio", "norm_pix")}
+    method = predicting(encoder, **settings).to(getattr(torch, config["dtype"]))
     own = convert(method.state_dict(), "official")
     weights = closed_form.fill({k: tuple(v.shape) for k, v in own.items() if not k.endswith("pos_embed")})
     method.load_state_dict(convert(own | weights, "mae"))
@@ -110,7 +122,7 @@ def textbook(method, images, noise, mask_ratio):
     rows, columns = vit.patch_embed.patch_size
     target = torch.nn.functional.unfold(images, (rows, columns), stride=(rows, columns))
     target = target.unflatten(1, (vit.in_chans, rows * columns)).permute(0, 3, 2, 1).flatten(2)
-    if method.norm_pix:
+    if isinstance(method.target, NormalisedPixels):
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6) ** 0.5
     masked = (restore >= kept).to(predicted)
     return predicted, ((predicted - target) ** 2).mean(-1).mul(masked).sum() / masked.sum()
@@ -150,7 +162,7 @@ def test_mae_base_has_the_papers_number_of_parameters():
     with torch.device("meta"):
         method = METHODS["mae"](build("vit_base_patch16_224", img_size=224))
     assert sum(p.numel() for p in method.parameters()) == 111_907_840
-    assert method.num_masked == 147
+    assert method.masking.num_masked == 147
     assert [name for name, p in method.named_parameters() if not p.requires_grad] == [
         "encoder.pos_embed",
         "decoder.pos_embed",
@@ -164,7 +176,7 @@ def test_leaving_mask_tokens_out_of_the_encoder_saves_the_papers_share(name, rat
     with torch.device("meta"), torch.no_grad():
         method = METHODS["mae"](build(name, img_size=224))
         images, noise, everything = torch.randn(1, 3, 224, 224), torch.rand(1, 196), torch.arange(196)[None]
-        corrupt = method.mask(images, noise).masked, torch.zeros(1, 1, method.encoder.embed_dim)
+        corrupt = method.masking.drawn(images, noise).masked, torch.zeros(1, 1, method.encoder.embed_dim)
 
         def flops(compute):
             with FlopCounterMode(display=False) as counter:

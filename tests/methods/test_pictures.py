@@ -8,16 +8,21 @@ from mae.methods import METHODS
 from mae.methods.pictures import pictures
 from mae.models.encoder import build
 from mae.models.patches import patchify
+from mae.models.targets import build_target
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
-@pytest.fixture(params=[True, False], ids=["normalised pixels", "pixels"])
+@pytest.fixture(params=["normalised_pixels", "pixels"])
 def method(request):
     torch.manual_seed(0)
     vit = build("vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=32, depth=1, num_heads=4)
     return METHODS["mae"](
-        vit, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4, norm_pix=request.param
+        vit,
+        target=build_target(request.param, vit),
+        decoder_embed_dim=32,
+        decoder_depth=1,
+        decoder_num_heads=4,
     )
 
 
@@ -33,7 +38,7 @@ def test_visible_patches_are_the_original_and_masked_ones_grey_or_predicted(meth
     assert panels.min() >= 0
     assert panels.max() <= 1
     assert_close(panels[:, 0], images)
-    masked = method.mask(images, noise).masked
+    masked = method.masking.drawn(images, noise).masked
     original, grey, filled = (patchify(panels[:, index], 4) for index in range(3))
     assert_close(grey[~masked], original[~masked])
     assert_close(filled[~masked], original[~masked])
@@ -43,8 +48,8 @@ def test_visible_patches_are_the_original_and_masked_ones_grey_or_predicted(meth
 
 def test_a_perfect_prediction_gives_the_original_back(method, monkeypatch):
     images, noise = torch.rand(2, 3, 16, 16), torch.rand(2, 16)
-    mask = method.mask(images, noise)
-    perfect = method.target.of(normalise(images), 4)
+    mask = method.masking.drawn(images, noise)
+    perfect = method.target(normalise(images))
     monkeypatch.setattr(method, "reconstruct", lambda images, noise: (perfect, mask))
     panels = pictures(method, normalise(images), noise, MEAN, STD)
     assert_close(panels[:, 2], images, atol=1e-5, rtol=0)

@@ -4,13 +4,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mae.models.encoder import build
 from mae.models.patches import patchify
-from mae.models.targets import TARGETS, normalised_pixels, pixels, squared_error, unnormalise
+from mae.models.targets import TARGETS, NormalisedPixels, Pixels, build_target, squared_error
+
+
+def normalised_pixels(images, patch_size):
+    return NormalisedPixels((patch_size, patch_size), images.shape[1] * patch_size**2)(images)
 
 
 def test_pixels_are_the_patches():
     images = torch.randn(2, 3, 8, 8)
-    assert_close(pixels(images, 4), patchify(images, 4))
+    assert_close(Pixels((4, 4), 48)(images), patchify(images, 4))
 
 
 def test_a_normalised_patch_has_mean_zero_and_unbiased_variance_one():
@@ -29,9 +34,10 @@ def test_the_epsilon_stands_inside_the_square_root():
     assert normalised_pixels(images, 2)[0, 0, 0].item() == pytest.approx(0.0015 / 2e-6**0.5)
 
 
-def test_unnormalise_undoes_normalised_pixels():
+def test_a_picture_of_normalised_pixels_has_the_originals_mean_and_contrast():
     images = torch.randn(2, 3, 8, 8)
-    assert_close(unnormalise(normalised_pixels(images, 4), patchify(images, 4)), patchify(images, 4))
+    target, patches = NormalisedPixels((4, 4), 48), patchify(images, 4)
+    assert_close(target.as_pixels(target(images), patches), patches)
 
 
 def test_predicting_the_mean_of_normalised_patches_costs_one():
@@ -41,9 +47,25 @@ def test_predicting_the_mean_of_normalised_patches_costs_one():
     assert cost.item() == pytest.approx((count - 1) / count, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_every_target_is_one_row_per_patch_and_costs_nothing_against_itself(name):
-    target = TARGETS[name]
-    values = target.of(torch.randn(2, 5, 8, 12), (4, 2))
-    assert values.shape[:2] == (2, 12)
+@pytest.fixture(params=TARGETS)
+def target(request):
+    vit = build(
+        "vit_tiny_patch16_224", img_size=(8, 12), patch_size=(4, 2), embed_dim=32, depth=1, num_heads=4
+    )
+    return build_target(request.param, vit)
+
+
+def test_every_target_is_one_row_per_patch_and_costs_nothing_against_itself(target):
+    values = target(torch.randn(2, 3, 8, 12))
+    assert values.shape == (2, 12, target.width)
     assert target.loss(values, values).item() == 0
+
+
+def test_a_target_is_frozen_and_stays_in_eval_mode(target):
+    assert not any(parameter.requires_grad for parameter in target.parameters())
+    assert not target.train().training
+
+
+def test_an_unknown_target_is_named():
+    with pytest.raises(ValueError, match="unknown target 'colour'"):
+        build_target("colour", None)

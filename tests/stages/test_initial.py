@@ -73,7 +73,7 @@ def test_an_encoder_file_gives_the_encoder_and_says_that_the_rest_is_new(from_fi
         ),
         ("encoder.img_size", {"encoder": {"img_size": 64}}),
         ("input.mean", {"input": {"mean": [0.5, 0.5, 0.5]}}),
-        ("mae.norm_pix", {"mae": {"norm_pix": False}}),
+        ("pretrain.target", {"pretrain": {"target": "pixels"}}),
         ("mae.decoder_embed_dim", {"mae": {"decoder_embed_dim": 32}}),
     ],
 )
