@@ -54,7 +54,9 @@ class Demo(Section):
 
 
 class Ingest(Section):
-    source: Literal["demo", "folder", "imagenet_tar", "flat"]
+    source: Literal[
+        "demo", "folder", "imagenet_tar", "flat", "inat2017", "inat2018", "inat2019", "places205", "places365"
+    ]
     root: str
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from mae.data.index import Split
 from mae.data.plan import Plan
-from mae.data.samples import Batch, Making, Samples
+from mae.data.samples import Batch, Images, Making, Samples
 from mae.data.workers import obey_only, shielded, start_method
 
 
@@ -79,12 +79,12 @@ def training_batches(
 
 
 def evaluation_batches(
-    split: Split,
+    split: Images,
     transform: Callable[..., Any],
     *,
     batch_size: int,
     rows: np.ndarray | None = None,
-    target: Callable[[Split, int], Any] | None = None,
+    target: Callable[[Any, int], Any] | None = None,
     rank: int = 0,
     world: int = 1,
     workers: int = 0,

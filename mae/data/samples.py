@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from mae.data.decode import UndecodableImage, decode
-from mae.data.index import Split
 from mae.data.seeding import generators_kept, seed_generators
 
 Batch = dict[str, Any]
 _ALIGNED = 16  # bytes: where in a shared block a tensor of any type may begin
+
+
+class Images(Protocol):
+    """Encoded images by row, wherever they lie: a split of shards (`Split`) or `ClassFolders`."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, row: int) -> bytes: ...
+
+    def label(self, row: int) -> int: ...
+
+    def place(self, row: int) -> str:
+        """Where the row's image lies, for a person to find it."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +75,12 @@ class Samples(Dataset):
 
     def __init__(
         self,
-        split: Split,
+        split: Images,
         making: Making,
         rows: np.ndarray,
         *,
         seed: tuple[int, int],
-        target: Callable[[Split, int], Any] | None,
+        target: Callable[[Any, int], Any] | None,
         replace: bool,
     ) -> None:
         if target is not None and making.views != 1:
@@ -103,7 +115,7 @@ class Samples(Dataset):
             try:
                 return row, decode(self.split.read(row))
             except UndecodableImage as error:
-                bad.append(_name(self.split, row, error))
+                bad.append(f"{self.split.place(row)}: {error}")
         return -1, None
 
 
@@ -163,12 +175,3 @@ def _in_one_block(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         place = block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         copies.append(place.copy_(tensor))
     return copies
-
-
-def _name(split: Split, row: int, error: UndecodableImage) -> str:
-    try:
-        about = split.meta(row)
-        where = f"sample {about['key']} ({about['path']}) of {split.directory / about['shard']}"
-    except (RuntimeError, ValueError, KeyError):  # its description is damaged as well
-        where = f"row {row} of split {split.name} in {split.directory}"
-    return f"{where}: {error}"

@@ -74,6 +74,14 @@ class Split:
         key, data = self._found(row, "json")
         return {**json.loads(data), "key": key, "shard": self.shards[int(self._table["shard"][row])]}
 
+    def place(self, row: int) -> str:
+        """Sample, path and shard of a row, for a person to find it."""
+        try:
+            about = self.meta(row)
+            return f"sample {about['key']} ({about['path']}) of {self.directory / about['shard']}"
+        except (ShardError, ValueError, KeyError):  # its description is damaged as well
+            return f"row {row} of split {self.name} in {self.directory}"
+
     def member(self, row: int, name: str) -> bytes:
         """The bytes of the row's member of that name without its key: "json", "labels.png" ...
 
