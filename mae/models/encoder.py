@@ -197,6 +197,24 @@ def encode(
     return vit.norm(tokens)
 
 
+def tokens_after(vit: VisionTransformer, images: Tensor, block: int, *, causal: bool = False) -> Tensor:
+    """Tokens (N, 1+L, D) as block number `block` (from 0) leaves them, before any norm; class token first.
+
+    causal: each token attends only to itself and those before it (iGPT).
+    """
+    found: Any = vit.forward_intermediates(
+        images,
+        indices=[block],
+        return_prefix_tokens=True,
+        stop_early=True,
+        output_fmt="NLC",
+        intermediates_only=True,
+        is_causal=causal,
+    )
+    patches, first = found[0]
+    return torch.cat([first, patches], dim=1)
+
+
 def resize_positions(state: Mapping[str, Tensor], from_grid: Pair, to_grid: Pair) -> dict[str, Tensor]:
     """An encoder's state with `pos_embed` (1, 1+L, D) resampled to another grid; the class row stays.
 

@@ -35,10 +35,12 @@ def extract(
     pool: str = "avg",
     device: torch.device | str = "cpu",
     precision: str = "fp32",
+    tokens_of: Callable[[VisionTransformer, Tensor], Tensor] = encode,
 ) -> Features:
     """Features after the final norm: mean of the patch tokens ("avg") or the class token ("token").
 
-    batches: this rank's evaluation batches, as in `evaluate`. Leaves `vit` in the mode in which it was.
+    batches: this rank's evaluation batches, as in `evaluate`. tokens_of: gives other tokens (N, 1+L, D) than
+    those after the final norm. Leaves `vit` in the mode in which it was.
     Raises ValueError for another pool and where no sample came.
     """
     if pool not in POOLS:
@@ -52,7 +54,7 @@ def extract(
     for batch in batches:
         images = normalize(batch["images"].to(device, non_blocking=True))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            tokens = encode(vit, images)
+            tokens = tokens_of(vit, images)
         features.append((tokens[:, 1:].mean(1) if pool == "avg" else tokens[:, 0]).float())
         labels.append(batch["labels"].to(device))
         rows.append(batch["rows"].to(device))
