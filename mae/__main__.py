@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # In the order of dvc.yaml; PARALLEL ones may run under torchrun.
 JUDGES = ("knn", "linear", "attentive", "partial", "finetune", "scratch")
 DENSE = ("ingest_detect", "shard_detect", "detect", "ingest_segment", "shard_segment", "segment")
-PARALLEL = ("pretrain", *JUDGES, "detect", "segment")
-STAGES = ("ingest", "shard", "pretrain", *JUDGES, *DENSE, "register", "report")
+PARALLEL = ("pretrain", *JUDGES, "robustness", "detect", "segment")
+STAGES = ("ingest", "shard", "pretrain", *JUDGES, "robustness", *DENSE, "register", "report")
 
 EXIT_BAD_PARAMS = 2
 EXIT_NO_CHAMPION = 3
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "partial": "fine-tune the last blocks only, for several numbers of blocks",
         "finetune": "fine-tune the whole encoder",
         "scratch": "train the same encoder with labels from random weights",
+        "robustness": "judge the fine-tuned classifier on ImageNet-C, -A, -R and -Sketch",
         "ingest_detect": "list the images with boxes and masks, and check their annotations",
         "shard_detect": "copy images, boxes and masks into shards",
         "detect": "train Mask R-CNN on the encoder, and on random weights; COCO's box and mask AP",

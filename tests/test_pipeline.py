@@ -18,7 +18,7 @@ THE_METHODS = "${pretrain.method}"  # DVC puts in the chosen one: another's sect
 NOT_RESULTS = ("mae/config", "mae/yaml_files.py", "mae/distributed.py", "mae/tracking", "mae/__init__.py")
 # Plumbing of stages: paths, the run, pictures. A training of days is not repeated for a change in them.
 PLUMBING = (
-    *(f"mae/stages/{name}.py" for name in ("__init__", "files", "plots", "session", "tracked")),
+    *(f"mae/stages/{name}.py" for name in ("__init__", "files", "plots", "progress", "session", "tracked")),
     *(f"mae/data/{name}.py" for name in ("__init__", "files", "index", "split")),
     *(f"mae/{package}/__init__.py" for package in ("engine", "methods", "models", "tasks")),
     "mae/confidence.py",

@@ -28,6 +28,7 @@ from mae.config.sections import (
     Probe,
     Registry,
     Report,
+    Robustness,
     Runtime,
     Scenes,
     Section,
@@ -73,6 +74,7 @@ class Params(Section):
     partial: Partial
     finetune: FineTune
     scratch: FineTune
+    robustness: Robustness
     ingest_detect: IngestDetect
     shard_detect: ShardAnnotated
     detect: Detect

@@ -184,6 +184,21 @@ class Partial(Augmented):
     epochs: Annotated[list[Positive], Field(min_length=1)]
 
 
+class Robustness(Section):
+    """Other versions of ImageNet for the fine-tuned classifier; `root` holds their unpacked folders."""
+
+    sets: list[Literal["imagenet_c", "imagenet_a", "imagenet_r", "imagenet_sketch"]]
+    root: str
+    batch_size: Positive
+    precision: Precision
+
+    @model_validator(mode="after")
+    def _names_each_set_once(self) -> "Robustness":
+        if len(set(self.sets)) != len(self.sets):
+            raise ValueError(f"sets {self.sets} names one twice")
+        return self
+
+
 class Registry(Section):
     """Names of the registered models, and what the gate asks of a challenger."""
 

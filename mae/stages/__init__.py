@@ -21,6 +21,7 @@ MODULES = {
     "partial": "judge",
     "finetune": "judge",
     "scratch": "judge",
+    "robustness": "robustness",
     "ingest_detect": "data",
     "shard_detect": "data",
     "detect": "detect",

@@ -1,9 +1,7 @@
 """What the stages `detect` and `segment` share: a training for each of `inits`, judged alike and compared."""
 
 import json
-import logging
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +17,7 @@ from mae.data.decode import decode
 from mae.data.loaders import evaluation_batches
 from mae.stages.files import ENCODER, NO_SET, REPORTS, DataSet, digest_of, read_json, require, write_text
 from mae.stages.plots import compared_curves, empty, write_csv
+from mae.stages.progress import told
 from mae.stages.session import Session, session
 from mae.stages.tracked import stage_folder, tracked
 from mae.tasks.dense import DenseRecipe, Schedule, train_dense
@@ -26,8 +25,6 @@ from mae.tasks.model_file import save_dense
 
 CURVE = ("loss", "lr", "grad_norm", "images_per_second")
 NO_DATA = "params.yaml says that there is no data for it (source: none)"
-_LOG_EVERY = 5.0  # seconds
-_log = logging.getLogger("mae.stages")
 
 Results = dict[str, Any]
 
@@ -179,26 +176,17 @@ def evaluated(
 ) -> Iterator[dict[str, Any]]:
     """This rank's batches of val, each sample once over the ranks, with a log line every few seconds."""
     split = at_work.index.split("val")
-    world, began, done = distributed.world_size(), time.monotonic(), 0
-    said = began
     batches = evaluation_batches(
         split,
         transform,
         target=target,
         batch_size=batch_size,
         rank=distributed.rank(),
-        world=world,
+        world=distributed.world_size(),
         workers=at_work.params.runtime.workers,
         max_skipped=at_work.max_skipped,
     )
-    for batch in batches:
-        yield batch
-        done += len(batch["rows"]) * world
-        now = time.monotonic()
-        if now - said > _LOG_EVERY and distributed.is_main():
-            rate, said = done / (now - began), now
-            left = (len(split) - done) / rate
-            _log.info("evaluated %d of %d images, %.0f a second, %.0f s left", done, len(split), rate, left)
+    return told(batches, len(split))
 
 
 def pictured(

@@ -87,6 +87,8 @@ def test_every_stage_has_a_run_under_one_parent(ran):
     parents = set()
     for stage in ORDER:
         identity = json.loads((folder / "reports" / stage / "run.json").read_text())
+        if "skipped" in identity:  # its params say that there is nothing to do
+            continue
         found = by_id[identity["run_id"]]
         assert found.info.status == "FINISHED"
         assert found.info.run_name == stage
