@@ -35,12 +35,12 @@ class PatchPCA(nn.Module):
     variances: Tensor
     explained: Tensor
 
-    def __init__(self, patch_size: Pair, *, channels: int = 3, components: int = 96) -> None:
+    def __init__(self, grid: Pair, patch_size: Pair, *, channels: int = 3, components: int = 96) -> None:
         super().__init__()
         width = patch_size[0] * patch_size[1] * channels
         if not 0 < components <= width:
             raise ValueError(f"{components} components of patches of {width} values: choose 1 to {width}")
-        self.patch_size = patch_size
+        self.grid, self.patch_size = grid, patch_size
         self.register_buffer("components", torch.zeros(components, width))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("variances", torch.zeros(components))
@@ -65,3 +65,11 @@ class PatchPCA(nn.Module):
     def rebuilt(self, coefficients: Tensor) -> Tensor:
         """The patches (N, L, T) that coefficients (N, L, K) stand for."""
         return coefficients @ self.components.to(coefficients.dtype) + self.mean.to(coefficients.dtype)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """{"error": mean squared error of what comes back}."""
+        return {"error": (self.round_trip(images) - patchify(images, self.patch_size)).square().mean()}
+
+    def round_trip(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> the pixels of their patches (N, L, T) as the components have them."""
+        return self.rebuilt(self.coefficients(images))

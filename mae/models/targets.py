@@ -1,14 +1,23 @@
 """What is predicted for a masked patch, and the loss that fits it. A target is frozen: it learns nothing."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mae.models.patches import Pair, patchify
+from mae.models.colours import COLOURS, ColourBins, spread_tiles, tile_colours
+from mae.models.hog import hog, hog_width
+from mae.models.patches import Pair, normalise, patchify, unnormalise
+from mae.models.pca import PatchPCA
+from mae.models.tokenizer import KMeans, Tokenizer
 
-EPSILON = 1e-6  # added to the variance, inside the square root
+BORROWED = "each masked one is shown with the mean and contrast of the original patch"
+Fitted = TypeVar("Fitted", bound=nn.Module)
 
 
 class Target(nn.Module):
@@ -64,28 +73,99 @@ class NormalisedPixels(Pixels):
     """Pixels (N, L, P*P*C), each patch of mean 0 and unbiased variance 1 (arXiv 2111.06377, section 3)."""
 
     def forward(self, images: Tensor) -> Tensor:
-        patches = patchify(images, self.patch_size)
-        mean, std = _statistics(patches)
-        return (patches - mean) / std
+        return normalise(patchify(images, self.patch_size))
 
     def as_pixels(self, predicted: Tensor, patches: Tensor) -> Tensor | None:
         """With each patch's mean and std from the ORIGINAL, masked patches included.
 
         A model of normalised pixels predicts a patch's pattern, not its brightness or contrast.
         """
-        mean, std = _statistics(patches)
-        return predicted * std + mean
+        return unnormalise(predicted, patches)
 
     @property
     def note(self) -> str:
-        return (
-            "the model predicts normalised patches, so each masked one is shown with the mean and contrast "
-            "of the original patch"
-        )
+        return f"the model predicts normalised patches, so {BORROWED}"
 
 
-def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + EPSILON).sqrt()
+class Coefficients(Target):
+    """Coefficients (N, L, K) of each patch's first principal components (MAE's Table 1d: 96)."""
+
+    def __init__(self, pca: PatchPCA) -> None:
+        super().__init__(pca.patch_size, len(pca.components))
+        self.pca = pca
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pca.coefficients(images)
+
+    def as_pixels(self, predicted: Tensor, patches: Tensor) -> Tensor | None:
+        return self.pca.rebuilt(predicted)
+
+
+class HOG(Target):
+    """Histograms of oriented gradients (N, L, T), see `models.hog` (MaskFeat, arXiv 2112.09133)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return hog(images, self.patch_size)
+
+    @property
+    def note(self) -> str:
+        return "the model predicts gradients' orientations, which cannot be drawn"
+
+
+class Classes(Target):
+    """A target of `count` classes each for S parts of a patch, (N, L, S), or (N, L) where S is 1."""
+
+    classes: int
+
+    def __init__(self, patch_size: Pair, count: int, parts: int = 1) -> None:
+        super().__init__(patch_size, parts * count)
+        self.classes, self.parts = count, parts
+
+    def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Mean cross-entropy, in float32, or float64 where the prediction is."""
+        wide = predicted if predicted.dtype == torch.float64 else predicted.float()
+        return F.cross_entropy(wide.reshape(-1, self.classes), target.flatten())
+
+    def likeliest(self, predicted: Tensor) -> Tensor:
+        """(N, L, width) -> (N, L, S)."""
+        return predicted.unflatten(2, (self.parts, self.classes)).argmax(-1)
+
+
+class Colours(Classes):
+    """The mean colour of each of tiles x tiles parts of a patch, one of 512 (arXiv 2010.11929, B.1.2)."""
+
+    def __init__(self, patch_size: Pair, bins: ColourBins, tiles: int = 1) -> None:
+        super().__init__(patch_size, COLOURS, tiles**2)
+        self.bins, self.tiles = bins, tiles
+
+    def forward(self, images: Tensor) -> Tensor:
+        classes = self.bins.classes(tile_colours(images, self.patch_size, self.tiles))
+        return classes[..., 0] if self.parts == 1 else classes
+
+    def as_pixels(self, predicted: Tensor, patches: Tensor) -> Tensor | None:
+        return spread_tiles(self.bins.colours(self.likeliest(predicted)), self.patch_size)
+
+
+class Tokens(Classes):
+    """The tokenizer's code (N, L) of each patch (BEiT, CAE).
+
+    The tokenizer is given the encoder's images, and makes its own view of them on their device.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer.patch_size, tokenizer.num_codes)
+        self.tokenizer = tokenizer.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.tokenizer.encode(images)
+
+    def as_pixels(self, predicted: Tensor, patches: Tensor) -> Tensor | None:
+        return self.tokenizer.decode(self.likeliest(predicted)[..., 0], patches)
+
+    @property
+    def note(self) -> str:
+        likeliest = "masked patches are shown as the tokenizer draws their likeliest codes"
+        return f"{likeliest}: {BORROWED}" if isinstance(self.tokenizer, KMeans) else likeliest
 
 
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
@@ -93,26 +173,63 @@ def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted.to(target.dtype) - target).square().mean()
 
 
-def _of_pixels(kind: type[Pixels]) -> Callable[..., Target]:
-    def built(encoder: VisionTransformer, state: Mapping[str, Tensor] | None) -> Target:
-        rows, columns = encoder.patch_embed.patch_size
-        return kind((rows, columns), rows * columns * encoder.in_chans)
+@dataclass(frozen=True)
+class _Given:
+    """What targets are built of. colours: of the images' normalisation."""
 
-    return built
+    patch_size: Pair
+    grid: Pair
+    channels: int
+    colours: ColourBins
+    fitted: nn.Module | None
+
+    @property
+    def values(self) -> int:
+        return self.patch_size[0] * self.patch_size[1] * self.channels
+
+    def needed(self, kind: type[Fitted], said: str) -> Fitted:
+        """`fitted`, if it is of that kind, for these patches."""
+        if not isinstance(self.fitted, kind):
+            raise ValueError(f"it needs what the stage `tokenizer` makes of tokenizer.kind {said}")
+        there = (cast(Any, self.fitted).grid, cast(Any, self.fitted).patch_size)
+        if there != (self.grid, self.patch_size):
+            raise ValueError(
+                f"the tokenizer has a grid of {there[0]} with patches of {there[1]}, the encoder {self.grid} "
+                f"of {self.patch_size}: run the stage `tokenizer` for this encoder"
+            )
+        return self.fitted
 
 
-TARGETS: dict[str, Callable[..., Target]] = {
-    "pixels": _of_pixels(Pixels),
-    "normalised_pixels": _of_pixels(NormalisedPixels),
+TARGETS: dict[str, Callable[[_Given], Target]] = {
+    "pixels": lambda given: Pixels(given.patch_size, given.values),
+    "normalised_pixels": lambda given: NormalisedPixels(given.patch_size, given.values),
+    "pca": lambda given: Coefficients(given.needed(PatchPCA, "pca")),
+    "hog": lambda given: HOG(given.patch_size, hog_width(given.patch_size, given.channels)),
+    "mean_colour": lambda given: Colours(given.patch_size, given.colours),
+    "mosaic": lambda given: Colours(given.patch_size, given.colours, tiles=4),
+    "tokens": lambda given: Tokens(given.needed(Tokenizer, "fsq or kmeans")),
 }
 
 
-def build_target(name: str, encoder: VisionTransformer, state: Mapping[str, Any] | None = None) -> Target:
+def build_target(
+    name: str,
+    encoder: VisionTransformer,
+    fitted: nn.Module | None = None,
+    *,
+    mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+    std: Sequence[float] = IMAGENET_DEFAULT_STD,
+) -> Target:
     """The row `name` of TARGETS for the images and patches of `encoder`.
 
-    state: what the stage `tokenizer` fitted, for the targets that need it. Raises ValueError for an unknown
-    name.
+    fitted: for pca a PatchPCA, for tokens a Tokenizer, as the stage `tokenizer` fits them. mean, std: by
+    which the images' colours are normalised. Raises ValueError for an unknown name, or what does not fit.
     """
     if name not in TARGETS:
         raise ValueError(f"unknown target {name!r}; known: {', '.join(TARGETS)}")
-    return TARGETS[name](encoder, state)
+    embedding = encoder.patch_embed
+    sizes = tuple(embedding.patch_size), tuple(embedding.grid_size)
+    given = _Given(*sizes, encoder.in_chans, ColourBins(mean, std), fitted)
+    try:
+        return TARGETS[name](given)
+    except ValueError as error:
+        raise ValueError(f"target {name}: {error}") from None

@@ -1,12 +1,16 @@
 """Image tokenizers, a code for every patch and back: trained (convolutions and FSQ) or fitted (k-means)."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mae.models.patches import Pair, normalise, patchify, unnormalise
+from mae.models.patches import Pair, normalise, pair, patchify, unnormalise
+from mae.models.pca import PatchPCA
 
 DOWN = 8  # pixels of the tokenizer's own view per code
 _ROWS = 8192  # of vectors that are compared with all centres at a time
@@ -17,10 +21,12 @@ class Tokenizer(nn.Module):
     """Codes of images and back. grid: codes in a column and in a row; num_codes: how many different ones."""
 
     grid: Pair
+    patch_size: Pair
     num_codes: int
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), normalised -> codes (N, L) int64, row by row; autocast changes nothing."""
+        """Images (N, C, H, W), normalised -> codes (N, L) int64, row by row. Call it without autocast: codes
+        are to be the same for every precision."""
         raise NotImplementedError
 
     def decode(self, codes: Tensor, patches: Tensor) -> Tensor:
@@ -30,6 +36,10 @@ class Tokenizer(nn.Module):
     def forward(self, images: Tensor) -> Parts:
         """{"loss": what is minimised, "error": mean squared error of what comes back}."""
         raise NotImplementedError
+
+    def round_trip(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> the pixels of their patches (N, L, P*P*C), out of their codes."""
+        return self.decode(self.encode(images), patchify(images.float(), self.patch_size))
 
 
 class FSQTokenizer(Tokenizer):
@@ -87,14 +97,12 @@ class FSQTokenizer(Tokenizer):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):
-            seen = self.view(images.to(next(self.parameters()).dtype))
-            return self.quantise(self.encoder(seen))[1].flatten(1).long()
+        seen = self.view(images.to(next(self.parameters()).dtype))
+        return self.quantise(self.encoder(seen))[1].flatten(1).long()
 
     @torch.no_grad()
     def decode(self, codes: Tensor, patches: Tensor) -> Tensor:
-        with torch.autocast(codes.device.type, enabled=False):
-            rebuilt = self.decoder(self.quantise.indices_to_codes(codes.unflatten(1, self.grid)))
+        rebuilt = self.decoder(self.quantise.indices_to_codes(codes.unflatten(1, self.grid)))
         sides = (self.grid[0] * self.patch_size[0], self.grid[1] * self.patch_size[1])
         return patchify(_resized(rebuilt, sides), self.patch_size)
 
@@ -147,18 +155,16 @@ class KMeans(Tokenizer):
         self.centres.copy_(torch.from_numpy(centres))
 
     def forward(self, images: Tensor) -> Parts:
-        with torch.autocast(images.device.type, enabled=False):
-            vectors = self.vectors(images).flatten(0, 1)
-            codes = self._nearest(vectors)
-            counts = torch.zeros_like(self.centres[:, 0]).index_add(0, codes, torch.ones_like(vectors[:, 0]))
-            squares = (vectors - self.centres[codes]).square()
-            return {"loss": 0.5 * (squares.sum(1) / counts[codes]).sum(), "error": squares.mean().detach()}
+        vectors = self.vectors(images).flatten(0, 1)
+        codes = self._nearest(vectors)
+        counts = torch.zeros_like(self.centres[:, 0]).index_add(0, codes, torch.ones_like(vectors[:, 0]))
+        squares = (vectors - self.centres[codes]).square()
+        return {"loss": 0.5 * (squares.sum(1) / counts[codes]).sum(), "error": squares.mean().detach()}
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):
-            vectors = self.vectors(images)
-            return self._nearest(vectors.flatten(0, 1)).view(vectors.shape[:2])
+        vectors = self.vectors(images)
+        return self._nearest(vectors.flatten(0, 1)).view(vectors.shape[:2])
 
     @torch.no_grad()
     def decode(self, codes: Tensor, patches: Tensor) -> Tensor:
@@ -178,3 +184,23 @@ def _resized(images: Tensor, sides: Pair) -> Tensor:
     if tuple(images.shape[-2:]) == sides:
         return images
     return F.interpolate(images, sides, mode="bicubic", align_corners=False, antialias=True)
+
+
+KINDS: dict[str, Callable[..., nn.Module]] = {
+    "fsq": FSQTokenizer,
+    "kmeans": KMeans,
+    "palette": partial(KMeans, normalised=False),
+    "pca": PatchPCA,
+}
+
+
+def build_tokenizer(config: Mapping[str, Any]) -> nn.Module:
+    """The row config["kind"] of KINDS, unfitted. config: kind, grid, patch_size, channels, settings.
+
+    Raises ValueError for a kind or settings that there are not.
+    """
+    try:
+        grid, patch_size = pair(config["grid"]), pair(config["patch_size"])
+        return KINDS[config["kind"]](grid, patch_size, channels=config["channels"], **config["settings"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no tokenizer can be built of {dict(config)} ({error!r})") from error

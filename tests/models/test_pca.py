@@ -16,7 +16,7 @@ def fitted(components):
     moments = Moments(48)
     for batch in IMAGES.split(7):
         moments.add(patchify(batch, 4).flatten(0, 1))
-    found = PatchPCA((4, 4), components=components)
+    found = PatchPCA((2, 2), (4, 4), components=components)
     found.take(moments)
     return found
 
@@ -33,8 +33,14 @@ def test_it_is_what_scikit_learn_finds_with_all_patches_in_memory():
 
 def test_all_components_give_the_patches_back():
     found = fitted(48)
-    assert_close(found.rebuilt(found.coefficients(IMAGES)), patchify(IMAGES, 4), rtol=1e-4, atol=1e-4)
+    assert_close(found.round_trip(IMAGES), patchify(IMAGES, 4), rtol=1e-4, atol=1e-4)
     assert found.explained.item() == pytest.approx(1)
+
+
+def test_its_error_is_the_variance_that_it_does_not_explain():
+    found = fitted(10)
+    variance = patchify(IMAGES, 4).flatten(0, 1).var(0, correction=0).mean()
+    assert_close(found(IMAGES)["error"], (1 - found.explained) * variance, rtol=1e-3, atol=0)
 
 
 def test_coefficients_have_the_variances_it_says():
@@ -46,4 +52,4 @@ def test_coefficients_have_the_variances_it_says():
 
 def test_more_components_than_values_are_refused():
     with pytest.raises(ValueError, match="49 components of patches of 48 values"):
-        PatchPCA((4, 4), components=49)
+        PatchPCA((2, 2), (4, 4), components=49)

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from mae.engine.optim import sgd
 from mae.models.patches import normalise, patchify
-from mae.models.tokenizer import FSQTokenizer, KMeans
+from mae.models.tokenizer import FSQTokenizer, KMeans, build_tokenizer
 
 GRID, PATCH = (3, 2), (4, 4)
 
@@ -60,13 +60,6 @@ def test_what_the_encoder_says_is_what_the_decoder_gets(fsq):
     sides = (GRID[0] * PATCH[0], GRID[1] * PATCH[1])
     shrunk = torch.nn.functional.interpolate(through, sides, mode="bicubic", antialias=True)
     assert_close(fsq.decode(fsq.encode(images()), patchify(images(), PATCH)), patchify(shrunk, PATCH))
-
-
-def test_codes_do_not_depend_on_autocast(fsq):
-    for tokenizer in (fsq, kmeans()):
-        with torch.autocast("cpu", torch.bfloat16):
-            found = tokenizer.encode(images())
-        assert_close(found, tokenizer.encode(images()), rtol=0, atol=0)
 
 
 def test_fsq_learns_to_rebuild_a_batch(fsq):
@@ -147,3 +140,23 @@ def test_more_codes_than_vectors_are_refused():
 def test_a_tokenizer_that_cannot_be_is_named(options, told):
     with pytest.raises(ValueError, match=told):
         FSQTokenizer(GRID, PATCH, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("fsq", {"levels": [5, 5], "width": 8, "depth": 1}),
+        ("kmeans", {"codes": 7}),
+        ("palette", {"codes": 7}),
+        ("pca", {"components": 9}),
+    ],
+)
+def test_every_kind_is_built_of_its_config_and_rebuilds_images(kind, settings):
+    size = [1, 1] if kind == "palette" else [4, 4]
+    grid = [12, 8] if kind == "palette" else [3, 2]
+    config = {"kind": kind, "grid": grid, "patch_size": size, "channels": 3, "settings": settings}
+    made = build_tokenizer(config)
+    assert made.round_trip(images()).shape == patchify(images(), tuple(size)).shape
+    assert made(images())["error"].ndim == 0
+    with pytest.raises(ValueError, match="no tokenizer can be built"):
+        build_tokenizer(config | {"settings": {"size": 3}})
