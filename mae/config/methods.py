@@ -8,7 +8,7 @@ from mae.config.sections import Decay, Pair, Positive, Rate, Section, Training
 
 # Rows of the tables in mae/models, named here because those modules import torch; a test compares.
 Target = Literal["pixels", "normalised_pixels", "pca", "hog", "mean_colour", "mosaic", "tokens"]
-Mask = Literal["random"]
+Mask = Literal["random", "block", "grid", "cells"]
 
 
 class OnlineProbe(Section):

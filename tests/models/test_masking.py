@@ -1,10 +1,14 @@
 """Facts about masks."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from mae.models.masking import mask_highest, num_masked_of
+from mae.config import methods
+from mae.models.masking import MASKINGS, mask_highest, masking, num_masked_of
+from mae.models.targets import TARGETS
 
 
 def test_mae_hides_147_of_196_patches():
@@ -40,3 +44,98 @@ def test_random_scores_hide_every_patch_equally_often():
     torch.manual_seed(0)
     masked = mask_highest(torch.rand(4000, 16), 12).masked
     assert_close(masked.float().mean(0), torch.full((16,), 0.75), atol=0.03, rtol=0)
+
+
+def masks(name, mask_ratio, grid=(14, 14), images=3000):
+    """Which patches are hidden, (N, rows, columns), as 0 and 1."""
+    hides = masking(name, grid, mask_ratio)
+    mask = hides(torch.rand(images, *hides.noise_shape, generator=torch.Generator().manual_seed(0)))
+    return mask.masked.unflatten(1, grid).float()
+
+
+@pytest.mark.parametrize("name", MASKINGS)
+@pytest.mark.parametrize("grid", [(14, 14), (4, 4), (6, 6), (7, 9), (2, 8)])
+@pytest.mark.parametrize("ratio", [0.3, 0.6, 0.75])
+def test_every_image_hides_exactly_as_many(name, grid, ratio):
+    hides = masking(name, grid, ratio)
+    mask = hides(torch.rand(200, *hides.noise_shape))
+    assert (mask.masked.sum(1) == hides.num_masked).all()
+    assert mask.masked_ids.shape == (200, hides.num_masked)
+    assert 0 < hides.num_masked < grid[0] * grid[1]
+
+
+def test_the_papers_numbers_of_hidden_patches():
+    numbers = {
+        ("random", 0.75): 147,
+        ("block", 0.38): 75,
+        ("block", 0.5): 98,
+        ("grid", 0.75): 147,
+        ("cells", 0.6): 120,
+    }
+    assert {key: masking(key[0], (14, 14), key[1]).num_masked for key in numbers} == numbers
+
+
+def centre_and_border(hidden):
+    share = hidden.mean(0)
+    edge = torch.ones(14, 14, dtype=torch.bool)
+    edge[1:-1, 1:-1] = False
+    return share[4:10, 4:10].mean().item(), share[edge].mean().item()
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio", "centre", "border"),
+    [
+        ("random", 0.75, 0.75, 0.75),
+        ("block", 0.38, 0.67, 0.13),
+        ("block", 0.5, 0.81, 0.19),
+        ("block", 0.75, 0.98, 0.40),
+    ],
+)
+def test_blocks_hide_the_centre_and_spare_the_border(name, ratio, centre, border):
+    assert centre_and_border(masks(name, ratio)) == pytest.approx((centre, border), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio", "neighbours"),
+    [("random", 0.75, 0.93), ("grid", 0.75, 1.24), ("block", 0.38, 0.54), ("block", 0.75, 0.25)],
+)
+def test_blocks_leave_a_masked_patch_fewer_visible_neighbours_and_a_grid_more(name, ratio, neighbours):
+    hidden = masks(name, ratio)
+    visible = torch.nn.functional.pad(1 - hidden, (1, 1, 1, 1))
+    around = visible[:, :-2, 1:-1] + visible[:, 2:, 1:-1] + visible[:, 1:-1, :-2] + visible[:, 1:-1, 2:]
+    assert ((around * hidden).sum() / hidden.sum()).item() == pytest.approx(neighbours, abs=0.025)
+
+
+def test_the_grid_keeps_one_patch_of_every_four_and_half_as_on_a_chess_board():
+    kept = 1 - masks("grid", 0.75, images=2)[0]
+    assert kept[::2, ::2].all()
+    assert kept.sum() == 49
+    hidden = masks("grid", 0.5, images=2)[1]
+    row, column = torch.arange(14)[:, None], torch.arange(14)
+    assert_close(hidden, ((row + column) % 2).float())
+
+
+def test_cells_are_hidden_whole():
+    hidden = masks("cells", 0.6, images=50)
+    cells = hidden.unflatten(2, (7, 2)).unflatten(1, (7, 2)).sum((2, 4))
+    assert set(cells.flatten().tolist()) == {0.0, 4.0}
+    assert_close((cells == 4).float().mean((1, 2)), torch.full((50,), 30 / 49))
+
+
+@pytest.mark.parametrize("name", MASKINGS)
+def test_noise_fixes_the_mask_and_another_shape_is_refused(name):
+    hides, images = masking(name, (4, 6), 0.5), torch.zeros(2, 3, 8, 12)
+    noise = torch.rand(2, *hides.noise_shape)
+    assert_close(hides.drawn(images, noise).masked, hides(noise).masked)
+    with pytest.raises(ValueError, match="noise has shape"):
+        hides.drawn(images, noise[:, :-1])
+
+
+def test_an_unknown_mask_is_named():
+    with pytest.raises(ValueError, match="unknown mask 'spiral'; known: random, block"):
+        masking("spiral", (4, 4), 0.5)
+
+
+def test_the_names_of_the_parameters_are_those_of_the_tables():
+    assert set(get_args(methods.Mask)) == set(MASKINGS)
+    assert set(get_args(methods.Target)) == set(TARGETS)
