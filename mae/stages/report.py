@@ -17,6 +17,7 @@ from mae.stages.files import (
 )
 from mae.stages.plots import read_csv
 from mae.stages.report_dense import DENSE, dense_section, dense_summary
+from mae.stages.report_robustness import robustness_section
 from mae.stages.report_text import gain, page, percent, table
 from mae.stages.tracked import stage_folder, tracked
 
@@ -50,7 +51,8 @@ def report(params: Params) -> None:
 
 
 def _write(params: Params) -> None:
-    results = {name: read_json(REPORTS / name / "metrics.json") for name in ("pretrain", *JUDGED, *DENSE)}
+    stages = ("pretrain", *JUDGED, "robustness", *DENSE)
+    results = {name: read_json(REPORTS / name / "metrics.json") for name in stages}
     if "skipped" not in results["finetune"]:
         results["finetune"] |= _gain_over_scratch(params)
     sections = [
@@ -58,6 +60,7 @@ def _write(params: Params) -> None:
         *_summary(params, results),
         *_results(params, results),
         *_partial(results["partial"]),
+        *robustness_section(results["robustness"], params),
         *(part for stage in DENSE for part in dense_section(stage, results[stage], params)),
         *_pretraining(params, results["pretrain"]),
         *_data(),
@@ -176,6 +179,8 @@ def _cost(results: dict[str, Any]) -> Iterator[str]:
     rows = [["stage", "seconds", "images/s", "device", "git commit", "MLflow run"]]
     for name, result in results.items():
         run = read_json(REPORTS / name / "run.json")
+        if "skipped" in run:
+            continue
         rate = result.get("images_per_second")
         rows.append(
             [
