@@ -20,7 +20,7 @@ FIFTEEN = {
     *("snow", "frost", "fog", "brightness"),
     *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 }
-# torchvision's ResNet-50: mean top-1 accuracy on a corruption, and the CE that was published for it, both in %.
+# torchvision's ResNet-50: mean top-1 accuracy on a corruption and the CE published for it, both in %.
 RESNET50 = {
     "gaussian_noise": (29.29, 79.77),
     "impulse_noise": (23.81, 82.58),
