@@ -14,7 +14,8 @@ from mae.registry.continuation import keep_method
 from mae.registry.packaging import digest_of, save
 from mae.registry.store import CHALLENGER, aliases, registry
 from mae.registry.weights import config_of, kind_of
-from mae.tracking.server import Server, clip
+from mae.tracking.names import clip
+from mae.tracking.server import Server
 
 LOG = logging.getLogger("mae.registry")
 TAG_LIMIT = 5000

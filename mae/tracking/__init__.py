@@ -12,9 +12,10 @@ from mae.tracking.begin import start
 from mae.tracking.delivery import deliver, deliver_all
 from mae.tracking.history import history
 from mae.tracking.machine import git_tags
+from mae.tracking.names import flatten, redact
 from mae.tracking.parents import close_parent
 from mae.tracking.run import Run
-from mae.tracking.server import Rejected, Unreachable, flatten, redact
+from mae.tracking.server import Rejected, Unreachable
 
 __all__ = [
     "Rejected",

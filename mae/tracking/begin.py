@@ -13,7 +13,7 @@ from mae.tracking import machine, parents
 from mae.tracking.delivery import deliver, deliver_all, drain
 from mae.tracking.run import Run
 from mae.tracking.server import Rejected, Server, Unreachable
-from mae.tracking.spool import COPIES, METRICS, STATE, Outbox, Spool
+from mae.tracking.spool import COPIES, METRICS, REWOUND, STATE, Outbox, Spool
 
 LOG = logging.getLogger("mae.tracking")
 CATCH_UP_S = 10.0  # at most this long for what earlier stages could not deliver
@@ -132,7 +132,7 @@ def _set_aside(old: Spool, parent_file: Path | None) -> None:
             return
     aside = old.directory / f"unsent-{old.state['key'][:8]}"
     aside.mkdir(exist_ok=True)
-    for name in (METRICS, STATE, COPIES):
+    for name in (METRICS, STATE, COPIES, REWOUND):
         with contextlib.suppress(FileNotFoundError):
             (old.directory / name).replace(aside / name)
     if parent_file is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from mae.tracking.server import METRICS_PER_CALL, PARENT_TAG, Rejected, Server, 
 from mae.tracking.spool import Outbox, Spool, now_ms
 
 LOG = logging.getLogger("mae.tracking")
-Skip = Callable[[dict[str, Any]], dict[str, Any]]  # a line -> what of it is worth sending
 
 
 def deliver(directory: Path, *, uri: str | None = None) -> bool:
@@ -83,7 +81,7 @@ def deliver_all(parent: Path, *, uri: str | None = None, limit_s: float | None =
     return left
 
 
-def drain(spool: Spool, server: Server, skip: Skip | None = None) -> None:
+def drain(spool: Spool, server: Server) -> None:
     """Bring the server up to date with `spool`, in order: the run itself, queued things, metrics, the end.
 
     Raises Unreachable; what was sent until then is remembered. What the server rejects is dropped and named.
@@ -99,7 +97,7 @@ def drain(spool: Spool, server: Server, skip: Skip | None = None) -> None:
             LOG.warning("%s of run %s not taken by the tracking server: %s", op["op"], state["run_id"], error)
         state["pending"].pop(0)
         spool.save()
-    _send_metrics(spool, server, skip)
+    _send_metrics(spool, server)
     if state["status"] != "RUNNING" and not state["closed"]:
         try:
             server.close(state["run_id"], state["status"], state["ended"])
@@ -125,8 +123,12 @@ def _ensure_run(spool: Spool, server: Server) -> None:
         LOG.warning("run %s is not in this store any more: going on in a new run", state["run_id"])
         state |= {"run_id": None, "sent": 0}
     state["experiment_id"] = server.experiment_id(state["experiment"])
+    # The answer to an earlier attempt may be all that was lost.
+    made = server.made(state) if state.get("asked") else None
+    state["asked"] = True
+    spool.save()
     try:
-        state["run_id"] = server.create_run(state, above)
+        state["run_id"] = made or server.create_run(state, above)
     except Rejected as error:
         raise Unreachable(f"the run could not be created: {error}") from error
     state["reopen"] = False
@@ -148,16 +150,16 @@ def _parent_run_id(spool: Spool, server: Server) -> str | None:
     return state.get("parent_run_id")
 
 
-def _send_metrics(spool: Spool, server: Server, skip: Skip | None) -> None:
+def _send_metrics(spool: Spool, server: Server) -> None:
+    """In batches, each noted once the server said it has it; one sent again is stored once."""
     batch: list[dict[str, Any]] = []
     size, end = 0, spool.state["sent"]
     for offset, line in spool.unsent():
-        wanted = skip(line) if skip else line
-        if batch and size + len(wanted) > METRICS_PER_CALL:
+        if batch and size + len(line) > METRICS_PER_CALL:
             _send_batch(spool, server, batch, end)
             batch, size = [], 0
-        batch.append(wanted)
-        size, end = size + len(wanted), offset
+        batch.append(line)
+        size, end = size + len(line), offset
     if batch:
         _send_batch(spool, server, batch, end)
 
@@ -169,18 +171,3 @@ def _send_batch(spool: Spool, server: Server, batch: list[dict[str, Any]], end: 
         LOG.warning("metrics of run %s not taken: %s; they are in %s", spool.id, error, spool.metrics)
     spool.state["sent"] = end
     spool.save()
-
-
-def repeated(dropped: list[dict[str, Any]]) -> Skip:
-    """After a rewind steps are logged again: leave out what the server already has with the same value."""
-    seen = {(line["step"], key, value) for line in dropped for key, value in line.items()}
-
-    def skip(line: dict[str, Any]) -> dict[str, Any]:
-        step = line["step"]
-        return {
-            key: value
-            for key, value in line.items()
-            if key in ("step", "time") or (step, key, value) not in seen
-        }
-
-    return skip

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from mae.tracking import machine, parents
-from mae.tracking.delivery import Skip, drain, repeated
-from mae.tracking.server import Server, Unreachable, flatten, metric_name
+from mae.tracking.delivery import drain
+from mae.tracking.names import flatten, metric_name
+from mae.tracking.server import Server, Unreachable
 from mae.tracking.spool import Outbox, Spool, now_ms
 
 LOG = logging.getLogger("mae.tracking")
@@ -30,7 +31,6 @@ class Run:
     def __init__(self, spool: Spool | None, server: Server | None, parent: Path | None = None) -> None:
         self._spool, self._server, self._parent = spool, server, parent
         self._system: machine.SystemMetrics | None = None
-        self._skip: Skip | None = None
         self._began, self._next_try, self._wasted_s = time.monotonic(), 0.0, 0.0
         self._last_flush, self._lines, self._last_step = time.monotonic(), 0, 0
         self._finished = False
@@ -66,9 +66,9 @@ class Run:
             self.flush()
 
     def rewind(self, step: int) -> None:
-        """After a resume at `step`: forget what was logged beyond it. What repeats is not sent twice."""
+        """After a resume at `step`: forget what was logged beyond it. What repeats is not stored twice."""
         if self._spool is not None:
-            self._skip = repeated(self._spool.rewind(step))
+            self._spool.rewind(step)
 
     def params(self, values: dict[str, Any]) -> None:
         """Record params; nested ones become `a.b.c`."""
@@ -110,7 +110,7 @@ class Run:
             return False
         began = time.monotonic()
         try:
-            drain(self._spool, self._server, self._skip)
+            drain(self._spool, self._server)
         except Unreachable as error:
             self.unreachable(error, time.monotonic() - began)
             return False

@@ -9,21 +9,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mae.tracking.names import PARAM_LIMIT, TAG_LIMIT, clip, metric_name, redact
 from mae.tracking.spool import now_ms, one_at_a_time
 
 LOG = logging.getLogger("mae.tracking")
 SQLITE = "sqlite:///"
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
-PARAM_LIMIT = 6000  # characters of a value; MLflow refuses more
-TAG_LIMIT = 8000
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow refuses more
 DIGEST_LIMIT = 36
 PARENT_TAG = "mlflow.parentRunId"
+KEY_TAG = "tracking.key"  # of the run's own making: what it is known by before the server names it
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 # MLflow's own defaults (7 retries of 120 s with back-off) would hold a training step for 15 minutes.
 IMPATIENT = {
@@ -104,12 +103,20 @@ class Server:
 
     def create_run(self, state: dict[str, Any], parent_run_id: str | None) -> str:
         from_parent = {PARENT_TAG: parent_run_id} if parent_run_id else {}
-        tags = {key: clip(value, TAG_LIMIT) for key, value in {**state["tags"], **from_parent}.items()}
+        tags = {**state["tags"], **from_parent, KEY_TAG: state["key"]}
+        tags = {key: clip(value, TAG_LIMIT) for key, value in tags.items()}
         with self.calls() as client:
             run = client.create_run(
                 state["experiment_id"], start_time=state["started"], tags=tags, run_name=state["stage"]
             )
             return run.info.run_id
+
+    def made(self, state: dict[str, Any]) -> str | None:
+        """The id of the run that `create_run` made though nobody heard the answer; None if there is none."""
+        with self.calls() as client:
+            where = f"tags.`{KEY_TAG}` = '{state['key']}'"
+            found = client.search_runs([state["experiment_id"]], where, max_results=1)
+            return str(found[0].info.run_id) if found else None
 
     def find_run(self, run_id: str) -> Any:
         """The MLflow run, or None if this store has none of that id, or only a deleted one."""
@@ -206,32 +213,6 @@ def resolve(uri: str) -> str:
             "(MLFLOW_TRACKING_URI, or runtime.tracking in params.yaml)"
         )
     return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute()) if uri.startswith(SQLITE) else uri
-
-
-def redact(text: str) -> str:
-    """`text` without the `user:password@` of any address in it."""
-    return re.sub(r"://[^/\s@]+@", "://", text)
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested params as `a.b.c` -> text."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        name = metric_name(f"{prefix}{key}")
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = str(value)
-    return flat
-
-
-def metric_name(name: str) -> str:
-    """`name` with the characters that MLflow does not take replaced by `_`, at most 250 characters."""
-    return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)[:250]
-
-
-def clip(value: str, limit: int) -> str:
-    return value if len(value) <= limit else value[: limit - 1] + "…"
 
 
 def _dataset_input(op: dict[str, Any]) -> Any:

@@ -1,8 +1,8 @@
 """What a run still has to tell the tracking server, kept in files, so that no server is needed to go on.
 
 One directory per run holds `metrics.jsonl` (one line per logged step, complete whatever the server does;
-reports read it) and `tracking.json` (who the run is, and what was not delivered yet). Nothing here imports
-MLflow or opens a connection.
+reports read it) and `tracking.json` (who the run is, and what was not delivered yet); `rewound.jsonl` has
+the lines that a resumed run logs again. Nothing here imports MLflow or opens a connection.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 METRICS = "metrics.jsonl"
 STATE = "tracking.json"
+REWOUND = "rewound.jsonl"
 COPIES = "undelivered"
 COPY_LIMIT = 64 << 20  # a larger artifact is not copied for later delivery, only named
 
@@ -32,12 +33,14 @@ class Spool:
     def __init__(self, directory: Path, state: dict[str, Any]) -> None:
         self.directory = directory
         self.state = state
+        self._times: dict[tuple[Any, ...], float] = {}  # of lines that are logged again
 
     @classmethod
     def new(cls, directory: Path, **identity: Any) -> Spool:
         """Begin a run in `directory`, in place of whatever run was there before."""
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / METRICS).unlink(missing_ok=True)
+        for name in (METRICS, REWOUND):
+            (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory / COPIES, ignore_errors=True)
         state = {"key": uuid.uuid4().hex, "run_id": None, "experiment_id": None, "started": now_ms()}
         state |= {"status": "RUNNING", "ended": None, "closed": False, "sent": 0, "pending": []} | identity
@@ -75,40 +78,44 @@ class Spool:
         """Add one line. It reaches the file at once: a killed process loses none of its lines."""
         line: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
         line |= {key: _number(value) for key, value in values.items()}
+        line["time"] = self._times.get(_place(line), line["time"])
         with self.metrics.open("ab") as file:
             file.write((json.dumps(line, allow_nan=False) + "\n").encode())
 
-    def rewind(self, step: int) -> list[dict[str, Any]]:
-        """Drop the lines beyond `step` and a half-written last one; returns those already delivered."""
-        kept, dropped = bytearray(), []
-        sent = 0
-        for end, line in self._lines(0):
-            delivered = end <= self.state["sent"]
-            if line["step"] <= step:
-                kept += (json.dumps(line) + "\n").encode()
-                sent = len(kept) if delivered else sent
-            elif delivered:
-                dropped.append(line)
-        temporary = self.metrics.with_name(METRICS + ".new")
-        with temporary.open("wb") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        # The state goes first: killed in between, some lines are sent twice, but none is lost.
+    def rewind(self, step: int) -> None:
+        """Drop the lines beyond `step`, which are logged again, and a half-written last one.
+
+        A line that is logged again takes the time of the dropped one. The server knows a value by its step
+        and time: it has each once, however often it is sent, and whether or not it said that it had it.
+        """
+        kept, dropped, sent = bytearray(), bytearray(), 0
+        for end, line in self._lines(self.metrics):
+            raw = (json.dumps(line) + "\n").encode()
+            if line["step"] > step:
+                dropped += raw
+                continue
+            kept += raw
+            sent = len(kept) if end <= self.state["sent"] else sent
+        rewound = self.directory / REWOUND
+        if dropped:
+            before = rewound.read_bytes() if rewound.exists() else b""
+            _write_whole(rewound, before + bytes(dropped))
+        self._times = {_place(line): line["time"] for _, line in self._lines(rewound)}
+        # The state before the lines: killed in between, some lines are sent twice, but none is lost.
         self.state["sent"] = sent
         self.save()
-        os.replace(temporary, self.metrics)
-        return dropped
+        _write_whole(self.metrics, bytes(kept))
 
     def unsent(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(offset after the line, line) of every line that the server has not seen."""
-        return self._lines(self.state["sent"])
+        """(offset after the line, line) of every line that the server has not said it has."""
+        return self._lines(self.metrics, self.state["sent"])
 
-    def _lines(self, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        if not self.metrics.exists():
+    @staticmethod
+    def _lines(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        if not path.exists():
             return
         end = start
-        with self.metrics.open("rb") as file:
+        with path.open("rb") as file:
             file.seek(start)
             for raw in file:
                 end += len(raw)
@@ -200,12 +207,21 @@ def now_ms() -> int:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _write_whole(path, json.dumps(value, indent=1).encode())
+
+
+def _write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1)
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _place(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Which line of a run it is: its step and what was measured."""
+    return (line["step"], *sorted(key for key in line if key not in ("step", "time")))
 
 
 def _number(value: Any) -> float | str:
