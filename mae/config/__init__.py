@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError, model_validator
 
 from mae.config.dense import Dense, Detect, IngestDetect, IngestSegment, Segment, ShardAnnotated
-from mae.config.methods import MAE, Pretrain
+from mae.config.methods import MAE, MPP, MoCoV3, Pretrain, Shared, Supervised
 from mae.config.operation import Flows, Retrain, StageFlow
 from mae.config.sections import (
     KNN,
@@ -68,6 +68,13 @@ class Params(Section):
     encoder: Encoder
     pretrain: Pretrain
     mae: MAE
+    beit: Shared
+    simmim: Shared
+    mpp: MPP
+    denoising: Shared
+    mocov3: MoCoV3
+    igpt: Shared
+    supervised: Supervised
     knn: KNN
     linear: Linear
     attentive: Probe

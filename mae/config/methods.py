@@ -4,18 +4,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mae.config.sections import Decay, Pair, Positive, Rate, Section, Training
+from mae.config.sections import Decay, Fraction, Pair, Positive, Rate, Section, Training
 
 # Rows of the tables in mae/models, named here because those modules import torch; a test compares.
 Target = Literal["pixels", "normalised_pixels", "pca", "hog", "mean_colour", "mosaic", "tokens"]
 Mask = Literal["random", "block", "grid", "cells"]
+Augment = Literal["none", "fixed_crop", "crop", "crop_jitter", "two_views"]  # of data/augmentations.py
 
 
 class OnlineProbe(Section):
-    """kNN on a few samples while pretraining, every `every_epochs` (0: never)."""
+    """kNN on a few samples while pretraining, every `every_epochs` (0: never).
+
+    layers: after the last step, a linear probe on what each block leaves, on as many samples.
+    """
 
     every_epochs: Rate
     samples: Positive
+    layers: bool
 
 
 class Pretrain(Training):
@@ -29,6 +34,7 @@ class Pretrain(Training):
     mask_ratio: Annotated[float, Field(gt=0, lt=1)]
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     betas: Pair
+    augment: Augment
     crop_scale: Pair
     flip: bool
     ema: Decay | None
@@ -41,3 +47,31 @@ class MAE(Section):
     decoder_embed_dim: Positive
     decoder_depth: Positive
     decoder_num_heads: Positive
+
+
+class Shared(Section):
+    """Of a method without settings of its own: mask, ratio and target are those of `pretrain`."""
+
+
+class MPP(Section):
+    """Shares of the masked patches that enter as another patch (swap) and as they are (keep)."""
+
+    swap: Fraction
+    keep: Fraction
+
+
+class MoCoV3(Section):
+    """loss: mocov3, or one of its relatives (methods/mocov3.py says what each setting is)."""
+
+    loss: Literal["mocov3", "byol", "simclr"]
+    hidden_dim: Positive
+    out_dim: Positive
+    temperature: Annotated[float, Field(gt=0)]
+    momentum: Fraction
+    freeze_patches: bool
+
+
+class Supervised(Section):
+    num_classes: Positive
+    pool: Literal["token", "avg"]
+    smoothing: Annotated[float, Field(ge=0, lt=1)]

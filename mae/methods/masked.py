@@ -19,7 +19,8 @@ class MaskedMethod(Method):
     masking, target: from `models.masking.masking` and `models.targets.build_target`; None: the paper's.
     """
 
-    masked = True
+    predicts = masked = True
+    hides: ClassVar[bool] = True  # nothing of a masked patch enters the encoder
     paper: ClassVar[tuple[str, float, str]]  # its mask, mask ratio and target, the constructor's defaults
 
     def __init__(
@@ -35,29 +36,42 @@ class MaskedMethod(Method):
         self.target = target or build_target(self.paper[2], encoder)
         self.noise_shape = self.masking.noise_shape
 
+    def drawn(self, images: Tensor, noise: Tensor | None = None) -> Mask:
+        """The mask of images (N, C, H, W) that noise stands for; ValueError where it has another shape."""
+        return self.masking.drawn(images, noise)
+
     def predict(self, images: Tensor, mask: Mask, wanted_ids: Tensor | None = None) -> Tensor:
         """Predictions (N, M, width) for the patches wanted_ids (N, M); (N, L, width) without them."""
         raise NotImplementedError
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """images (N, C, H, W) -> {"loss": the target's, over masked patches}; noise fixes the mask."""
-        mask = self.masking.drawn(images, noise)
+        mask = self.drawn(images, noise)
         predicted = self.predict(images, mask, mask.masked_ids)
-        return {"loss": self.target.loss(predicted, self.truth(images, mask.masked_ids))}
+        return {"loss": self.distance(predicted, self.truth(images, mask.masked_ids))}
+
+    def distance(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        """The loss of predictions (N, M, width) of the target (N, M, ...): the target's own."""
+        return self.target.loss(predicted, truth)
 
     def truth(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
         """The target (N, M, ...) of the patches ids (N, M), of all without: float32 or wider, or classes."""
-        device = images.device.type
-        exact = torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
-        with torch.no_grad(), exact:
-            target = self.target(images if images.dtype == torch.float64 else images.float())
+        target = truth_of(self.target, images)
         return target if ids is None else target[torch.arange(len(ids), device=ids.device)[:, None], ids]
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Mask]:
         """Predictions (N, L, width) of all patches, in the target's space (`Target.as_pixels`); the mask."""
-        mask = self.masking.drawn(images, noise)
+        mask = self.drawn(images, noise)
         return self.predict(images, mask), mask
+
+
+def truth_of(target: Target, images: Tensor) -> Tensor:
+    """What `target` says of images (N, C, H, W): no gradient, float32 or float64 whatever autocast says."""
+    device = images.device.type
+    exact = torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
+    with torch.no_grad(), exact:
+        return target(images if images.dtype == torch.float64 else images.float())
 
 
 def _paper_masking(paper: tuple[str, float, str], encoder: VisionTransformer) -> Masking:

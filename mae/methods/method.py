@@ -16,7 +16,9 @@ class Method(nn.Module):
     fresh=False to go on from the weights that it has.
     """
 
-    masked: ClassVar[bool] = False  # built with `masking` and `target` (methods/masked.py)
+    predicts: ClassVar[bool] = False  # built with `target`
+    masked: ClassVar[bool] = False  # built with `masking`, too (methods/masked.py)
+    causal: ClassVar[bool] = False  # its encoder attends only to what comes before, row by row
     views: ClassVar[int] = 1  # augmented images per sample that `forward` takes, each (N, C, H, W)
     labels: ClassVar[bool] = False  # `forward` takes class labels (N,) int64 as well, after the views
     # Of what the loader draws uniformly from [0, 1) per sample and `forward` takes last, so that masks do not

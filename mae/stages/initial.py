@@ -36,7 +36,7 @@ def method_config(params: Params) -> dict[str, Any]:
     name = params.pretrain.method
     settings = getattr(params, name).model_dump()
     about = {"task": "pretrain", "method": name, "encoder": encoder_config(params), "settings": settings}
-    return about | ({"target": params.pretrain.target} if METHODS[name].masked else {})
+    return about | ({"target": params.pretrain.target} if METHODS[name].predicts else {})
 
 
 def take_up(method: Any, params: Params) -> Origin | None:

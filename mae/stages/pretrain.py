@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mae import config, distributed, interchange
 from mae.config import Params
-from mae.data import transforms
+from mae.data.augmentations import augmentation
 from mae.data.index import Split
 from mae.data.plan import Plan
 from mae.engine.loop import Fitted, fit
@@ -22,10 +22,12 @@ from mae.models import encoder as encoders
 from mae.models.masking import masking
 from mae.models.targets import build_target
 from mae.stages.files import ENCODER, METHOD, REPORTS
+from mae.stages.fitted import fitted_for, fitted_inputs
 from mae.stages.initial import method_config, take_up
 from mae.stages.plots import panels, training_curve, write_csv
 from mae.stages.session import Session, encoder_config, session
 from mae.tasks.knn import online_probe
+from mae.tasks.layers import top1_by_layer
 
 SECTIONS = {"pretrain": ("input", "encoder", "pretrain")}  # and the method's own, which it names
 
@@ -33,12 +35,14 @@ SECTIONS = {"pretrain": ("input", "encoder", "pretrain")}  # and the method's ow
 def pretrain(params: Params) -> None:
     """Train the encoder without labels and write models/pretrain and reports/pretrain."""
     method = build_method(params)
+    transform = _transform(params, method)
     origin = take_up(method, params)
-    inputs = [origin.digest] if origin else []
+    inputs = [*([origin.digest] if origin else []), *fitted_inputs(params)]
     sections = (*SECTIONS["pretrain"], params.pretrain.method)
     with session("pretrain", params, sections, inputs=inputs) as at_work:
         at_work.run.tags({"init": str(origin or "random weights")})
         p, train = params.pretrain, at_work.index.split("train")
+        _check_classes(at_work, method)
         method.to(at_work.device)
         plan = Plan(train.shard_of, seed=params.seed)
         steps = plan.steps(p.epochs, p.batch_size)
@@ -46,7 +50,7 @@ def pretrain(params: Params) -> None:
         warmup = round(p.warmup_epochs * per_epoch)
         fitted = fit(
             method,
-            partial(_batches, at_work, train, method, steps),
+            partial(_batches, at_work, train, method, *transform, steps),
             adamw(method, lr=scaled_lr(p.base_lr, p.batch_size), betas=p.betas, weight_decay=p.weight_decay),
             steps=steps,
             learning_rate=lambda step: warmup_cosine(
@@ -66,8 +70,9 @@ def pretrain(params: Params) -> None:
             compile=p.compile,
             run_id=at_work.run.id,
         )
+        layers = _probe_layers(at_work, fitted.ema or method)
         if distributed.is_main():
-            _write(at_work, fitted.ema or method, fitted, steps)
+            _write(at_work, fitted.ema or method, fitted, steps, layers)
 
 
 def build_method(params: Params) -> Any:
@@ -81,23 +86,53 @@ def build_method(params: Params) -> Any:
     settings = getattr(params, p.method).model_dump()
     if kind.masked:
         settings["masking"] = masking(p.mask, vit.patch_embed.grid_size, p.mask_ratio)
-        settings["target"] = build_target(p.target, vit)
+    if kind.predicts:
+        colours = {"mean": params.input.mean, "std": params.input.std}
+        settings["target"] = build_target(p.target, vit, fitted_for(params), **colours)
     return kind(vit, **settings)
 
 
+def _transform(params: Params, method: Method) -> tuple[Any, int]:
+    """What makes views of an image, and how often it is called for the method's."""
+    p = params.pretrain
+    size = params.encoder.img_size
+    try:
+        return augmentation(p.augment, size, views=method.views, scale=p.crop_scale, flip=p.flip)
+    except ValueError as error:
+        raise config.InvalidParams(f"pretrain.{error}") from error
+
+
+def _check_classes(at_work: Session, method: Any) -> None:
+    """A method that learns labels is told in params.yaml how many there are."""
+    found = len(at_work.index.classes)
+    if method.labels and method.num_classes != found:
+        name = at_work.params.pretrain.method
+        raise config.InvalidParams(
+            f"{name}.num_classes is {method.num_classes}, but the shards have {found} classes: set it to that"
+            + (", or choose a method that needs no labels" if not found else "")
+        )
+
+
 def _batches(
-    at_work: Session, train: Split, method: Method, steps: int, start: int, attempt: int
+    at_work: Session,
+    train: Split,
+    method: Method,
+    transform: Any,
+    calls: int,
+    steps: int,
+    start: int,
+    attempt: int,
 ) -> Iterator[tuple[Tensor, ...]]:
     """Inputs of method.forward from step `start` on, on the device: views (n, C, H, W)[, labels][, noise]."""
-    params, p = at_work.params, at_work.params.pretrain
+    p = at_work.params.pretrain
     batches = at_work.training_batches(
         train,
-        transforms.pretraining(params.encoder.img_size, scale=p.crop_scale, flip=p.flip),
+        transform,
         p,
         start=start,
         stop=steps,
         attempt=attempt,
-        views=method.views,
+        views=calls,
         noise_shape=method.noise_shape or None,
     )
     for batch in batches:
@@ -126,7 +161,23 @@ def _probe(at_work: Session, method: Method, steps_per_epoch: float) -> dict[int
     return {max(1, round(probe.every_epochs * steps_per_epoch)): hook}
 
 
-def _write(at_work: Session, method: Any, fitted: Fitted, steps: int) -> None:
+def _probe_layers(at_work: Session, method: Any) -> list[float]:
+    """Top-1 of a linear probe on each block of the trained encoder, on every rank; [] where none is asked."""
+    probe = at_work.params.pretrain.probe
+    if not probe.layers or not at_work.can_judge:
+        return []
+    few = [at_work.index.split(name) for name in ("train", "val")]
+    return top1_by_layer(
+        method.encoder,
+        *(partial(at_work.evaluation_batches, split, samples=probe.samples) for split in few),
+        causal=method.causal,
+        normalize=at_work.normalize,
+        device=at_work.device,
+        precision=at_work.precision(at_work.params.pretrain.precision),
+    )
+
+
+def _write(at_work: Session, method: Any, fitted: Fitted, steps: int, layers: list[float]) -> None:
     """Models, metrics, curve and pictures, on rank 0. `method` holds the weights to keep."""
     params, reports = at_work.params, REPORTS / "pretrain"
     interchange.save_encoder(ENCODER, method.encoder.state_dict(), encoder_config(params))
@@ -153,8 +204,11 @@ def _write(at_work: Session, method: Any, fitted: Fitted, steps: int) -> None:
             "attempts": fitted.attempt + 1,
             "pictures_note": note(method),
             **({"knn_top1": probes[-1]} if probes else {}),
+            **({"layers_top1": layers} if layers else {}),
         }
     )
+    for number, top1 in enumerate(layers, start=1):
+        at_work.run.log(number, {"layers_top1": top1})  # over blocks, not steps
 
 
 def _samples(at_work: Session, method: Any) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What every pretraining method obeys. A new one joins METHODS and, with small sizes, BUILD below."""
+"""What every pretraining method obeys. A new one joins METHODS, and SMALL where its defaults are large."""
 
 import copy
 
@@ -10,29 +10,37 @@ from mae.methods import METHODS, Method
 from mae.methods.masked import MaskedMethod
 from mae.models.encoder import build
 from mae.models.patches import patchify, unpatchify
+from mae.models.targets import build_target
 
 LENGTH, PATCH, GRID = 16, 4, (4, 4)
 
 
-def mae(encoder):
-    return METHODS["mae"](encoder, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4)
-
-
-BUILD = {"mae": mae}
+# Settings that keep a method small, where its defaults are a paper's sizes.
+SMALL = {
+    "mae": {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 4},
+    "mocov3": {"hidden_dim": 32, "out_dim": 16},
+    "supervised": {"num_classes": 4},
+}
+TARGET = {"beit": "mean_colour"}  # for those whose own target needs the stage `tokenizer`
 
 
 @pytest.fixture(params=sorted(METHODS))
 def method(request):
     torch.manual_seed(0)
     encoder = build("vit_tiny_patch16_224", img_size=16, patch_size=PATCH, embed_dim=32, depth=2, num_heads=4)
-    return BUILD[request.param](encoder)
+    settings = dict(SMALL.get(request.param, {}))
+    if request.param in TARGET:
+        settings["target"] = build_target(TARGET[request.param], encoder)
+    return METHODS[request.param](encoder, **settings)
 
 
 @pytest.fixture
 def batch(method):
+    """What comes before the noise, views and labels; and the noise, for methods that draw some."""
     torch.manual_seed(1)
-    views = [torch.randn(4, 3, 16, 16) for _ in range(method.views)]
-    return views, torch.rand(4, *method.noise_shape)
+    inputs = [torch.randn(4, 3, 16, 16) for _ in range(method.views)]
+    inputs += [torch.tensor([0, 1, 2, 0])] if method.labels else []
+    return inputs, {"noise": torch.rand(4, *method.noise_shape)} if method.noise_shape else {}
 
 
 def test_a_method_says_what_it_needs(method):
@@ -44,7 +52,7 @@ def test_a_method_says_what_it_needs(method):
 
 def test_the_loss_is_a_finite_scalar(method, batch):
     views, noise = batch
-    loss = method(*views, noise=noise)["loss"]
+    loss = method(*views, **noise)["loss"]
     assert loss.shape == ()
     assert loss.dtype == torch.float32
     assert torch.isfinite(loss)
@@ -53,14 +61,15 @@ def test_the_loss_is_a_finite_scalar(method, batch):
 def test_the_loss_is_float32_under_autocast_and_close_to_the_plain_one(method, batch):
     views, noise = batch
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = method(*views, noise=noise)["loss"]
+        loss = method(*views, **noise)["loss"]
     assert loss.dtype == torch.float32
-    assert_close(loss, method(*views, noise=noise)["loss"], rtol=0.02, atol=0)
+    # A batch norm over four images enlarges what bf16 rounds.
+    assert_close(loss, method(*views, **noise)["loss"], rtol=0.02 if method.views == 1 else 0.05, atol=0)
 
 
 def test_every_trainable_part_gets_gradient_and_frozen_parts_get_none(method, batch):
     views, noise = batch
-    method(*views, noise=noise)["loss"].backward()
+    method(*views, **noise)["loss"].backward()
     trainable = {name: p for name, p in method.named_parameters() if p.requires_grad}
     lost = [name for name, p in trainable.items() if p.grad is None or p.grad.abs().max() == 0]
     assert lost == []
@@ -81,25 +90,30 @@ def test_the_same_seed_gives_the_same_loss_and_another_seed_another(method, batc
 def test_noise_fixes_the_mask_whatever_the_seed(method, batch):
     views, noise = batch
     torch.manual_seed(3)
-    first = method(*views, noise=noise)["loss"]
+    first = method(*views, **noise)["loss"]
     torch.manual_seed(4)
-    assert_close(method(*views, noise=noise)["loss"], first, rtol=0, atol=0)
+    assert_close(method(*views, **noise)["loss"], first, rtol=0, atol=0)
 
 
 def test_forward_changes_no_state(method, batch):
     views, noise = batch
     before = copy.deepcopy(method.state_dict())
-    method(*views, noise=noise)
+    method(*views, **noise)
     assert_close(method.state_dict(), before, rtol=0, atol=0)
 
 
 def test_it_learns_one_batch_and_what_is_frozen_stays_frozen(method, batch):
     views, noise = batch
-    frozen = {name: p.clone() for name, p in method.named_parameters() if not p.requires_grad}
+    # What a method calls `teacher` learns by no gradient, but it moves.
+    frozen = {
+        name: p.clone()
+        for name, p in method.named_parameters()
+        if not p.requires_grad and not name.startswith("teacher.")
+    }
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for step in range(60):
-        loss = method(*views, noise=noise)["loss"]
+        loss = method(*views, **noise)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -112,17 +126,17 @@ def test_it_learns_one_batch_and_what_is_frozen_stays_frozen(method, batch):
 
 
 def test_encoder_never_sees_a_masked_patch(method, batch):
-    if not hasattr(method, "reconstruct"):
-        pytest.skip("it masks nothing")
+    if not getattr(method, "hides", False):
+        pytest.skip("it hides nothing")
     views, noise = batch
-    predicted, mask = method.reconstruct(*views, noise)
+    predicted, mask = method.reconstruct(*views, **noise)
     patches = patchify(views[0], PATCH)
     patches[mask.masked] += torch.randn_like(patches[mask.masked]) * 50
     noisy = unpatchify(patches, PATCH, GRID)
-    assert_close(method.reconstruct(noisy, noise)[0], predicted, rtol=0, atol=0)
+    assert_close(method.reconstruct(noisy, **noise)[0], predicted, rtol=0, atol=0)
     patches = patchify(views[0], PATCH)
     patches[~mask.masked] += 1
-    changed = method.reconstruct(unpatchify(patches, PATCH, GRID), noise)[0]
+    changed = method.reconstruct(unpatchify(patches, PATCH, GRID), **noise)[0]
     assert (changed - predicted).abs().max() > 1e-3
 
 
@@ -131,4 +145,4 @@ def test_noise_of_another_shape_is_refused(method, batch):
         pytest.skip("it draws nothing")
     views, noise = batch
     with pytest.raises(ValueError, match="noise has shape"):
-        method(*views, noise=noise[:, :-1])
+        method(*views, noise=noise["noise"][:, :-1])

@@ -1,0 +1,13 @@
+"""BEiT (Bao et al., arXiv 2106.08254): mask tokens in the encoder, visual tokens as the target."""
+
+from mae.methods.corrupted import CorruptedMethod
+
+
+class BEiT(CorruptedMethod):
+    """Masks are blocks, the target is the tokenizer's code of each masked patch, by cross-entropy.
+
+    On a plain ViT: the release's shared relative position bias and DALL-E's tokenizer are not there;
+    positions are absolute, codes are those of the stage `tokenizer`.
+    """
+
+    paper = ("block", 0.38, "tokens")  # 75 of 196 patches

@@ -1,0 +1,30 @@
+"""What methods share whose encoder takes every patch, the hidden ones spoilt: a linear layer predicts."""
+
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from mae.methods.masked import MaskedMethod
+from mae.models.encoder import encode, xavier
+from mae.models.masking import Mask
+from mae.models.patches import take
+
+
+class CorruptedMethod(MaskedMethod):
+    """Hidden patches enter the encoder as a learnt mask token; a subclass may spoil them otherwise."""
+
+    def __init__(self, encoder: VisionTransformer, **masked: Any) -> None:
+        super().__init__(encoder, **masked)
+        self.head = nn.Linear(encoder.embed_dim, self.target.width).apply(xavier)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim))
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def tokens(self, images: Tensor, mask: Mask) -> Tensor:
+        """Tokens (N, 1+L, D) of images (N, C, H, W) in which the masked patches are spoilt."""
+        return encode(self.encoder, images, corrupt=(mask.masked, self.mask_token))
+
+    def predict(self, images: Tensor, mask: Mask, wanted_ids: Tensor | None = None) -> Tensor:
+        tokens = self.tokens(images, mask)[:, 1:]
+        return self.head(tokens if wanted_ids is None else take(tokens, wanted_ids))

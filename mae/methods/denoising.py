@@ -1,0 +1,33 @@
+"""Denoising autoencoder (Vincent et al., ICML 2008; as in MAE's and CAE's related work) on a ViT."""
+
+from typing import Any
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from mae.methods.corrupted import CorruptedMethod
+from mae.models.encoder import encode
+from mae.models.masking import Mask
+from mae.models.patches import patchify, unpatchify
+
+
+class Denoising(CorruptedMethod):
+    """The pixels of some patches are set to 0, the channel's mean; every pixel is reconstructed.
+
+    What zeroes is `pretrain.mask`; no token marks a patch as masked. The paper masks single pixels.
+    """
+
+    paper = ("random", 0.5, "pixels")
+
+    def __init__(self, encoder: VisionTransformer, **masked: Any) -> None:
+        super().__init__(encoder, **masked)
+        del self.mask_token  # nothing of it enters
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+        """images (N, C, H, W) -> {"loss": the target's, over all patches}; noise fixes the mask."""
+        return {"loss": self.distance(self.predict(images, self.drawn(images, noise)), self.truth(images))}
+
+    def tokens(self, images: Tensor, mask: Mask) -> Tensor:
+        embedding = self.encoder.patch_embed
+        patches = patchify(images, embedding.patch_size).masked_fill(mask.masked[..., None], 0)
+        return encode(self.encoder, unpatchify(patches, embedding.patch_size, embedding.grid_size))

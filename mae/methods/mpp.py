@@ -1,0 +1,64 @@
+"""Masked patch prediction, as the ViT paper tried it (Dosovitskiy et al., arXiv 2010.11929, B.1.2)."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from mae.methods.corrupted import CorruptedMethod
+from mae.models.encoder import encode
+from mae.models.masking import noise_for
+from mae.models.patches import take
+
+
+class Corruption(NamedTuple):
+    """A `Mask`, and what becomes of its patches: kept or swapped (N, L) bool, else the mask token.
+
+    others (N, L): the patch that stands in where one is swapped.
+    """
+
+    masked: Tensor
+    visible_ids: Tensor
+    masked_ids: Tensor
+    kept: Tensor
+    swapped: Tensor
+    others: Tensor
+
+
+class MPP(CorruptedMethod):
+    """Half of the patches are predicted: 80 % of them enter as a mask token, 10 % (`swap`) as another patch
+    of the image, 10 % (`keep`) as they are: the shares of BERT.
+
+    The paper's targets are mean_colour (which it reports), mosaic, and pixels. noise: the mask's own, then
+    for each patch two numbers, of which the first says what becomes of it and the second names the other.
+    """
+
+    paper = ("random", 0.5, "mean_colour")
+    hides = False
+
+    def __init__(
+        self, encoder: VisionTransformer, *, swap: float = 0.1, keep: float = 0.1, **masked: Any
+    ) -> None:
+        super().__init__(encoder, **masked)
+        if swap + keep > 1:
+            raise ValueError(f"swap {swap} and keep {keep} are shares of the masked: at most 1 in all")
+        self.swap, self.keep = swap, keep
+        self.noise_shape = (math.prod(self.masking.noise_shape) + 2 * encoder.patch_embed.num_patches,)
+
+    def drawn(self, images: Tensor, noise: Tensor | None = None) -> Any:
+        noise = noise_for(images, self.noise_shape, noise)
+        length = self.encoder.patch_embed.num_patches
+        mask_noise, fate, other = noise.split([noise.shape[1] - 2 * length, length, length], dim=1)
+        mask = self.masking(mask_noise.unflatten(1, self.masking.noise_shape))
+        kept, swapped = fate >= 1 - self.keep, (fate >= 1 - self.keep - self.swap) & (fate < 1 - self.keep)
+        return Corruption(*mask, kept & mask.masked, swapped & mask.masked, (other * length).long())
+
+    def tokens(self, images: Tensor, mask: Any) -> Tensor:
+        entering = torch.where(
+            mask.swapped[..., None],
+            take(self.encoder.patch_embed(images), mask.others),
+            self.mask_token,
+        )
+        return encode(self.encoder, images, corrupt=(mask.masked & ~mask.kept, entering))
