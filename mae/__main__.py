@@ -1,7 +1,7 @@
 """The command `mae`: one sub-command for each stage of dvc.yaml, and a few tools beside them.
 
-Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 3 there is no champion, 75 interrupted and saved
-(run again to resume).
+Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 3 there is no champion, 4 more of the data
+cannot be used than max_rejected allows, 75 interrupted and saved (run again to resume).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ STAGES = ("ingest", "shard", "pretrain", *JUDGES, "robustness", *DENSE, "registe
 
 EXIT_BAD_PARAMS = 2
 EXIT_NO_CHAMPION = 3
+EXIT_REJECTED = 4
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command goes on from there
 
 
@@ -232,6 +233,7 @@ def _explain(command: str, error: Exception) -> int:
         "Interrupted": EXIT_INTERRUPTED,
         "InvalidParams": EXIT_BAD_PARAMS,
         "NoChampion": EXIT_NO_CHAMPION,
+        "TooManyRejected": EXIT_REJECTED,
     }
     return known.get(kind.__name__, 1)
 

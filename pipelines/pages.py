@@ -55,7 +55,9 @@ def mlflow(port: int = MLFLOW_PORT) -> Iterator[str]:
         yield store
         return
     options = ["--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", store]
-    with _server("mlflow", ["server", *options], f"http://{HOST}:{port}", "/health") as address:
+    # Its ten processes for jobs of language models have nothing to do here.
+    asked = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with _server("mlflow", ["server", *options], f"http://{HOST}:{port}", "/health", asked) as address:
         yield address
 
 

@@ -24,6 +24,10 @@ from pipelines.stages import run_stages
 
 PICTURES = ("examples", "statistics", "classes")
 GATE = "register"
+NOT_TRAINED_ON = (
+    "Nothing was trained and the champion is the same. Take the images out of the source, or put them right: "
+    "until then `reproduce`, or `dvc repro` by hand, would train on what they can read of them"
+)
 Start = Literal["champion", "scratch"]
 
 
@@ -119,11 +123,16 @@ class Retraining:
         self._doubt([wrong] if wrong else [], force)
 
     def _doubt(self, found: list[str], force: bool) -> None:
-        if found and not force:
-            more = "; nothing was trained and the champion is the same. force: true trains nevertheless"
-            raise _Ended(Failed(name="Suspect data", message="; ".join(found) + more))
+        if not force:
+            self._suspect(found, "; force: true trains nevertheless")
         for one in found:
             self._log(f"forced, though {one}")
+
+    def _suspect(self, found: list[str], otherwise: str = "") -> None:
+        """End here where data was found that should not be trained on."""
+        if found:
+            message = f"{'; '.join(found)}. {NOT_TRAINED_ON}{otherwise}"
+            raise _Ended(Failed(name="Suspect data", message=message))
 
     def _origin(self, start: Start) -> str | None:
         """What pretrain.init is to be: the champion's file, below the root where it lies there."""
@@ -148,6 +157,7 @@ class Retraining:
     def _stages(self, targets: list[str]) -> None:
         """Bring these stages up to date; ends where one fails."""
         found = self._run(targets)
+        self._suspect([one.message for one in found if one.state == "Rejected"])
         if not all(outcome.done for outcome in found):
             message = f"{concluded(found).message} (the champion is the same; run again to go on)"
             raise _Ended(Failed(message=message))

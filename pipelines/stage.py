@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mae.__main__ import EXIT_INTERRUPTED, EXIT_REJECTED
 from mae.config import Flows, StageFlow
 from pipelines import locks
 from pipelines.guard import EXIT_LIMIT
@@ -27,10 +28,11 @@ QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 REPRODUCTION = "MAE_REPRODUCTION"  # mae: stages run side by side are told apart from other runs by it
-INTERRUPTED = "exited with 75"  # mae: saved; the same command goes on from there
+# What DVC says of a stage that ended as `mae` ends it: saved, to go on from there; unusable data.
+INTERRUPTED, REJECTED = f"exited with {EXIT_INTERRUPTED}", f"exited with {EXIT_REJECTED}"
 LOCAL_MLFLOW_UI = "http://127.0.0.1:5000"  # `make ui`
 
-State = Literal["Ran", "Unchanged", "Restored", "Failed", "TimedOut", "Interrupted", "Skipped"]
+State = Literal["Ran", "Unchanged", "Restored", "Failed", "TimedOut", "Rejected", "Interrupted", "Skipped"]
 _live: set[subprocess.Popen[str]] = set()
 _live_lock = threading.Lock()
 
@@ -88,7 +90,8 @@ def run_stage(
         state = "TimedOut"
     elif status != 0:
         stopped = any(INTERRUPTED in line for line in lines) or any(map(_is_ending, lines))
-        state = "Interrupted" if stopped else "Failed"
+        rejected = any(line.startswith("ERROR: ") and line.endswith(REJECTED) for line in lines)
+        state = "Interrupted" if stopped else "Rejected" if rejected else "Failed"
     elif "Unchanged" in said:
         state = "Unchanged"
     elif "Restored" in said:

@@ -99,6 +99,8 @@ class _Reproduction:
             cache_policy=NO_CACHE,  # DVC's is the only cache
             retries=own.retries,
             retry_delay_seconds=own.retry_delay,
+            # Data that cannot be used will not be better the next time.
+            retry_condition_fn=lambda task, run, state: state.name != "Rejected",
         )
         def stage() -> State[Any]:
             self._latest[name] = outcome = self._attempt(name)

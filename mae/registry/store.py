@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mae.tracking.server import QUIET, Rejected, Unreachable, redact, resolve
+from mae.tracking.names import redact
+from mae.tracking.server import QUIET, Rejected, Unreachable, resolve
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 STORE = "MLFLOW_TRACKING_URI"
-# MLflow's defaults let a dead server take minutes; uploads of a gigabyte need more than a metric does.
+# A server that is away for a minute or two is waited for (2, 4 ... 64 s between the tries): registering comes
+# at the end of much work. MLflow's own defaults would wait for more than ten minutes.
 PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "7",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "120",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }

@@ -23,7 +23,7 @@ class World:
         self.images, self.scenes = "first", "first"  # what is listed
         self.rejected = []
         self.promote, self.version = True, 0
-        self.fails = set()
+        self.fails, self.unusable = set(), set()
         self.ran, self.params, self.pages = [], None, {}
 
     def run_stages(self, root, settings, *, targets=None, skip=()):
@@ -36,6 +36,8 @@ class World:
         self.ran.append(name)
         if name in self.fails:
             return Outcome(name, "Failed", message=f"{name} broke")
+        if name in self.unusable:
+            return Outcome(name, "Rejected", message="1 image cannot be used: cat/broken.jpg")
         if name in ("ingest", "ingest_detect"):
             folder, told = (
                 ("data/ingest", self.images) if name == "ingest" else ("data/detect/ingest", self.scenes)
@@ -163,6 +165,18 @@ def test_a_stage_that_fails_undoes_the_settings_and_the_next_run_goes_on(settled
     settled.fails = set()
     assert retrain(settled).name == "Champion kept"
     assert settled.params.pretrain.init == CHAMPION
+
+
+def test_a_file_that_the_sharding_refuses_is_suspect_data_named_and_kept_from_training(settled):
+    settled.unusable = {"shard"}
+    settled.ran.clear()
+    state = retrain(settled, force=True)
+    assert (state.name, state.is_failed()) == ("Suspect data", True)
+    assert state.message.startswith("1 image cannot be used: cat/broken.jpg. Nothing was trained")
+    assert "until then `reproduce`" in state.message
+    assert "pretrain" not in settled.ran
+    settled.unusable = set()
+    assert retrain(settled).name == "Champion kept"
 
 
 def test_too_few_images_are_no_reason_but_annotated_ones_are(settled, drifted):

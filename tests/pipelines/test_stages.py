@@ -52,6 +52,16 @@ def states(outcomes):
     return {name: outcome.state for name, outcome in outcomes.items()}
 
 
+def test_a_stage_that_refuses_its_data_says_so_and_is_not_tried_again(repo, settings, reproduce):
+    said = "echo a.jpg cannot be read >&2; echo again >> tries; exit 4"
+    folder = repo({"shard": (said, [])})
+    outcomes, runs = reproduce(folder, settings(retries=2))
+    assert states(outcomes) == {"shard": "Rejected"}
+    assert outcomes["shard"].message.startswith("a.jpg cannot be read")
+    assert runs["shard"].state.name == "Rejected"
+    assert (folder / "tries").read_text() == "again\n"
+
+
 def test_a_failing_stage_stops_what_depends_on_it_and_nothing_else(repo, settings, reproduce):
     outcomes, runs = reproduce(repo(FORK), settings())
     assert states(outcomes) == {
