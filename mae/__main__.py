@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # In the order of dvc.yaml; PARALLEL ones may run under torchrun.
 JUDGES = ("knn", "linear", "attentive", "partial", "finetune", "scratch")
 DENSE = ("ingest_detect", "shard_detect", "detect", "ingest_segment", "shard_segment", "segment")
-PARALLEL = ("pretrain", *JUDGES, "robustness", "detect", "segment")
-STAGES = ("ingest", "shard", "pretrain", *JUDGES, "robustness", *DENSE, "register", "report")
+PARALLEL = ("tokenizer", "pretrain", *JUDGES, "robustness", "detect", "segment")
+STAGES = ("ingest", "shard", "tokenizer", "pretrain", *JUDGES, "robustness", *DENSE, "register", "report")
 
 EXIT_BAD_PARAMS = 2
 EXIT_NO_CHAMPION = 3
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     helps = {
         "ingest": "list the raw images into a small manifest (and write the demo, if that is it)",
         "shard": "copy the listed images into WebDataset shards and index them",
+        "tokenizer": "fit visual tokens, components or a palette, where pretraining asks for them",
         "pretrain": "train the encoder without labels",
         "knn": "judge the frozen encoder by its nearest neighbours",
         "linear": "judge the frozen encoder by a linear classifier",

@@ -34,6 +34,7 @@ from mae.config.sections import (
     Section,
     Shard,
 )
+from mae.config.tokenizer import Tokenizer, check_asked_for
 from mae.yaml_files import InvalidParams, read_yaml
 
 __all__ = [
@@ -66,6 +67,7 @@ class Params(Section):
     shard: Shard
     input: Input
     encoder: Encoder
+    tokenizer: Tokenizer
     pretrain: Pretrain
     mae: MAE
     beit: Shared
@@ -92,6 +94,11 @@ class Params(Section):
     report: Report
     flows: Flows
     retrain: Retrain
+
+    @model_validator(mode="after")
+    def _what_pretraining_asks_for_is_fitted(self) -> "Params":
+        check_asked_for(self.tokenizer, self.pretrain)
+        return self
 
     @model_validator(mode="after")
     def _dense_tasks_name_blocks_that_there_are(self) -> "Params":

@@ -14,7 +14,7 @@ from mae.models.colours import COLOURS, ColourBins, spread_tiles, tile_colours
 from mae.models.hog import hog, hog_width
 from mae.models.patches import Pair, normalise, patchify, unnormalise
 from mae.models.pca import PatchPCA
-from mae.models.tokenizer import KMeans, Tokenizer
+from mae.models.tokenizer import KMeans, Palette, Tokenizer
 
 BORROWED = "each masked one is shown with the mean and contrast of the original patch"
 Fitted = TypeVar("Fitted", bound=nn.Module)
@@ -147,7 +147,7 @@ class Colours(Classes):
 
 
 class Tokens(Classes):
-    """The tokenizer's code (N, L) of each patch (BEiT, CAE).
+    """The tokenizer's code (N, L) of each patch (BEiT, CAE; iGPT's palette).
 
     The tokenizer is given the encoder's images, and makes its own view of them on their device.
     """
@@ -165,7 +165,8 @@ class Tokens(Classes):
     @property
     def note(self) -> str:
         likeliest = "masked patches are shown as the tokenizer draws their likeliest codes"
-        return f"{likeliest}: {BORROWED}" if isinstance(self.tokenizer, KMeans) else likeliest
+        borrows = isinstance(self.tokenizer, KMeans) and not isinstance(self.tokenizer, Palette)
+        return f"{likeliest}: {BORROWED}" if borrows else likeliest
 
 
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
@@ -207,7 +208,7 @@ TARGETS: dict[str, Callable[[_Given], Target]] = {
     "hog": lambda given: HOG(given.patch_size, hog_width(given.patch_size, given.channels)),
     "mean_colour": lambda given: Colours(given.patch_size, given.colours),
     "mosaic": lambda given: Colours(given.patch_size, given.colours, tiles=4),
-    "tokens": lambda given: Tokens(given.needed(Tokenizer, "fsq or kmeans")),
+    "tokens": lambda given: Tokens(given.needed(Tokenizer, "fsq or kmeans (palette for iGPT)")),
 }
 
 

@@ -1,7 +1,6 @@
 """Image tokenizers, a code for every patch and back: trained (convolutions and FSQ) or fitted (k-means)."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mae.models.colours import spread_tiles, tile_colours
 from mae.models.patches import Pair, normalise, pair, patchify, unnormalise
 from mae.models.pca import PatchPCA
 
@@ -120,27 +120,25 @@ class Residual(nn.Module):
 
 
 class KMeans(Tokenizer):
-    """The nearest of `num_codes` centres, for every patch.
-
-    normalised: of patches of mean 0 and variance 1, so that a code says what is in a patch, not how bright
-    it is: a cheap tokenizer. Without, and with patches of one pixel, the centres are a palette (iGPT).
+    """The nearest of `codes` centres to each normalised patch: a code is a pattern of no brightness.
 
     It learns by mini-batches, holding no data: the gradient of its loss at a centre is the centre minus the
     mean of the vectors nearest to it, so an SGD step of rate 1 puts the centre there, as Lloyd's algorithm
     does, and smaller rates average over batches. Ranks average their steps. Begin by `start`.
     """
 
-    def __init__(
-        self, grid: Pair, patch_size: Pair, *, channels: int = 3, codes: int = 512, normalised: bool = True
-    ) -> None:
+    def __init__(self, grid: Pair, patch_size: Pair, *, channels: int = 3, codes: int = 512) -> None:
         super().__init__()
-        self.grid, self.patch_size, self.num_codes, self.normalised = grid, patch_size, codes, normalised
-        self.centres = nn.Parameter(torch.zeros(codes, patch_size[0] * patch_size[1] * channels))
+        self.grid, self.patch_size, self.num_codes = grid, patch_size, codes
+        self.centres = nn.Parameter(torch.zeros(codes, self.width(channels)))
+
+    def width(self, channels: int) -> int:
+        """T, how long a vector is."""
+        return self.patch_size[0] * self.patch_size[1] * channels
 
     def vectors(self, images: Tensor) -> Tensor:
-        """What is clustered, (N, L, T) in float32 or wider."""
-        patches = patchify(images.to(self.centres.dtype), self.patch_size)
-        return normalise(patches) if self.normalised else patches
+        """What is clustered, (N, L, T), in the centres' dtype."""
+        return normalise(patchify(images.to(self.centres.dtype), self.patch_size))
 
     @torch.no_grad()
     def start(self, vectors: Tensor, seed: int) -> None:
@@ -168,7 +166,7 @@ class KMeans(Tokenizer):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, patches: Tensor) -> Tensor:
-        return unnormalise(self.centres[codes], patches) if self.normalised else self.centres[codes]
+        return unnormalise(self.centres[codes], patches)
 
     @torch.no_grad()
     def _nearest(self, vectors: Tensor) -> Tensor:
@@ -180,6 +178,20 @@ class KMeans(Tokenizer):
         )
 
 
+class Palette(KMeans):
+    """The nearest of `codes` colours to each patch's mean: to each pixel, where that is a patch (iGPT)."""
+
+    def width(self, channels: int) -> int:
+        return channels
+
+    def vectors(self, images: Tensor) -> Tensor:
+        return tile_colours(images.to(self.centres.dtype), self.patch_size, 1)[:, :, 0]
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, patches: Tensor) -> Tensor:
+        return spread_tiles(self.centres[codes][:, :, None], self.patch_size)
+
+
 def _resized(images: Tensor, sides: Pair) -> Tensor:
     if tuple(images.shape[-2:]) == sides:
         return images
@@ -189,7 +201,7 @@ def _resized(images: Tensor, sides: Pair) -> Tensor:
 KINDS: dict[str, Callable[..., nn.Module]] = {
     "fsq": FSQTokenizer,
     "kmeans": KMeans,
-    "palette": partial(KMeans, normalised=False),
+    "palette": Palette,
     "pca": PatchPCA,
 }
 

@@ -14,6 +14,7 @@ from mae.config import Params
 MODULES = {
     "ingest": "data",
     "shard": "data",
+    "tokenizer": "tokenizer",
     "pretrain": "pretrain",
     "knn": "judge",
     "linear": "judge",

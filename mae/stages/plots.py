@@ -42,6 +42,16 @@ def training_curve(path: Path, rows: Sequence[Mapping[str, float]], *, title: st
     _save(figure, path)
 
 
+def value_curve(
+    path: Path, points: Sequence[tuple[float, float]], *, across: str, up: str, title: str
+) -> None:
+    """One line; across, up: what the axes are called."""
+    figure, axes = _figure()
+    _line(axes[0], points, ACCENT)
+    axes[0].set(xlabel=across, ylabel=up, title=title)
+    _save(figure, path)
+
+
 def partial_curve(path: Path, rows: Sequence[Mapping[str, float]], *, title: str) -> None:
     """Top-1 over the number of fine-tuned blocks (arXiv 2111.06377, figure 9), with its intervals."""
     figure, axes = _figure()

@@ -22,6 +22,7 @@ from mae.models import encoder as encoders
 from mae.models.masking import masking
 from mae.models.targets import build_target
 from mae.stages.files import ENCODER, METHOD, REPORTS
+from mae.stages.fitted import fitted_for, fitted_inputs
 from mae.stages.initial import method_config, take_up
 from mae.stages.plots import panels, training_curve, write_csv
 from mae.stages.session import Session, encoder_config, session
@@ -36,7 +37,7 @@ def pretrain(params: Params) -> None:
     method = build_method(params)
     transform = _transform(params, method)
     origin = take_up(method, params)
-    inputs = [origin.digest] if origin else []
+    inputs = [*([origin.digest] if origin else []), *fitted_inputs(params)]
     sections = (*SECTIONS["pretrain"], params.pretrain.method)
     with session("pretrain", params, sections, inputs=inputs) as at_work:
         at_work.run.tags({"init": str(origin or "random weights")})
@@ -86,7 +87,8 @@ def build_method(params: Params) -> Any:
     if kind.masked:
         settings["masking"] = masking(p.mask, vit.patch_embed.grid_size, p.mask_ratio)
     if kind.predicts:
-        settings["target"] = build_target(p.target, vit)
+        colours = {"mean": params.input.mean, "std": params.input.std}
+        settings["target"] = build_target(p.target, vit, fitted_for(params), **colours)
     return kind(vit, **settings)
 
 

@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from mae.engine.optim import sgd
-from mae.models.patches import normalise, patchify
-from mae.models.tokenizer import FSQTokenizer, KMeans, build_tokenizer
+from mae.models.patches import normalise, patchify, unpatchify
+from mae.models.tokenizer import FSQTokenizer, KMeans, Palette, build_tokenizer
 
 GRID, PATCH = (3, 2), (4, 4)
 
@@ -111,15 +111,17 @@ def test_a_centre_is_its_own_code_and_patches_keep_their_brightness_and_contrast
     assert (brighter == codes).float().mean() > 0.95
 
 
-def test_a_palette_is_the_nearest_colour_of_every_pixel():
-    palette = KMeans((12, 8), (1, 1), codes=3, normalised=False)
+def test_a_palette_is_the_nearest_colour_of_every_pixel_or_of_a_patchs_mean():
     colours = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
-    with torch.no_grad():
-        palette.centres.copy_(colours)
-    wanted = torch.randint(3, (2, 96))
-    pixels = colours[wanted].transpose(1, 2).unflatten(2, (12, 8))
-    assert_close(palette.encode(pixels + 0.1), wanted)
-    assert_close(palette.decode(wanted, patchify(pixels, 1)), patchify(pixels, 1))
+    for grid, patch in (((12, 8), (1, 1)), (GRID, PATCH)):
+        palette = Palette(grid, patch, codes=3)
+        with torch.no_grad():
+            palette.centres.copy_(colours)
+        wanted = torch.randint(3, (2, grid[0] * grid[1]))
+        patches = colours[wanted].repeat(1, 1, patch[0] * patch[1])
+        found = palette.encode(unpatchify(patches, patch, grid) + 0.1 * images(2))
+        assert_close(found, wanted)
+        assert_close(palette.decode(wanted, patches), patches)
 
 
 def test_the_same_seed_starts_from_the_same_centres_and_they_are_vectors_of_the_data():
@@ -152,11 +154,9 @@ def test_a_tokenizer_that_cannot_be_is_named(options, told):
     ],
 )
 def test_every_kind_is_built_of_its_config_and_rebuilds_images(kind, settings):
-    size = [1, 1] if kind == "palette" else [4, 4]
-    grid = [12, 8] if kind == "palette" else [3, 2]
-    config = {"kind": kind, "grid": grid, "patch_size": size, "channels": 3, "settings": settings}
+    config = {"kind": kind, "grid": [3, 2], "patch_size": [4, 4], "channels": 3, "settings": settings}
     made = build_tokenizer(config)
-    assert made.round_trip(images()).shape == patchify(images(), tuple(size)).shape
+    assert made.round_trip(images()).shape == (4, 6, 48)
     assert made(images())["error"].ndim == 0
     with pytest.raises(ValueError, match="no tokenizer can be built"):
         build_tokenizer(config | {"settings": {"size": 3}})

@@ -1,0 +1,45 @@
+"""The section `tokenizer` of `params.yaml`: what is fitted before pretraining, for what asks for it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from mae.config.sections import Pair, Positive, Training
+
+# What each value of pretrain.target needs; iGPT's tokens are colours.
+NEEDS = {"tokens": ("fsq", "kmeans"), "pca": ("pca",)}
+COLOURS = {"igpt": {"tokens": ("palette",)}}
+
+
+class Tokenizer(Training):
+    """Rates, decay, precision and the like are those of `kind: fsq`, the only one that is trained by them."""
+
+    kind: Literal["none", "fsq", "kmeans", "pca", "palette"]
+    codes: Annotated[int, Field(ge=2, le=65536)]
+    levels: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]
+    width: Annotated[int, Field(gt=0, multiple_of=8)]
+    depth: Positive
+    components: Positive
+    cache: bool
+    epochs: Positive
+    betas: Pair
+    crop_scale: Pair
+    flip: bool
+
+
+def check_asked_for(tokenizer: Tokenizer, pretrain: Any) -> None:
+    """Raise ValueError where `pretrain` asks for what will not have been fitted, or would not be right."""
+    needs = NEEDS | COLOURS.get(pretrain.method, {})
+    kinds = needs.get(pretrain.target, (tokenizer.kind,))
+    if tokenizer.kind not in kinds:
+        raise ValueError(
+            f"pretrain.target {pretrain.target} needs tokenizer.kind {' or '.join(kinds)} "
+            f"with method {pretrain.method}, it is {tokenizer.kind}"
+        )
+    wanted = {"target": "tokens", "augment": "none", "flip": False}
+    others = {key: getattr(pretrain, key) for key, value in wanted.items() if getattr(pretrain, key) != value}
+    if tokenizer.cache and others:
+        raise ValueError(
+            "tokenizer.cache keeps the tokens of one view of an image: it needs pretrain.target tokens, "
+            f"augment none and flip false, found {', '.join(f'{k} {v}' for k, v in others.items())}"
+        )

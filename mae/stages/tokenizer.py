@@ -1,0 +1,28 @@
+"""The stage `tokenizer`: what pretraining's target needs fitted first; most targets need nothing."""
+
+import json
+import shutil
+
+from mae.config import Params
+from mae.stages.files import REPORTS, TOKENIZER, write_text
+from mae.stages.plots import write_csv
+
+SECTIONS = {"tokenizer": ("input", "encoder", "tokenizer")}
+NONE = "params.yaml asks for none (tokenizer.kind: none)"
+
+
+def tokenizer(params: Params) -> None:
+    """Write models/tokenizer and reports/tokenizer: fitted, or a word that there is none."""
+    shutil.rmtree(TOKENIZER.parent, ignore_errors=True)
+    if params.tokenizer.kind != "none":
+        from mae.stages.tokenizer_fit import fit_tokenizer  # torch and MLflow: seconds
+
+        fit_tokenizer(params, SECTIONS["tokenizer"])
+        return
+    reports, said = REPORTS / "tokenizer", json.dumps({"skipped": NONE}) + "\n"
+    shutil.rmtree(reports / "pictures", ignore_errors=True)
+    for path in (TOKENIZER.parent / "SKIPPED.txt", reports / "pictures" / "SKIPPED.txt"):
+        write_text(path, NONE + "\n")
+    for name in ("metrics.json", "run.json"):
+        write_text(reports / name, said)
+    write_csv(reports / "curve.csv", [{"step": 0}])
