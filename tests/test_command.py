@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from mae import __main__ as command
+from mae.data.shards import TooManyRejected
 
 
 def test_help_imports_nothing_heavy():
@@ -33,6 +34,15 @@ def test_an_interrupted_stage_has_its_own_exit_status(monkeypatch, project):
 
     monkeypatch.setattr(command, "_stage", stage)
     assert command.main(["--params", str(project / "params.yaml"), "report"]) == 75
+
+
+def test_data_that_cannot_be_used_has_its_own_exit_status(monkeypatch, project, capsys):
+    def stage(arguments):
+        raise TooManyRejected("a.jpg: truncated")
+
+    monkeypatch.setattr(command, "_stage", stage)
+    assert command.main(["--params", str(project / "params.yaml"), "shard"]) == command.EXIT_REJECTED == 4
+    assert "mae shard: a.jpg: truncated" in capsys.readouterr().err
 
 
 def test_a_fault_of_ours_shows_its_trace(monkeypatch):
