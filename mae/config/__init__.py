@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError, model_validator
 
 from mae.config.dense import Dense, Detect, IngestDetect, IngestSegment, Segment, ShardAnnotated
-from mae.config.methods import MAE, MPP, MoCoV3, Pretrain, Shared, Supervised
+from mae.config.methods import Methods, Pretrain
 from mae.config.operation import Flows, Retrain, StageFlow
 from mae.config.sections import (
     KNN,
@@ -31,10 +31,8 @@ from mae.config.sections import (
     Robustness,
     Runtime,
     Scenes,
-    Section,
     Shard,
 )
-from mae.config.tokenizer import Tokenizer, check_asked_for
 from mae.yaml_files import InvalidParams, read_yaml
 
 __all__ = [
@@ -59,7 +57,7 @@ __all__ = [
 ]
 
 
-class Params(Section):
+class Params(Methods):
     seed: Count
     runtime: Runtime
     demo: Demo
@@ -67,16 +65,7 @@ class Params(Section):
     shard: Shard
     input: Input
     encoder: Encoder
-    tokenizer: Tokenizer
     pretrain: Pretrain
-    mae: MAE
-    beit: Shared
-    simmim: Shared
-    mpp: MPP
-    denoising: Shared
-    mocov3: MoCoV3
-    igpt: Shared
-    supervised: Supervised
     knn: KNN
     linear: Linear
     attentive: Probe
@@ -94,11 +83,6 @@ class Params(Section):
     report: Report
     flows: Flows
     retrain: Retrain
-
-    @model_validator(mode="after")
-    def _what_pretraining_asks_for_is_fitted(self) -> "Params":
-        check_asked_for(self.tokenizer, self.pretrain)
-        return self
 
     @model_validator(mode="after")
     def _dense_tasks_name_blocks_that_there_are(self) -> "Params":

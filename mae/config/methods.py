@@ -75,3 +75,16 @@ class Supervised(Section):
     num_classes: Positive
     pool: Literal["token", "avg"]
     smoothing: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Methods(Section):
+    """A section for each row of METHODS, by its name there."""
+
+    mae: MAE
+    beit: Shared
+    simmim: Shared
+    mpp: MPP
+    denoising: Shared
+    mocov3: MoCoV3
+    igpt: Shared
+    supervised: Supervised
