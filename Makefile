@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro serve test check format lock ui clean
+.PHONY: help setup repro sweep serve test check format lock ui clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ $(READY): requirements.lock pyproject.toml
 
 repro: $(READY) ## the whole pipeline on params.yaml: by default the embedded demo, minutes on two cores
 	dvc repro
+
+sweep: $(READY) ## an ablation, e.g. AXIS=mask_ratio; also SEEDS=3 JOBS=2 RECIPE=FILE SET="KEY=VALUE ..."
+	python -m pipelines.sweep $(AXIS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
+		$(if $(RECIPE),--recipe $(RECIPE)) $(foreach setting,$(SET),--set '$(setting)')
 
 test: $(READY) ## the tests
 	python -m pytest

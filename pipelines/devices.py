@@ -39,7 +39,11 @@ class Place:
 class Devices:
     """The numbers of this machine's accelerators; with none named, one training at a time sees all."""
 
-    def __init__(self, numbers: Sequence[int]) -> None:
+    shown: whether Prefect shows which are in use, and a person can hold one back there.
+    """
+
+    def __init__(self, numbers: Sequence[int], *, shown: bool = True) -> None:
+        self._shown = shown
         self._seen: dict[str, dict[str, str]] = {
             str(number): {"CUDA_VISIBLE_DEVICES": str(number)} for number in numbers
         } or {"all": {}}
@@ -64,7 +68,8 @@ class Devices:
                 fd = _lock(f"mae-device-{device}")
                 if fd is not None:
                     held.callback(os.close, fd)
-                    self._show(held, f"{socket.gethostname()}-device-{device}")
+                    if self._shown:
+                        self._show(held, f"{socket.gethostname()}-device-{device}")
                     return Place(environment, (fd,))
             if not waiting:
                 log(f"waiting for a device ({', '.join(self._seen)}) of {socket.gethostname()}: all in use")

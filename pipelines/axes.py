@@ -1,0 +1,201 @@
+"""What a sweep varies, as sweeps.yaml says it, and the experiments that follow: a name and settings each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+
+from mae import recipe
+from mae.config import InvalidParams, read_yaml
+from pipelines.graph import upstreams
+from pipelines.overlay import PARAMS, as_settings
+
+SWEEPS = "sweeps.yaml"
+At = int | float | str
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Value(_Part):
+    """One place on an axis: what it is called, the parameters that it sets, what the paper measured there."""
+
+    at: At
+    set: dict[str, Any] = {}
+    paper: dict[str, float] = {}
+
+
+Values = list[Annotated[Value, BeforeValidator(lambda v: v if isinstance(v, dict) else {"at": v})]]
+
+
+class Axis(_Part):
+    """What is varied. key: the parameter that takes `at`, where a value does not `set` others itself.
+
+    settings: laid under every value. demo: other values, for models and data as small as the demo's.
+    source: whose numbers `paper` are, and of which model. stages: null takes those of the file.
+    """
+
+    title: str
+    label: str
+    key: str | None = None
+    stages: list[str] | None = None
+    settings: dict[str, Any] = {}
+    source: str = ""
+    values: Values
+    demo: Values | None = None
+
+    @model_validator(mode="after")
+    def _says_what_a_value_sets(self) -> Axis:
+        bare = [v.at for v in (*self.values, *(self.demo or ())) if not v.set]
+        if bare and self.key is None:
+            raise ValueError(f"values {bare} set nothing: give them `set`, or the axis a `key`")
+        return self
+
+    def settings_at(self, value: Value) -> dict[str, Any]:
+        return {**({self.key: value.at} if self.key else {}), **value.set}
+
+
+class Sweeps(_Part):
+    """sweeps.yaml. demo_recipe: laid under a sweep of the demo, where no other recipe is asked for."""
+
+    stages: list[str]
+    demo_recipe: str
+    axes: dict[str, Axis]
+
+    def axis(self, name: str) -> Axis:
+        """Raises InvalidParams for one that there is not."""
+        if name not in self.axes:
+            raise InvalidParams(f"{SWEEPS} has no axis {name!r}; it has: {', '.join(self.axes)}")
+        return self.axes[name]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """settings: the parameters that differ from params.yaml, "section.key" -> value. name: fixed by them,
+    by all else that DVC says the stages depend on, and by nothing else: the same work has the same name."""
+
+    name: str
+    at: At
+    seed: int
+    settings: dict[str, Any]
+    stages: tuple[str, ...]
+
+
+def load(root: Path) -> Sweeps:
+    """Raises InvalidParams naming what is wrong with sweeps.yaml."""
+    file = Path(root) / SWEEPS
+    try:
+        return Sweeps.model_validate(read_yaml(file))
+    except ValidationError as error:
+        faults = (f"  {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InvalidParams("\n".join([f"{file}: to correct", *faults])) from None
+
+
+def plan(
+    root: Path,
+    name: str,
+    *,
+    recipe_file: str | None = None,
+    settings: Sequence[str] = (),
+    seeds: int = 1,
+) -> list[Experiment]:
+    """The experiments of the axis `name`, `seeds` of each value, over params.yaml as it is now.
+
+    Under each value lie the recipe (the demo's small one, where the images are the demo's and none is
+    named), the axis's settings, and `settings` ("section.key=value"). Raises InvalidParams.
+    """
+    root, sweeps = Path(root), load(root)
+    axis, base = sweeps.axis(name), read_yaml(root / PARAMS)
+    small = recipe_file is None and base["ingest"]["source"] == "demo"
+    if small:
+        recipe_file = str(root / sweeps.demo_recipe)
+    under = [*as_settings(axis.settings), *settings]
+    stages = tuple(axis.stages or sweeps.stages)
+    drafts = []
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(root / PARAMS, common := Path(folder) / PARAMS)
+        _lay(common, recipe_file, under)
+        first = int(read_yaml(common)["seed"])
+        for value in axis.demo if small and axis.demo else axis.values:
+            for seed in range(first, first + seeds):
+                shutil.copyfile(common, draft := Path(folder) / "draft.yaml")
+                _lay(draft, None, [*as_settings(axis.settings_at(value)), f"seed={seed}"])
+                drafts.append((value.at, seed, _laid(draft, root)))
+    watched = _Watched(root, stages)
+    return [
+        Experiment(
+            f"{name}-{_slug(at)}-s{seed}-{watched.digest(laid)}", at, seed, _changed(base, laid), stages
+        )
+        for at, seed, laid in drafts
+    ]
+
+
+def _lay(onto: Path, recipe_file: str | None, settings: list[str]) -> None:
+    if recipe_file or settings:
+        list(recipe.lay(recipe_file, settings, onto=onto))
+
+
+def _laid(draft: Path, root: Path) -> dict[str, Any]:
+    """The parameters of an experiment, whose images its copy of the working copy `root` will find."""
+    values = read_yaml(draft)
+    for section in ("ingest", "ingest_detect", "ingest_segment"):
+        source, folder = values[section]["source"], values[section]["root"]
+        if source not in ("demo", "none") and "://" not in folder and not Path(folder).is_absolute():
+            raise InvalidParams(
+                f"{section}.root: {folder} is relative, and experiments run in copies of this folder: "
+                f"--set {section}.root={root.resolve() / folder}"
+            )
+    return values
+
+
+def _changed(base: dict[str, Any], laid: dict[str, Any]) -> dict[str, Any]:
+    old, new = dict(_leaves(base)), dict(_leaves(laid))
+    return {key: value for key, value in new.items() if key not in old or old[key] != value}
+
+
+def _leaves(values: dict[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+class _Watched:
+    """What dvc.yaml says that the stages, and those before them, depend on: settings, commands and code."""
+
+    def __init__(self, root: Path, stages: Sequence[str]) -> None:
+        all_stages = read_yaml(root / "dvc.yaml")["stages"]
+        these = [all_stages[stage] for stage in sorted(upstreams(root, stages))]
+        self._params = sorted({str(param) for stage in these for param in stage.get("params", ())})
+        deps = sorted({dep for stage in these for dep in stage.get("deps", ())})
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--", *deps], cwd=root, check=True, stdout=subprocess.PIPE
+        )
+        files = sorted(name for name in listed.stdout.decode().split("\0") if name) if deps else []
+        contents = [hashlib.sha256((root / file).read_bytes()).hexdigest() for file in files]
+        self._code = [str(stage.get("cmd")) for stage in these] + files + contents
+
+    def digest(self, values: dict[str, Any]) -> str:
+        # A stage may depend on the section that a value names: "${pretrain.method}".
+        leaves = dict(_leaves(values))
+        named = {re.sub(r"\$\{(.+?)\}", lambda m: str(leaves[m[1]]), param) for param in self._params}
+        told = {section: values.get(section) for section in (name.split(".")[0] for name in named)}
+        text = json.dumps([told, self._code], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _slug(at: At) -> str:
+    """As git takes it in a reference's name."""
+    return re.sub(r"[^A-Za-z0-9.]+|\.{2,}", "_", str(at)).strip("_.")

@@ -1,0 +1,106 @@
+"""`make sweep AXIS=mask_ratio`: an ablation as DVC experiments, queued, worked off, drawn and tabled.
+
+    python -m pipelines.sweep AXIS [--seeds N] [--jobs N] [--recipe FILE] [--set KEY=VALUE]
+
+sweeps.yaml holds the axes. Run again, it runs what is not finished yet; with everything finished it writes
+the report anew. Experiments run in copies of the working copy, as it is now, uncommitted changes included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mae import config
+from pipelines import axes, locks, sweep_report
+from pipelines.devices import Devices
+from pipelines.experiments import Experiments, NotQueued
+from pipelines.overlay import PARAMS
+
+SQLITE = "sqlite:///"
+EXIT_BAD_PARAMS = 2  # as mae's
+EXIT_INTERRUPTED = 75
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one sweep to its report; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="pipelines.sweep", description="Run an ablation of sweeps.yaml.")
+    parser.add_argument("axis", nargs="?", help="what to vary; none: list what there is")
+    parser.add_argument("--seeds", type=int, default=1, help="of each value; the first is params.yaml's")
+    parser.add_argument("--jobs", type=int, help="at a time (default: one for each of flows.devices)")
+    parser.add_argument("--recipe", help="laid under the sweep, not over params.yaml itself")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="laid under it, too")
+    arguments = parser.parse_args(argv)
+    root = Path.cwd()
+    try:
+        if not arguments.axis:
+            for name, axis in axes.load(root).axes.items():
+                print(f"{name:20} {axis.title}")
+            return 0
+        return sweep(
+            root,
+            arguments.axis,
+            recipe_file=arguments.recipe,
+            settings=arguments.set,
+            seeds=max(1, arguments.seeds),
+            jobs=arguments.jobs,
+        )
+    except config.InvalidParams as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        return EXIT_BAD_PARAMS
+    except (locks.Busy, NotQueued) as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sweep: interrupted; the same command goes on from there", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def sweep(
+    root: Path,
+    axis: str,
+    *,
+    recipe_file: str | None = None,
+    settings: Sequence[str] = (),
+    seeds: int = 1,
+    jobs: int | None = None,
+) -> int:
+    """Run what is not finished of the axis, write reports/sweep/<axis>.*; 0 where all of it is there."""
+    params = config.load(root / PARAMS)
+    planned = axes.plan(root, axis, recipe_file=recipe_file, settings=settings, seeds=seeds)
+    experiments = Experiments(root, params.flows, {"MLFLOW_TRACKING_URI": _tracking_uri(root, params)})
+    with locks.alone(root, grace=params.flows.grace):
+        # A killed experiment's copy is gone; its checkpoints, outside, are found by the next one of its name.
+        work = (root / params.runtime.work_dir / "sweep").resolve()
+        queued = [replace(one, settings=one.settings | _place(work / one.name)) for one in planned]
+        experiments.queue(queued)
+        left = {one.name for one in planned} - set(experiments.finished())
+        if left:
+            devices = Devices(params.flows.devices, shown=False)
+            experiments.work(left, devices, min(jobs or len(devices), len(devices), len(left)))
+        finished = experiments.finished()
+    rows = [sweep_report.row(one, finished.get(one.name), experiments.read) for one in planned]
+    for file in sweep_report.write(root, axis, axes.load(root).axis(axis), rows):
+        print(file.relative_to(root))
+    missing = [one.name for one in planned if one.name not in finished]
+    if missing:
+        print(f"sweep: not finished: {', '.join(missing)}; the same command tries again", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def _place(folder: Path) -> dict[str, str]:
+    return {"runtime.work_dir": str(folder)}
+
+
+def _tracking_uri(root: Path, params: config.Params) -> str:
+    """Where the runs of the experiments outlive their copies of this folder."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or params.runtime.tracking_uri
+    return SQLITE + str(root / uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else uri
+
+
+if __name__ == "__main__":
+    sys.exit(main())

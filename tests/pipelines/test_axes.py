@@ -1,0 +1,96 @@
+"""Axes of sweeps, and the experiments that follow from them."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mae import config
+from pipelines import axes
+
+NAMES = tuple(axes.load(Path(__file__).parents[2]).axes)
+LARGE = str(Path(__file__).parents[2] / "recipes/imagenet_vit_large.yaml")
+
+
+@pytest.fixture(scope="module")
+def planned(project):
+    """A function that plans an axis of the project as it is."""
+
+    def plan(name, **options):
+        return axes.plan(project, name, **options)
+
+    return plan
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_of_every_axis_makes_parameters_that_can_be(name, planned, project):
+    experiments = planned(name)
+    assert len({one.name for one in experiments}) == len(experiments) > 1
+    assert {stage for one in experiments for stage in one.stages} <= set(
+        config.read_yaml(project / "dvc.yaml")["stages"]
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_can_be_swept_at_the_papers_size_too(name, planned):
+    planned(name, recipe_file=LARGE, settings=["ingest.root=/data/imagenet"])
+
+
+def test_the_demo_is_made_small_and_another_recipe_is_laid_instead(planned):
+    small = planned("mask_ratio")[0].settings
+    large = planned("mask_ratio", recipe_file=LARGE, settings=["ingest.root=/images"])[0].settings
+    assert small["demo.train"] == 4000
+    assert "demo.train" not in large
+    assert large["encoder.name"] == "vit_large_patch16_224"
+
+
+def test_a_value_wins_over_the_recipe_and_over_settings(planned):
+    found = planned("mask_ratio", settings=["pretrain.mask_ratio=0.33", "pretrain.epochs=3"])
+    assert [one.settings.get("pretrain.mask_ratio", 0.75) for one in found] == [one.at for one in found]
+    assert {one.settings["pretrain.epochs"] for one in found} == {3}
+
+
+def test_several_seeds_begin_with_that_of_the_parameters(planned):
+    found = planned("mask_ratio", seeds=3, settings=["seed=5"])
+    assert [one.seed for one in found[:3]] == [5, 6, 7]
+    assert [one.settings["seed"] for one in found[:3]] == [5, 6, 7]
+    assert len({one.name for one in found}) == len(found)
+
+
+def test_a_name_tells_what_the_stages_depend_on_and_nothing_else(planned):
+    name = planned("mask_ratio")[0].name
+    assert planned("mask_ratio", settings=["runtime.workers=3", "detect.rois=7"])[0].name == name
+    assert planned("mask_ratio", settings=["linear.epochs=7"])[0].name != name
+
+
+def test_changed_code_has_another_name(project, tmp_path):
+    files = ["params.yaml", "sweeps.yaml", "recipes/sweep_demo.yaml"]
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text((project / file).read_text())
+    stages = {"cmd": "true", "deps": ["code.py"], "params": ["pretrain"]}
+    (tmp_path / "dvc.yaml").write_text(f"stages: {{linear: {stages}, finetune: {{cmd: 'true'}}}}\n")
+    (tmp_path / "code.py").write_text("1")
+    for command in (["git", "init", "-q"], ["git", "add", "."], ["dvc", "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    name = axes.plan(tmp_path, "mask_ratio")[0].name
+    (tmp_path / "code.py").write_text("2")  # not committed
+    assert axes.plan(tmp_path, "mask_ratio")[0].name != name
+
+
+def test_what_is_wrong_with_sweeps_yaml_is_named(tmp_path):
+    (tmp_path / "sweeps.yaml").write_text(
+        "stages: [linear]\ndemo_recipe: x\naxes: {depth: {title: t, label: l, values: [1, 2]}}\n"
+    )
+    with pytest.raises(config.InvalidParams, match=r"axes\.depth.*set nothing"):
+        axes.load(tmp_path)
+
+
+def test_an_unknown_axis_is_an_error_that_lists_those_there_are(planned):
+    with pytest.raises(config.InvalidParams, match="no axis 'mask'; it has: mask_ratio"):
+        planned("mask")
+
+
+def test_a_value_that_cannot_be_is_an_error_before_anything_runs(planned):
+    with pytest.raises(config.InvalidParams, match=r"pretrain\.epochs"):
+        planned("mask_ratio", settings=["pretrain.epochs=-1"])
