@@ -33,6 +33,7 @@ from mae.config.sections import (
     Scenes,
     Shard,
 )
+from mae.config.tokenizer import Tokenizer, check_asked_for
 from mae.yaml_files import InvalidParams, read_yaml
 
 __all__ = [
@@ -65,6 +66,7 @@ class Params(Methods):
     shard: Shard
     input: Input
     encoder: Encoder
+    tokenizer: Tokenizer
     pretrain: Pretrain
     knn: KNN
     linear: Linear
@@ -83,6 +85,11 @@ class Params(Methods):
     report: Report
     flows: Flows
     retrain: Retrain
+
+    @model_validator(mode="after")
+    def _what_pretraining_asks_for_is_fitted(self) -> "Params":
+        check_asked_for(self.tokenizer, self.pretrain)
+        return self
 
     @model_validator(mode="after")
     def _dense_tasks_name_blocks_that_there_are(self) -> "Params":
