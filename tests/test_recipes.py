@@ -156,6 +156,14 @@ def test_segmentation_on_ade20k_is_upernets(size, taps, width, project, tmp_path
     assert (s.head, s.ratio, s.max_class_share, s.jitter, s.flip) == ("upernet", (0.5, 2.0), 0.75, True, True)
 
 
+@pytest.mark.parametrize("name", ["inat2017", "inat2018", "inat2019", "places205", "places365"])
+def test_other_sets_are_fine_tuned_with_the_settings_of_imagenet(name, project, tmp_path):
+    """The paper chose rate and epochs for each set and does not say which; the rest is table 9's (A.5)."""
+    params = _over(project, tmp_path, "imagenet_vit_base", f"{name}_vit_base")
+    assert params.finetune == _over(project, tmp_path, "imagenet_vit_base").finetune
+    assert (params.ingest.source, params.ingest.val_fraction) == (name, 0)
+
+
 def _over(project, tmp_path, *recipes):
     onto = tmp_path / "params.yaml"
     onto.write_text((project / "params.yaml").read_text())

@@ -17,6 +17,7 @@ from mae.stages.files import (
 )
 from mae.stages.plots import read_csv
 from mae.stages.report_dense import DENSE, dense_section, dense_summary
+from mae.stages.report_paper import paper_figures
 from mae.stages.report_robustness import robustness_section
 from mae.stages.report_text import gain, page, percent, table
 from mae.stages.tracked import stage_folder, tracked
@@ -30,13 +31,6 @@ NAMES = {
     "finetune": "fine-tuning",
     "scratch": "from scratch",
 }
-# Top-1 in % on ImageNet-1k, He et al. 2021 (arXiv 2111.06377), tables 3 and 10, section 4.3 and figure 9.
-PAPER = {
-    "vit_base_patch16_224": {"linear": 68.0, "finetune": 83.6, "scratch": 82.3},
-    "vit_large_patch16_224": {"linear": 75.8, "finetune": 85.9, "scratch": 82.6},
-    "vit_huge_patch14_224": {"linear": 76.6, "finetune": 86.9, "scratch": 83.1},
-}
-
 
 SECTIONS = {"report": ("report", "encoder", "pretrain", "finetune", "scratch")}
 
@@ -107,7 +101,7 @@ def _results(params: Params, results: dict[str, Any]) -> Iterator[str]:
     if "skipped" in results["knn"]:
         return
     yield "## Results"
-    paper = _paper(params)
+    paper = paper_figures(params)
     rows = [["protocol", "labels", "top-1 %", "95 % interval", "random init %", "gain", "paper %"]]
     for name in JUDGED:
         r = results[name]
@@ -127,7 +121,7 @@ def _results(params: Params, results: dict[str, Any]) -> Iterator[str]:
         f"Top-1 over all {results['finetune']['samples']:,} validation images; intervals and gains by "
         "bootstrap over them (gains: paired, against random initialisation or, for fine-tuning, against "
         "scratch). Partial fine-tuning is its best number of blocks. The paper's column stands only beside "
-        "its own encoders on ImageNet-1k."
+        "its own encoders on the sets that it names."
     )
 
 
