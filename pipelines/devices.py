@@ -37,7 +37,7 @@ class Place:
 
 
 class Devices:
-    """The numbers of this machine's accelerators; with none named, one training at a time sees all."""
+    """The numbers of this machine's accelerators; with none named, one training at a time sees all.
 
     shown: whether Prefect shows which are in use, and a person can hold one back there.
     """
