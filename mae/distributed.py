@@ -132,9 +132,10 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
     """As `gather`, of equally many rows (n, ...) on every rank, and gradients find their way back.
 
     Where every rank computes one and the same loss of all rows, the gradients of a replica (`replicate`),
-    which are averaged over the ranks, are those of one process with all rows.
+    which are averaged over the ranks, are those of one process with all rows. Rows on the meta device, which
+    have no values, stay alone: what is only counted (engine/cost.py) is one rank's.
     """
-    return rows if world_size() == 1 else _Gathered.apply(rows)
+    return rows if world_size() == 1 or rows.is_meta else _Gathered.apply(rows)
 
 
 class _Gathered(torch.autograd.Function):

@@ -134,9 +134,12 @@ class Training(Steps):
 
 
 class KNN(Section):
+    """projection: of patch embeddings into two dimensions, for a picture (tasks/projection.py)."""
+
     k: Positive
     temperature: Annotated[float, Field(gt=0)]
     pool: Literal["avg", "token"]
+    projection: Literal["pca", "tsne"]
     random_baseline: bool
 
 

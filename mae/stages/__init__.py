@@ -16,7 +16,7 @@ MODULES = {
     "shard": "data",
     "tokenizer": "tokenizer",
     "pretrain": "pretrain",
-    "knn": "judge",
+    "knn": "knn",
     "linear": "judge",
     "attentive": "judge",
     "partial": "judge",

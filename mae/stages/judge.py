@@ -1,20 +1,17 @@
-"""The stages that judge an encoder with labels: knn, linear, attentive, partial, finetune, scratch."""
+"""The stages that train with labels to judge an encoder: linear, attentive, partial, finetune, scratch."""
 
+from collections.abc import Sequence
 from functools import partial as bind
 from typing import Any
 
-from mae import config, distributed, interchange
+from mae import config, distributed
 from mae.config import Params
 from mae.stages import judged
 from mae.stages.files import ENCODER, FINETUNED, SCRATCH, digest_of, require
-from mae.stages.session import Session, session
-from mae.stages.trial import Encoder, save_classifier, train
-from mae.tasks.classify import build_classifier
-from mae.tasks.evaluate import Evaluation
-from mae.tasks.knn import Features, extract, judge_by_neighbours
+from mae.stages.session import session
+from mae.stages.trial import save_classifier, train
 
 SECTIONS = {
-    "knn": ("knn",),
     "linear": ("linear",),
     "attentive": ("attentive",),
     "partial": ("partial",),
@@ -22,17 +19,6 @@ SECTIONS = {
     "scratch": ("encoder", "input", "scratch"),
 }
 RANDOM = "random"  # the same encoder at random initialisation
-
-
-def knn(params: Params) -> None:
-    """Weighted nearest neighbours on frozen features."""
-    with _judging("knn", params) as at_work:
-        if judged.skip(at_work):
-            return
-        found = {"pretrained": _neighbours(at_work, Encoder.read())}
-        if params.knn.random_baseline:
-            found[RANDOM] = _neighbours(at_work, Encoder.read().at_random())
-        at_work.write_metrics(judged.against_random(found, params.seed))
 
 
 def linear(params: Params) -> None:
@@ -48,7 +34,7 @@ def attentive(params: Params) -> None:
 def partial(params: Params) -> None:
     """Fine-tune the last blocks only, for every number of blocks; the best of `epochs` counts for each."""
     given = params.partial
-    with _judging("partial", params) as at_work:
+    with judging("partial", params, SECTIONS["partial"]) as at_work:
         if judged.skip(at_work):
             return
         results = []
@@ -68,7 +54,7 @@ def partial(params: Params) -> None:
 
 def finetune(params: Params) -> None:
     """Train the whole pretrained encoder with labels; its classifier is what gets registered."""
-    with _judging("finetune", params) as at_work:
+    with judging("finetune", params, SECTIONS["finetune"]) as at_work:
         if judged.skip(at_work, FINETUNED):
             return
         classifier, found = train(at_work, "finetune", params.finetune)
@@ -80,7 +66,7 @@ def finetune(params: Params) -> None:
 
 def scratch(params: Params) -> None:
     """The baseline: the same encoder trained with labels from random weights (arXiv 2111.06377, A.2)."""
-    with _judging("scratch", params) as at_work:
+    with judging("scratch", params, SECTIONS["scratch"]) as at_work:
         if judged.skip(at_work, SCRATCH):
             return
         _, found = train(at_work, "scratch", params.scratch)
@@ -89,39 +75,14 @@ def scratch(params: Params) -> None:
         at_work.write_metrics(judged.trained(at_work, found, params.scratch))
 
 
-def _judging(stage: str, params: Params) -> Any:
+def judging(stage: str, params: Params, sections: Sequence[str]) -> Any:
     """The stage's session; a stage that reads the encoder starts anew where that is another."""
     inputs = [] if stage == "scratch" else [digest_of(require(ENCODER))]
-    return session(stage, params, SECTIONS[stage], inputs=inputs)
-
-
-def _neighbours(at_work: Session, encoder: Encoder) -> Evaluation:
-    params, index = at_work.params, at_work.index
-    arguments = interchange.encoder_arguments(encoder.config)
-    vit = build_classifier("linear", arguments, 1, encoder_state=encoder.state, seed=params.seed).encoder
-    vit.to(at_work.device)
-
-    def features(split: str) -> Features:
-        return extract(
-            vit,
-            at_work.evaluation_batches(index.split(split)),
-            normalize=at_work.normalize,
-            pool=params.knn.pool,
-            device=at_work.device,
-            precision=at_work.precision("auto"),
-        )
-
-    return judge_by_neighbours(
-        features("train"),
-        features("val"),
-        num_classes=len(index.classes),
-        k=params.knn.k,
-        temperature=params.knn.temperature,
-    )
+    return session(stage, params, sections, inputs=inputs)
 
 
 def _probe(stage: str, params: Params, settings: config.Probe, protocol: str) -> None:
-    with _judging(stage, params) as at_work:
+    with judging(stage, params, SECTIONS[stage]) as at_work:
         if judged.skip(at_work):
             return
         kinds = ["pretrained", RANDOM] if settings.random_baseline else ["pretrained"]

@@ -171,6 +171,38 @@ def panels(path: Path, pictures: Any, columns: Sequence[str], *, caption: str) -
     _save(figure, path)
 
 
+def heat(maps: Any, size: Sequence[int]) -> Any:
+    """Maps (N, rows, columns), bright where they are large, as pictures (N, 3, *size) for `panels`."""
+    import torch
+    from matplotlib import colormaps
+
+    bright = maps / maps.amax((1, 2), keepdim=True)
+    large = torch.nn.functional.interpolate(bright[:, None], size=tuple(size), mode="nearest")[:, 0]
+    return torch.from_numpy(colormaps["inferno"](large.numpy())[..., :3]).float().movedim(-1, 1)
+
+
+def scatter(
+    path: Path, places: Mapping[str, np.ndarray], labels: Any, classes: Sequence[str], *, title: str
+) -> None:
+    """Points side by side; places: name -> (N, 2). labels (N,), or None: their colours, by class.
+
+    More than ten classes share the colours and are not named.
+    """
+    figure, axes = _pyplot().subplots(
+        1, len(places), figsize=(4.2 * len(places) + 1, 4.2), squeeze=False, layout="constrained"
+    )
+    for axis, (name, points) in zip(axes[0], places.items(), strict=True):
+        for number in [0] if labels is None else sorted(set(labels.tolist())):
+            mine = slice(None) if labels is None else labels == number
+            shown = None if labels is None else classes[number]
+            axis.scatter(*points[mine].T, s=5, linewidths=0, color=f"C{number % 10}", label=shown)
+        axis.set(title=name, xticks=[], yticks=[])
+    if labels is not None and len(classes) <= 10:
+        axes[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(title, color=INK)
+    _save(figure, path)
+
+
 def _pyplot() -> Any:
     import matplotlib
 

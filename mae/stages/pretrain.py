@@ -12,6 +12,7 @@ from mae.config import Params
 from mae.data.augmentations import augmentation
 from mae.data.index import Split
 from mae.data.plan import Plan
+from mae.engine.cost import peak_memory, training_flops
 from mae.engine.loop import Fitted, fit
 from mae.engine.optim import adamw, scaled_lr, warmup_cosine
 from mae.engine.randomness import seed_process
@@ -206,6 +207,7 @@ def _write(at_work: Session, method: Any, fitted: Fitted, steps: int, layers: li
             **({"knn_top1": probes[-1]} if probes else {}),
             **({"layers_top1": layers} if layers else {}),
         }
+            **_cost(at_work, method),
     )
     for number, top1 in enumerate(layers, start=1):
         at_work.run.log(number, {"layers_top1": top1})  # over blocks, not steps
@@ -216,6 +218,18 @@ def _samples(at_work: Session, method: Any) -> tuple[Tensor, Tensor]:
     splits = at_work.index.about["splits"]
     split = at_work.index.split("val" if "val" in splits else "train")
     batch = next(at_work.evaluation_batches(split, samples=at_work.params.report.pictures, alone=True))
+def _cost(at_work: Session, method: Any) -> dict[str, float]:
+    """Bytes at most in use; operations of forward and backward per image, of a batch as a rank gets it."""
+    p, embedding = at_work.params.pretrain, method.encoder.patch_embed
+    count = p.batch_size // p.accumulate // distributed.world_size()
+    shape = (count, method.encoder.in_chans, *embedding.img_size)
+    inputs = [torch.empty(shape, device="meta") for _ in range(method.views)]
+    inputs += [torch.empty(count, dtype=torch.int64, device="meta")] if method.labels else []
+    inputs += [torch.empty(count, *method.noise_shape, device="meta")] if method.noise_shape else []
+    memory = peak_memory(at_work.device)
+    return {"flops_per_image": training_flops(method, *inputs), "peak_memory": memory}
+
+
     generator = torch.Generator().manual_seed(at_work.params.seed)
     noise = torch.rand(len(batch["images"]), *method.noise_shape, generator=generator)
     return at_work.normalize(batch["images"].to(at_work.device)), noise.to(at_work.device)

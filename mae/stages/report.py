@@ -55,6 +55,7 @@ def _write(params: Params) -> None:
         *_results(params, results),
         *_partial(results["partial"]),
         *robustness_section(results["robustness"], params),
+        *_looks(results["knn"]),
         *(part for stage in DENSE for part in dense_section(stage, results[stage], params)),
         *_pretraining(params, results["pretrain"]),
         *_data(),
@@ -139,6 +140,18 @@ def _partial(result: dict[str, Any]) -> Iterator[str]:
 
 def _pretraining(params: Params, result: dict[str, Any]) -> Iterator[str]:
     yield "## Pretraining"
+def _looks(result: dict[str, Any]) -> Iterator[str]:
+    yield "## What the encoder looks at"
+    yield "![Attention of the last block](knn/attention.png)"
+    if "attention_centre" in result:
+        beside = f", {percent(result['random_attention_centre'])} at random initialisation"
+        yield (
+            f"Attention on the middle quarter of the image: {percent(result['attention_centre'])}"
+            f"{beside if 'random_attention_centre' in result else ''}; 25.0 % would be everywhere alike."
+        )
+    yield "![Patch embeddings in two dimensions](knn/projection.png)"
+
+
     yield "![Pretraining curve](pretrain/curve.png)"
     yield f"Loss from {result['first_loss']:.4f} to {result['loss']:.4f} in {result['steps']:,} steps."
     yield "![Original, masked, reconstruction](pretrain/reconstructions.png)"

@@ -1,0 +1,108 @@
+"""The stage `knn`: frozen features by their nearest neighbours; pictures of what the encoder looks at."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mae import distributed, interchange
+from mae.config import Params
+from mae.models.encoder import encode
+from mae.stages import judged
+from mae.stages.files import REPORTS
+from mae.stages.judge import RANDOM, judging
+from mae.stages.plots import heat, panels, scatter
+from mae.stages.session import Session
+from mae.stages.trial import Encoder
+from mae.tasks.attention_maps import attention_maps, centre_share
+from mae.tasks.classify import build_classifier
+from mae.tasks.evaluate import Evaluation
+from mae.tasks.knn import Features, extract, judge_by_neighbours
+from mae.tasks.projection import project
+
+SECTIONS = {"knn": ("knn",)}
+SHOWN = {"pretrained": "pretrained", RANDOM: "random init"}
+EMBEDDED = 40  # images whose patches are projected
+
+
+def knn(params: Params) -> None:
+    """Weighted nearest neighbours on frozen features; attention maps and projected patches beside."""
+    with judging("knn", params, SECTIONS["knn"]) as at_work:
+        encoders = {"pretrained": _vit(at_work, Encoder.read())}
+        if params.knn.random_baseline:
+            encoders[RANDOM] = _vit(at_work, Encoder.read().at_random())
+        centre = _pictures(at_work, encoders) if distributed.is_main() else {}
+        if judged.skip(at_work):
+            return
+        found = {name: _neighbours(at_work, vit) for name, vit in encoders.items()}
+        at_work.write_metrics(judged.against_random(found, params.seed) | centre)
+
+
+def _vit(at_work: Session, encoder: Encoder) -> Any:
+    arguments = interchange.encoder_arguments(encoder.config)
+    seed = at_work.params.seed
+    vit = build_classifier("linear", arguments, 1, encoder_state=encoder.state, seed=seed).encoder
+    return vit.to(at_work.device)
+
+
+def _neighbours(at_work: Session, vit: Any) -> Evaluation:
+    params, index = at_work.params, at_work.index
+
+    def features(split: str) -> Features:
+        return extract(
+            vit,
+            at_work.evaluation_batches(index.split(split)),
+            normalize=at_work.normalize,
+            pool=params.knn.pool,
+            device=at_work.device,
+            precision=at_work.precision("auto"),
+        )
+
+    return judge_by_neighbours(
+        features("train"),
+        features("val"),
+        num_classes=len(index.classes),
+        k=params.knn.k,
+        temperature=params.knn.temperature,
+    )
+
+
+def _pictures(at_work: Session, encoders: dict[str, Any]) -> dict[str, float]:
+    """attention.png and projection.png, on rank 0; returns attention's mean share on the middle quarter."""
+    folder, pool = REPORTS / "knn", at_work.params.knn.pool
+    folder.mkdir(parents=True, exist_ok=True)
+    batch, images = _images(at_work, at_work.params.report.pictures)
+    maps = {name: attention_maps(vit, images, pool) for name, vit in encoders.items()}
+    shown = [batch["images"].float() / 255]
+    shown += [heat(found.cpu(), images.shape[2:]) for found in maps.values()]
+    whose = "the class token's" if pool == "token" else "all patches'"
+    columns = ("original", *(SHOWN[name] for name in maps))
+    caption = f"{whose} attention in the last block, mean over heads; bright: much"
+    panels(folder / "attention.png", torch.stack(shown, 1), columns, caption=caption)
+    _project(at_work, encoders)
+    for picture in ("attention.png", "projection.png"):
+        at_work.run.picture(folder / picture)
+    prefixes = {"pretrained": "", RANDOM: "random_"}
+    return {f"{prefixes[n]}attention_centre": float(centre_share(m).mean()) for n, m in maps.items()}
+
+
+@torch.no_grad()
+def _project(at_work: Session, encoders: dict[str, Any]) -> None:
+    """Patch tokens of some images in two dimensions, coloured by the class of their image."""
+    params, classes = at_work.params, at_work.index.classes
+    batch, images = _images(at_work, EMBEDDED)
+    places = {}
+    for name, vit in encoders.items():
+        tokens = encode(vit.eval(), images)[:, 1:].float().cpu()
+        flat = tokens.flatten(0, 1).numpy()
+        places[SHOWN[name]] = project(flat, params.knn.projection, params.seed)
+    labels = batch["labels"].repeat_interleave(tokens.shape[1]).numpy() if classes else None
+    title = f"Patch embeddings of {len(images)} images ({params.knn.projection})"
+    scatter(REPORTS / "knn" / "projection.png", places, labels, classes, title=title)
+
+
+def _images(at_work: Session, count: int) -> tuple[dict[str, Any], Tensor]:
+    """A batch taken evenly out of val where there is one, and its images as the encoder takes them."""
+    split = at_work.index.split("val" if "val" in at_work.index.about["splits"] else "train")
+    batch = next(at_work.evaluation_batches(split, samples=count, alone=True))
+    return batch, at_work.normalize(batch["images"].to(at_work.device))
