@@ -202,22 +202,17 @@ def _write(at_work: Session, method: Any, fitted: Fitted, steps: int, layers: li
             "samples": len(at_work.index.split("train")),
             "parameters": sum(p.numel() for p in method.encoder.parameters()),
             "images_per_second": rates[len(rates) // 2],
+            **_cost(at_work, method),
             "attempts": fitted.attempt + 1,
             "pictures_note": note(method),
             **({"knn_top1": probes[-1]} if probes else {}),
             **({"layers_top1": layers} if layers else {}),
         }
-            **_cost(at_work, method),
     )
     for number, top1 in enumerate(layers, start=1):
         at_work.run.log(number, {"layers_top1": top1})  # over blocks, not steps
 
 
-def _samples(at_work: Session, method: Any) -> tuple[Tensor, Tensor]:
-    """The first images (N, C, H, W), of val where there is one, normalised; and noise (N, L) by the seed."""
-    splits = at_work.index.about["splits"]
-    split = at_work.index.split("val" if "val" in splits else "train")
-    batch = next(at_work.evaluation_batches(split, samples=at_work.params.report.pictures, alone=True))
 def _cost(at_work: Session, method: Any) -> dict[str, float]:
     """Bytes at most in use; operations of forward and backward per image, of a batch as a rank gets it."""
     p, embedding = at_work.params.pretrain, method.encoder.patch_embed
@@ -230,6 +225,11 @@ def _cost(at_work: Session, method: Any) -> dict[str, float]:
     return {"flops_per_image": training_flops(method, *inputs), "peak_memory": memory}
 
 
+def _samples(at_work: Session, method: Any) -> tuple[Tensor, Tensor]:
+    """The first images (N, C, H, W), of val where there is one, normalised; and noise (N, L) by the seed."""
+    splits = at_work.index.about["splits"]
+    split = at_work.index.split("val" if "val" in splits else "train")
+    batch = next(at_work.evaluation_batches(split, samples=at_work.params.report.pictures, alone=True))
     generator = torch.Generator().manual_seed(at_work.params.seed)
     noise = torch.rand(len(batch["images"]), *method.noise_shape, generator=generator)
     return at_work.normalize(batch["images"].to(at_work.device)), noise.to(at_work.device)

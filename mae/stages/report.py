@@ -54,8 +54,8 @@ def _write(params: Params) -> None:
         *_summary(params, results),
         *_results(params, results),
         *_partial(results["partial"]),
-        *robustness_section(results["robustness"], params),
         *_looks(results["knn"]),
+        *robustness_section(results["robustness"], params),
         *(part for stage in DENSE for part in dense_section(stage, results[stage], params)),
         *_pretraining(params, results["pretrain"]),
         *_data(),
@@ -138,8 +138,6 @@ def _partial(result: dict[str, Any]) -> Iterator[str]:
     yield "![Top-1 over fine-tuned blocks](partial/blocks.png)"
 
 
-def _pretraining(params: Params, result: dict[str, Any]) -> Iterator[str]:
-    yield "## Pretraining"
 def _looks(result: dict[str, Any]) -> Iterator[str]:
     yield "## What the encoder looks at"
     yield "![Attention of the last block](knn/attention.png)"
@@ -152,6 +150,8 @@ def _looks(result: dict[str, Any]) -> Iterator[str]:
     yield "![Patch embeddings in two dimensions](knn/projection.png)"
 
 
+def _pretraining(params: Params, result: dict[str, Any]) -> Iterator[str]:
+    yield "## Pretraining"
     yield "![Pretraining curve](pretrain/curve.png)"
     yield f"Loss from {result['first_loss']:.4f} to {result['loss']:.4f} in {result['steps']:,} steps."
     yield "![Original, masked, reconstruction](pretrain/reconstructions.png)"
