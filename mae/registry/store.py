@@ -14,10 +14,10 @@ from mae.tracking.server import QUIET, Rejected, Unreachable, resolve
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 STORE = "MLFLOW_TRACKING_URI"
-# A server that is away for a minute or two is waited for (2, 4 ... 64 s between the tries): registering comes
-# at the end of much work. MLflow's own defaults would wait for more than ten minutes.
+# A server that is away for some minutes is waited for (2, 4 ... 128 s between the tries): much work was done
+# before anything is registered. MLflow's own defaults would wait for more than ten.
 PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "7",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "8",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "120",
