@@ -50,11 +50,11 @@ format: $(READY) ## rewrite the code in the house's format
 lock: $(READY) ## pin the dependencies of pyproject.toml anew
 	uv pip compile --quiet --universal --no-emit-index-url --no-header --generate-hashes pyproject.toml --group dev -o requirements.lock
 
-serve: $(READY) ## run the flows on their schedules (prefect.yaml), and when a page asks: http://127.0.0.1:4200
-	exec python -m pipelines.serve
+serve: $(READY) ## run the flows on their schedules (prefect.yaml), and when a page asks: http://127.0.0.1:4200, or ARGS="--port 4201"
+	exec python -m pipelines.serve $(ARGS)
 
-ui: $(READY) ## the pages of MLflow and Prefect on this machine: http://127.0.0.1:5000 and :4200
-	exec python -m pipelines.pages
+ui: $(READY) ## the pages of MLflow and Prefect on this machine: http://127.0.0.1:5000 and :4200; ARGS=--help
+	exec python -m pipelines.pages $(ARGS)
 
 clean: ## remove what the pipeline made here (data, models, runs), not the environment, the caches or the reports
 	rm -rf data models work mlruns mlartifacts mlflow.db
