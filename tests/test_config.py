@@ -32,6 +32,9 @@ def test_the_projects_parameters_load(project):
         ("runtime", "device", "gpu", "runtime.device"),
         ("linear", "flip", "yes", "linear.flip"),
         ("detect", "global_blocks", [1, 4], "detect.global_blocks [1, 4]: the encoder's blocks are 0 to 3"),
+        ("pretrain", "target", "tokens", "pretrain.target tokens needs tokenizer.kind fsq or kmeans"),
+        ("pretrain", "target", "pca", "pretrain.target pca needs tokenizer.kind pca"),
+        ("tokenizer", "cache", True, "found target normalised_pixels, augment crop"),
         ("segment", "taps", [0, 1, 2, 9], "segment.taps [0, 1, 2, 9]: the encoder's blocks are 0 to 3"),
     ],
 )
@@ -59,7 +62,7 @@ def test_depths_are_timms(values):
 def test_a_missing_key_is_named(values):
     del values["mae"]["decoder_depth"]
     del values["seed"]
-    with pytest.raises(config.InvalidParams, match=r"(?s)seed: missing.*mae\.decoder_depth: missing"):
+    with pytest.raises(config.InvalidParams, match=r"(?s)mae\.decoder_depth: missing.*seed: missing"):
         config.parse(values)
 
 

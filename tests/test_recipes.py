@@ -1,5 +1,6 @@
 """The paper-scale recipes hold the papers' numbers: He et al. 2021, A, as released; CAE's probe."""
 
+import math
 import re
 
 import pytest
@@ -64,6 +65,7 @@ def test_pretraining_is_the_papers(laid):
     assert (p.crop_scale, p.flip, p.method) == ((0.2, 1.0), True, "mae")
     decoder = params.mae
     assert (decoder.decoder_depth, decoder.decoder_embed_dim, decoder.decoder_num_heads) == (8, 512, 16)
+    assert decoder.mask_tokens == "decoder"
     assert (p.target, p.mask, p.drop_path) == ("normalised_pixels", "random", 0)
 
 
@@ -122,6 +124,27 @@ def test_scratch_is_the_papers(laid):
     assert (s.rand_augment, s.mixup, s.cutmix, s.random_erasing) == ("rand-m9-mstd0.5-inc1", 0.8, 1.0, 0.25)
 
 
+# CAE (arXiv 2202.03026): LayerScale; fine-tuning's epochs, lr at batch 4096, layer decay, drop path.
+CAE = {"base": (0.1, 100, 8e-3, 0.65, 0.1), "large": (1e-5, 50, 2e-3, 0.75, 0.2)}
+
+
+@pytest.mark.parametrize("size", CAE)
+def test_cae_is_the_papers(size, project, tmp_path):
+    params = _over(project, tmp_path, f"imagenet_vit_{size}", f"cae_vit_{size}")
+    p, f, c = params.pretrain, params.finetune, params.cae
+    assert (p.method, p.target, p.mask, p.mask_ratio) == ("cae", "tokens", "block", 0.38)
+    assert (p.epochs, p.warmup_epochs, p.batch_size, p.min_lr) == (1600, 40, 2048, 1e-5)
+    assert p.base_lr * p.batch_size / 256 == pytest.approx(1.5e-3)
+    assert (p.betas, p.weight_decay, p.clip_grad, p.drop_path) == ((0.9, 0.999), 0.05, 3, 0.1)
+    assert (p.augment, p.crop_scale, p.flip) == ("crop", (0.08, 1.0), True)
+    assert (c.regressor_depth, c.decoder_depth, c.alignment_weight) == (4, 4, 2)
+    assert math.prod(params.tokenizer.levels) == 8192
+    scale, *finetuning = CAE[size]
+    assert params.encoder.init_values == c.init_values == scale
+    rate = f.base_lr * 4096 / 256
+    assert [f.epochs, pytest.approx(rate), f.layer_decay, f.drop_path] == finetuning
+
+
 # RECIPES of ViTDet (arXiv 2203.16527): layer decay, drop path, global blocks, steps, milestones.
 DETECTION = {
     "base": (0.7, 0.1, [2, 5, 8, 11], 184_375, [163_889, 177_546]),
@@ -154,6 +177,44 @@ def test_segmentation_on_ade20k_is_upernets(size, taps, width, project, tmp_path
     assert (s.betas, s.weight_decay, s.layer_decay, s.drop_path) == ((0.9, 0.999), 0.05, 0.65, 0.1)
     assert (s.crop, s.short, s.stride, s.channels, s.dropout, s.auxiliary) == (512, 512, 341, width, 0.1, 0.4)
     assert (s.head, s.ratio, s.max_class_share, s.jitter, s.flip) == ("upernet", (0.5, 2.0), 0.75, True, True)
+
+
+# What the methods of MAE's tables train with: absolute rate, batch, epochs, decay, mask, ratio, target.
+BASELINES = {
+    "beit": (1.5e-3, 2048, 800, 0.05, "block", 0.38, "tokens"),
+    "simmim": (4e-4, 2048, 800, 0.05, "cells", 0.6, "pixels"),
+    "mpp": (2e-4, 4096, 800, 0.05, "random", 0.5, "mean_colour"),
+    "denoising": (2.4e-3, 4096, 800, 0.05, "random", 0.5, "pixels"),
+}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_that_masks_has_its_papers_numbers(name, project, tmp_path):
+    params = _over(project, tmp_path, "imagenet_vit_base", f"{name}_vit_base")
+    p = params.pretrain
+    assert p.base_lr * p.batch_size / 256 == pytest.approx(BASELINES[name][0])
+    assert (p.batch_size, p.epochs, p.weight_decay, p.mask, p.mask_ratio, p.target) == BASELINES[name][1:]
+    assert (p.method, params.encoder.img_size, p.flip) == (name, 224, True)
+
+
+def test_the_baselines_that_mask_nothing_have_their_papers_numbers(project, tmp_path):
+    params = _over(project, tmp_path, "imagenet_vit_base", "mocov3_vit_base")
+    p, moco = params.pretrain, params.mocov3
+    assert (p.base_lr, p.batch_size, p.epochs, p.warmup_epochs) == (1.5e-4, 4096, 300, 40)
+    assert (p.weight_decay, p.augment, p.crop_scale) == (0.1, "two_views", (0.08, 1.0))
+    assert (moco.hidden_dim, moco.out_dim, moco.temperature, moco.momentum) == (4096, 256, 0.2, 0.99)
+    assert moco.freeze_patches
+    params = _over(project, tmp_path, "imagenet_vit_base", "supervised_vit_base")
+    p, scratch = params.pretrain, params.scratch
+    for key in ("epochs", "batch_size", "base_lr", "weight_decay", "betas", "warmup_epochs", "ema"):
+        assert getattr(p, key) == getattr(scratch, key), key
+    assert params.supervised.num_classes == 1000
+    params = _over(project, tmp_path, "imagenet_vit_base", "igpt_small")
+    p, encoder = params.pretrain, params.encoder
+    assert (encoder.img_size, encoder.patch_size, encoder.embed_dim, encoder.depth) == (32, 1, 512, 24)
+    assert (p.base_lr * p.batch_size / 256, p.batch_size, p.weight_decay) == (pytest.approx(3e-3), 128, 0)
+    assert (p.target, params.tokenizer.kind, params.tokenizer.codes) == ("tokens", "palette", 512)
+    assert p.probe.layers
 
 
 @pytest.mark.parametrize("name", ["inat2017", "inat2018", "inat2019", "places205", "places365"])

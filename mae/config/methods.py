@@ -47,6 +47,16 @@ class MAE(Section):
     decoder_embed_dim: Positive
     decoder_depth: Positive
     decoder_num_heads: Positive
+    mask_tokens: Literal["decoder", "encoder"]
+
+
+class CAE(Section):
+    """Regressor and decoder, as wide as the encoder; their LayerScale at the start (null: none)."""
+
+    regressor_depth: Positive
+    decoder_depth: Positive
+    alignment_weight: Rate
+    init_values: Annotated[float, Field(gt=0)] | None
 
 
 class Shared(Section):
@@ -81,6 +91,7 @@ class Methods(Section):
     """A section for each row of METHODS, by its name there."""
 
     mae: MAE
+    cae: CAE
     beit: Shared
     simmim: Shared
     mpp: MPP

@@ -1,6 +1,7 @@
 """Pretraining methods by name: one paper, one file. `method.Method` is the contract."""
 
 from mae.methods.beit import BEiT
+from mae.methods.cae import CAE
 from mae.methods.denoising import Denoising
 from mae.methods.igpt import IGPT
 from mae.methods.mae import MAE
@@ -12,6 +13,7 @@ from mae.methods.supervised import Supervised
 
 METHODS: dict[str, type[Method]] = {
     "mae": MAE,
+    "cae": CAE,
     "beit": BEiT,
     "simmim": SimMIM,
     "mpp": MPP,

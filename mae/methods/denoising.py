@@ -23,9 +23,12 @@ class Denoising(CorruptedMethod):
         super().__init__(encoder, **masked)
         del self.mask_token  # nothing of it enters
 
-    def forward(self, images: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, noise: Tensor | None = None, kept: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """images (N, C, H, W) -> {"loss": the target's, over all patches}; noise fixes the mask."""
-        return {"loss": self.distance(self.predict(images, self.drawn(images, noise)), self.truth(images))}
+        predicted = self.predict(images, self.drawn(images, noise))
+        return {"loss": self.distance(predicted, self.truth(images, kept=kept))}
 
     def tokens(self, images: Tensor, mask: Mask) -> Tensor:
         embedding = self.encoder.patch_embed

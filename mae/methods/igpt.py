@@ -34,9 +34,10 @@ class IGPT(Method):
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, kept: Tensor | None = None) -> dict[str, Tensor]:
         """images (N, C, H, W) -> {"loss": cross-entropy of each patch's class, given the patches before}."""
-        return {"loss": self.target.loss(self.predict(images), truth_of(self.target, images))}
+        classes = truth_of(self.target, images) if kept is None else kept
+        return {"loss": self.target.loss(self.predict(images), classes)}
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits (N, L, width) of every patch, from the class token and the patches before it."""

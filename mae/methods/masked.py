@@ -44,19 +44,24 @@ class MaskedMethod(Method):
         """Predictions (N, M, width) for the patches wanted_ids (N, M); (N, L, width) without them."""
         raise NotImplementedError
 
-    def forward(self, images: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
-        """images (N, C, H, W) -> {"loss": the target's, over masked patches}; noise fixes the mask."""
+    def forward(
+        self, images: Tensor, noise: Tensor | None = None, kept: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """images (N, C, H, W) -> {"loss": the target's, over masked patches}; noise fixes the mask.
+
+        kept (N, L, ...): what the target says of the images, where that is known.
+        """
         mask = self.drawn(images, noise)
         predicted = self.predict(images, mask, mask.masked_ids)
-        return {"loss": self.distance(predicted, self.truth(images, mask.masked_ids))}
+        return {"loss": self.distance(predicted, self.truth(images, mask.masked_ids, kept))}
 
     def distance(self, predicted: Tensor, truth: Tensor) -> Tensor:
         """The loss of predictions (N, M, width) of the target (N, M, ...): the target's own."""
         return self.target.loss(predicted, truth)
 
-    def truth(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
+    def truth(self, images: Tensor, ids: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
         """The target (N, M, ...) of the patches ids (N, M), of all without: float32 or wider, or classes."""
-        target = truth_of(self.target, images)
+        target = truth_of(self.target, images) if kept is None else kept
         return target if ids is None else target[torch.arange(len(ids), device=ids.device)[:, None], ids]
 
     @torch.no_grad()
@@ -64,6 +69,13 @@ class MaskedMethod(Method):
         """Predictions (N, L, width) of all patches, in the target's space (`Target.as_pixels`); the mask."""
         mask = self.drawn(images, noise)
         return self.predict(images, mask), mask
+
+    def autoencode(self, images: Tensor) -> Tensor | None:
+        """Predictions (N, L, width) from the encoder's own latents of all patches (CAE's figure 4).
+
+        None where the decoder is not made for that.
+        """
+        return None
 
 
 def truth_of(target: Target, images: Tensor) -> Tensor:

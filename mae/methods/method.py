@@ -37,7 +37,7 @@ class Method(nn.Module):
         self.encoder = encoder
 
     def forward(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
-        """(*views[, labels][, noise]) -> {"loss": 0-dim, parts ...}, changing no state.
+        """(*views[, labels][, noise][, kept]) -> {"loss": 0-dim, parts ...}, changing no state.
 
         noise (N, *noise_shape), or None to draw it here, fixes all that is random but dropped paths. The loss
         is float32, under autocast and for half-precision images too, and float64 for float64 images.

@@ -1,4 +1,4 @@
-"""MAE's decoder: latents of the visible patches in, predictions for the masked ones out."""
+"""Decoders, from latents to predictions: MAE's, of the visible patches, and CAE's, of the masked ones."""
 
 import torch
 from timm.models.vision_transformer import Block
@@ -13,6 +13,7 @@ class Decoder(nn.Module):
     """Transformer blocks over visible latents and mask tokens (arXiv 2111.06377, section 3 and A.1).
 
     embed_dim: the encoder's width; grid: its patches (rows, columns); out_dim: T, values per patch.
+    mask_tokens: False where the encoder saw mask tokens and gives latents of all patches (table 1c).
     Raises ValueError where decoder_embed_dim does not divide by 4 or by decoder_num_heads.
     """
 
@@ -26,6 +27,7 @@ class Decoder(nn.Module):
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
         mlp_ratio: float = 4.0,
+        mask_tokens: bool = True,
     ) -> None:
         super().__init__()
         if decoder_embed_dim % decoder_num_heads:
@@ -35,7 +37,7 @@ class Decoder(nn.Module):
             )
         table = sincos_positions(decoder_embed_dim, grid)
         self.embed = nn.Linear(embed_dim, decoder_embed_dim)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_embed_dim))
+        self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_embed_dim)) if mask_tokens else None
         # Its own table, class row included; a frozen parameter, for it is part of the released checkpoints.
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + len(table), decoder_embed_dim), requires_grad=False)
         self.blocks = nn.Sequential(
@@ -47,20 +49,63 @@ class Decoder(nn.Module):
         self.norm = layer_norm(decoder_embed_dim)
         self.pred = nn.Linear(decoder_embed_dim, out_dim)
         self.apply(xavier)
-        nn.init.normal_(self.mask_token, std=0.02)
+        if self.mask_token is not None:
+            nn.init.normal_(self.mask_token, std=0.02)
         with torch.no_grad():
             self.pos_embed.copy_(F.pad(table, (0, 0, 1, 0))[None])
 
     def forward(self, latents: Tensor, visible_ids: Tensor, wanted_ids: Tensor | None = None) -> Tensor:
         """latents (N, 1+V, D) of patches visible_ids (N, V) -> predictions (N, M, T) for wanted_ids (N, M).
 
-        Without `wanted_ids`, for all L patches in order. The head runs only on what is wanted.
+        Without `wanted_ids`, for all L patches in order. The head runs only on what is wanted. A decoder
+        without mask tokens takes latents (N, 1+L, D), and visible_ids count for nothing.
         """
         tokens = self.embed(latents)
-        first, visible = tokens[:, :1], tokens[:, 1:]
-        length = self.pos_embed.shape[1] - 1
-        everywhere = put(visible, visible_ids, onto=self.mask_token.expand(len(tokens), length, -1))
-        tokens = torch.cat([first.to(everywhere.dtype), everywhere], dim=1) + self.pos_embed
-        tokens = self.blocks(tokens)
+        if self.mask_token is not None:
+            first, visible = tokens[:, :1], tokens[:, 1:]
+            length = self.pos_embed.shape[1] - 1
+            everywhere = put(visible, visible_ids, onto=self.mask_token.expand(len(tokens), length, -1))
+            tokens = torch.cat([first.to(everywhere.dtype), everywhere], dim=1)
+        tokens = self.blocks(tokens + self.pos_embed)
         tokens = tokens[:, 1:] if wanted_ids is None else take(tokens, wanted_ids + 1)
         return self.pred(self.norm(tokens))
+
+
+class LatentDecoder(nn.Module):
+    """CAE's: blocks over the latents of patches, told where each is (arXiv 2202.03026, section 3.1).
+
+    embed_dim, num_heads: the encoder's; out_dim: T, values per patch. init_values: LayerScale at the start;
+    None: there is none.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        out_dim: int,
+        *,
+        depth: int = 4,
+        mlp_ratio: float = 4.0,
+        init_values: float | None = 0.1,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *[
+                Block(
+                    embed_dim,
+                    num_heads,
+                    mlp_ratio,
+                    qkv_bias=True,
+                    init_values=init_values,
+                    norm_layer=layer_norm,
+                )
+                for _ in range(depth)
+            ]
+        )
+        self.norm = layer_norm(embed_dim)
+        self.pred = nn.Linear(embed_dim, out_dim)
+        self.apply(xavier)
+
+    def forward(self, latents: Tensor, positions: Tensor) -> Tensor:
+        """Latents (N, M, D) of patches at positions (N, M, D) -> predictions (N, M, T)."""
+        return self.pred(self.norm(self.blocks(latents + positions)))

@@ -18,10 +18,11 @@ LENGTH, PATCH, GRID = 16, 4, (4, 4)
 # Settings that keep a method small, where its defaults are a paper's sizes.
 SMALL = {
     "mae": {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 4},
+    "cae": {"regressor_depth": 1, "decoder_depth": 1},
     "mocov3": {"hidden_dim": 32, "out_dim": 16},
     "supervised": {"num_classes": 4},
 }
-TARGET = {"beit": "mean_colour"}  # for those whose own target needs the stage `tokenizer`
+TARGET = {"beit": "mean_colour", "cae": "pixels"}  # for those whose own target needs the stage `tokenizer`
 
 
 @pytest.fixture(params=sorted(METHODS))

@@ -1,0 +1,83 @@
+"""Context autoencoder (Chen et al., arXiv 2202.03026)."""
+
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from mae.methods.masked import MaskedMethod
+from mae.models.decoder import LatentDecoder
+from mae.models.encoder import encode
+from mae.models.masking import Mask
+from mae.models.patches import put
+from mae.models.regressor import Regressor
+
+
+class CAE(MaskedMethod):
+    """Encode the visible patches, regress the latents of the masked ones, decode those alone.
+
+    The regressed latents must be those that the encoder gives the masked patches themselves (alignment), and
+    the decoder never sees a visible one, so that representing is left to the encoder. Defaults are the
+    paper's, ViT-B; the encoder has drop path .1 and LayerScale, `init_values`, too (.1, ViT-L 1e-5).
+    """
+
+    paper = ("block", 0.38, "tokens")  # 75 of 196 patches
+
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        *,
+        regressor_depth: int = 4,
+        decoder_depth: int = 4,
+        alignment_weight: float = 2.0,
+        init_values: float | None = 0.1,
+        **masked: Any,
+    ) -> None:
+        super().__init__(encoder, **masked)
+        block: Any = encoder.blocks[0]
+        width, heads = encoder.embed_dim, block.attn.num_heads
+        self.regressor = Regressor(width, heads, depth=regressor_depth, init_values=init_values)
+        self.decoder = LatentDecoder(
+            width, heads, self.target.width, depth=decoder_depth, init_values=init_values
+        )
+        self.alignment_weight = alignment_weight
+
+    def forward(
+        self, images: Tensor, noise: Tensor | None = None, kept: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """images (N, C, H, W) -> {"loss": the target's + alignment_weight * alignment, and those two}."""
+        mask = self.drawn(images, noise)
+        latents = self.regress(images, mask)
+        predicted = self.decoder(latents, self._positions(mask.masked_ids))
+        predicting = self.distance(predicted, self.truth(images, mask.masked_ids, kept))
+        aligning = F.mse_loss(
+            latents.to(predicting.dtype), self.aligned_to(images, mask).to(predicting.dtype)
+        )
+        loss = predicting + self.alignment_weight * aligning
+        return {"loss": loss, "prediction_loss": predicting, "alignment_loss": aligning}
+
+    def regress(self, images: Tensor, mask: Mask) -> Tensor:
+        """Latents (N, M, D) of the masked patches, as the visible ones tell them."""
+        visible = encode(self.encoder, images, mask.visible_ids)[:, 1:]
+        return self.regressor(visible, self._positions(mask.visible_ids), self._positions(mask.masked_ids))
+
+    @torch.no_grad()
+    def aligned_to(self, images: Tensor, mask: Mask) -> Tensor:
+        """Latents (N, M, D) of the masked patches from the encoder itself, given only them; no gradient."""
+        return encode(self.encoder, images, mask.masked_ids)[:, 1:]
+
+    def predict(self, images: Tensor, mask: Mask, wanted_ids: Tensor | None = None) -> Tensor:
+        """Only masked patches are predicted: among all L, the visible ones' predictions are zeros."""
+        predicted = self.decoder(self.regress(images, mask), self._positions(mask.masked_ids))
+        everywhere = predicted.new_zeros(*mask.masked.shape, predicted.shape[-1])
+        return predicted if wanted_ids is mask.masked_ids else put(predicted, mask.masked_ids, everywhere)
+
+    def autoencode(self, images: Tensor) -> Tensor:
+        return self.decoder(encode(self.encoder, images)[:, 1:], self._positions()[None])
+
+    def _positions(self, ids: Tensor | None = None) -> Tensor:
+        """The encoder's fixed positions (N, M, D) of the patches ids (N, M); (L, D) without them."""
+        table: Any = self.encoder.pos_embed
+        return table[0, 1:] if ids is None else table[0, 1:][ids]
