@@ -210,12 +210,6 @@ def _gain_over_scratch(params: Params) -> dict[str, float]:
     return dict(zip(("gain", "gain_low", "gain_high"), values, strict=True))
 
 
-def _paper(params: Params) -> dict[str, float]:
-    index = read_json(IMAGES.index)
-    same = not params.encoder.overrides and len(index["classes"]) == 1000
-    return PAPER.get(params.encoder.name, {}) if same else {}
-
-
 def _labels(result: dict[str, Any]) -> str:
     count = result.get("labels_per_class")
     return f"{count} labels per class" if count else "all labels"
