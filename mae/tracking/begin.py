@@ -70,6 +70,7 @@ def start(
         Outbox(parent_file).add(directory)
     run = Run(spool, server, parent_file)
     run.params(params)
+    server.load()
     began = time.monotonic()
     try:
         _reach(spool, server, above, parent_file, new_parent)

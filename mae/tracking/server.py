@@ -50,6 +50,12 @@ class Server:
         self.uri = resolve(uri)
         self._client: Any = None
 
+    @staticmethod
+    def load() -> None:
+        """Import MLflow, which takes seconds that are no server's fault."""
+        os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
+        import mlflow.tracking  # noqa: F401
+
     @contextlib.contextmanager
     def calls(self) -> Iterator[Any]:
         """Yields the MLflow client; translates what goes wrong inside into Unreachable and Rejected."""
