@@ -122,9 +122,9 @@ class Residual(nn.Module):
 class KMeans(Tokenizer):
     """The nearest of `codes` centres to each normalised patch: a code is a pattern of no brightness.
 
-    It learns by mini-batches, holding no data: the gradient of its loss at a centre is the centre minus the
-    mean of the vectors nearest to it, so an SGD step of rate 1 puts the centre there, as Lloyd's algorithm
-    does, and smaller rates average over batches. Ranks average their steps. Begin by `start`.
+    It learns by mini-batches, holding no data: its loss is how far each centre is from the mean of the
+    vectors nearest to it, so an SGD step of rate 1 puts the centre there, as Lloyd's algorithm does, and
+    smaller rates average over batches. Ranks average their steps. Begin by `start`.
     """
 
     def __init__(self, grid: Pair, patch_size: Pair, *, channels: int = 3, codes: int = 512) -> None:
@@ -155,9 +155,12 @@ class KMeans(Tokenizer):
     def forward(self, images: Tensor) -> Parts:
         vectors = self.vectors(images).flatten(0, 1)
         codes = self._nearest(vectors)
-        counts = torch.zeros_like(self.centres[:, 0]).index_add(0, codes, torch.ones_like(vectors[:, 0]))
-        squares = (vectors - self.centres[codes]).square()
-        return {"loss": 0.5 * (squares.sum(1) / counts[codes]).sum(), "error": squares.mean().detach()}
+        # By index_add, which adds in order; the gradient of centres[codes] would not, on a CPU either.
+        sums = torch.zeros_like(self.centres).index_add(0, codes, vectors)
+        counts = torch.zeros_like(sums[:, 0]).index_add(0, codes, torch.ones_like(vectors[:, 0]))
+        away = (self.centres - sums / counts.clamp(min=1)[:, None]).square().sum(1)
+        error = (vectors - self.centres.detach()[codes]).square().mean()
+        return {"loss": 0.5 * (away * (counts > 0)).sum(), "error": error}
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

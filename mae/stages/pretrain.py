@@ -23,7 +23,7 @@ from mae.models import encoder as encoders
 from mae.models.masking import masking
 from mae.models.targets import build_target
 from mae.stages.files import ENCODER, METHOD, REPORTS
-from mae.stages.fitted import fitted_for, fitted_inputs
+from mae.stages.fitted import fitted_for, fitted_inputs, kept_tokens
 from mae.stages.initial import method_config, take_up
 from mae.stages.plots import panels, training_curve, write_csv
 from mae.stages.session import Session, encoder_config, session
@@ -124,7 +124,10 @@ def _batches(
     start: int,
     attempt: int,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Inputs of method.forward from step `start` on, on the device: views (n, C, H, W)[, labels][, noise]."""
+    """What method.forward takes, from step `start` on: views (n, C, H, W)[, labels][, noise][, kept].
+
+    kept: tokens (n, L), where the stage `tokenizer` kept them.
+    """
     p = at_work.params.pretrain
     batches = at_work.training_batches(
         train,
@@ -136,10 +139,14 @@ def _batches(
         views=calls,
         noise_shape=method.noise_shape or None,
     )
+    kept = kept_tokens(at_work.params, at_work.index) if method.predicts else None
     for batch in batches:
         views = batch["images"] if method.views > 1 else [batch["images"]]
         inputs = [at_work.normalize(view.to(at_work.device, non_blocking=True)) for view in views]
         more = [name for name, needed in (("labels", method.labels), ("noise", method.noise_shape)) if needed]
+        if kept is not None:
+            batch["kept"] = torch.from_numpy(kept.of(batch["rows"].numpy()))
+            more.append("kept")
         inputs += [batch[name].to(at_work.device, non_blocking=True) for name in more]
         yield tuple(inputs)
 

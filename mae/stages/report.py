@@ -20,6 +20,7 @@ from mae.stages.report_dense import DENSE, dense_section, dense_summary
 from mae.stages.report_paper import paper_figures
 from mae.stages.report_robustness import robustness_section
 from mae.stages.report_text import gain, page, percent, table
+from mae.stages.report_tokenizer import tokenizer_section
 from mae.stages.tracked import stage_folder, tracked
 
 JUDGED = ("knn", "linear", "attentive", "partial", "finetune", "scratch")
@@ -45,7 +46,7 @@ def report(params: Params) -> None:
 
 
 def _write(params: Params) -> None:
-    stages = ("pretrain", *JUDGED, "robustness", *DENSE)
+    stages = ("tokenizer", "pretrain", *JUDGED, "robustness", *DENSE)
     results = {name: read_json(REPORTS / name / "metrics.json") for name in stages}
     if "skipped" not in results["finetune"]:
         results["finetune"] |= _gain_over_scratch(params)
@@ -57,6 +58,7 @@ def _write(params: Params) -> None:
         *_looks(results["knn"]),
         *robustness_section(results["robustness"], params),
         *(part for stage in DENSE for part in dense_section(stage, results[stage], params)),
+        *tokenizer_section(results["tokenizer"]),
         *_pretraining(params, results["pretrain"]),
         *_data(),
         *_registry(),

@@ -30,6 +30,7 @@ def write_results(at_work: Session, made: Any, steps: int, fitted: Fitted | None
     if not distributed.is_main():
         return
     shutil.rmtree(FOLDER / "pictures", ignore_errors=True)
+    (FOLDER / "pictures").mkdir(parents=True)
     rate = _curve(at_work, made) if fitted is None else _training_curve(at_work)
     _draw(at_work, made, FOLDER / "pictures" / "rebuilt.png")
     for picture in sorted((FOLDER / "pictures").iterdir()):

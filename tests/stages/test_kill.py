@@ -10,6 +10,8 @@ import time
 import pytest
 from stages.tiny import OURS_TO_SET, laid, run
 
+from mae import config, recipe
+
 LONGER = ["pretrain.epochs=40", "runtime.checkpoint_every=10", "runtime.workers=1"]
 
 
@@ -24,11 +26,11 @@ def sharded(project, tmp_path_factory, migrated_store):
     return folder, params, unbroken
 
 
-def start(folder):
-    """`mae pretrain` in a group of its own."""
+def start(folder, stage="pretrain"):
+    """`mae <stage>` in a group of its own."""
     environment = {name: value for name, value in os.environ.items() if name not in OURS_TO_SET}
     return subprocess.Popen(
-        [sys.executable, "-m", "mae", "pretrain"],
+        [sys.executable, "-m", "mae", stage],
         cwd=folder,
         env=environment,
         stderr=subprocess.PIPE,
@@ -37,14 +39,14 @@ def start(folder):
     )
 
 
-def newest_step(folder):
-    found = sorted(folder.glob("work/pretrain/*/checkpoints/*/step-*.pt"))
+def newest_step(folder, stage="pretrain"):
+    found = sorted(folder.glob(f"work/{stage}/*/checkpoints/*/step-*.pt"))
     return int(found[-1].stem.partition("-")[2]) if found else 0
 
 
-def wait_for_step(process, folder, step):
+def wait_for_step(process, folder, step, stage="pretrain"):
     deadline = time.monotonic() + 300
-    while newest_step(folder) < step and process.poll() is None and time.monotonic() < deadline:
+    while newest_step(folder, stage) < step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert process.poll() is None, process.stderr.read()
 
@@ -66,3 +68,20 @@ def test_sigterm_saves_with_its_own_status_sigkill_loses_nothing_and_the_end_is_
     run(folder, params, "pretrain")
     assert (folder / "models/pretrain/encoder.safetensors").read_bytes() == unbroken
     assert not list(folder.glob("work/pretrain/*/checkpoints"))
+
+
+def test_a_killed_tokenizer_goes_on_and_ends_the_same(sharded):
+    folder, _, _ = sharded
+    small = "{kind: fsq, levels: [5, 5], width: 8, depth: 1, epochs: 40, batch_size: 20, warmup_epochs: 1}"
+    list(recipe.lay(None, [f"tokenizer={small}"], onto=folder / "params.yaml"))
+    params, file = config.load(folder / "params.yaml"), folder / "models/tokenizer/tokenizer.safetensors"
+    run(folder, params, "tokenizer")
+    unbroken = file.read_bytes()
+    process = start(folder, "tokenizer")
+    wait_for_step(process, folder, 20, "tokenizer")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert newest_step(folder, "tokenizer") >= 20
+    assert not file.exists()
+    run(folder, params, "tokenizer")
+    assert file.read_bytes() == unbroken

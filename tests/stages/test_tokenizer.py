@@ -1,0 +1,106 @@
+"""The stage `tokenizer` on a tiny demo: what each kind leaves, and what pretraining makes of it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from stages.tiny import TINY, laid, run
+
+from mae import config, recipe
+from mae.data.augmentations import augmentation
+from mae.data.decode import decode
+from mae.data.index import Index
+from mae.data.transforms import Normalize
+from mae.stages.fitted import read_tokenizer
+
+SMALL = "tokenizer={epochs: 2, batch_size: 20, warmup_epochs: 0.5}"
+KINDS = {
+    "fsq": ["tokenizer={kind: fsq, levels: [5, 5], width: 8}", "pretrain.target=tokens"],
+    "kmeans": ["tokenizer={kind: kmeans, codes: 16}", "pretrain.target=tokens"],
+    "pca": ["tokenizer={kind: pca, components: 10}", "pretrain.target=pca"],
+    "palette": ["tokenizer={kind: palette, codes: 16}", "pretrain={method: igpt, target: tokens}"],
+}
+CACHED = ["tokenizer.cache=true", "pretrain={augment: none, flip: false}"]
+
+
+@pytest.fixture(scope="module")
+def sharded(project, tmp_path_factory, migrated_store):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    run(folder, laid(folder, project, migrated_store), "ingest", "shard")
+    return folder
+
+
+def given(folder, project, *settings):
+    (folder / "params.yaml").write_text((project / "params.yaml").read_text())
+    list(recipe.lay(None, [*TINY, SMALL, *settings], onto=folder / "params.yaml"))
+    return config.load(folder / "params.yaml")
+
+
+def metrics(folder, stage):
+    return json.loads((folder / "reports" / stage / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_fitted_judged_drawn_and_predicted(kind, sharded, project):
+    params = given(sharded, project, *KINDS[kind])
+    run(sharded, params, "tokenizer", "pretrain")
+    found = metrics(sharded, "tokenizer")
+    assert found["kind"] == kind
+    assert found["samples"] == 20
+    assert 0 < found["error"] < 5
+    if kind == "pca":
+        assert 0.5 < found["explained_variance"] < 1
+    else:
+        assert 1 <= found["code_perplexity"] <= found["codes_used"] <= found["codes"]
+    assert {path.name for path in (sharded / "reports/tokenizer/pictures").iterdir()} == {
+        "curve.png",
+        "rebuilt.png",
+    }
+    assert metrics(sharded, "pretrain")["loss"] > 0
+    before = (sharded / "models/tokenizer/tokenizer.safetensors").read_bytes()
+    run(sharded, params, "tokenizer")
+    assert (sharded / "models/tokenizer/tokenizer.safetensors").read_bytes() == before
+
+
+def test_kept_tokens_are_those_of_the_view_that_pretraining_has_and_train_the_same(sharded, project):
+    weights = []
+    for cache in (CACHED, CACHED[1:]):
+        params = given(sharded, project, *KINDS["kmeans"], *cache)
+        run(sharded, params, "tokenizer", "pretrain")
+        kept = sharded / "models/tokenizer/tokens/train-000000.npy"
+        assert kept.is_file() == (cache is CACHED)
+        if cache is CACHED:
+            codes = np.load(kept)
+        weights.append((sharded / "models/pretrain/encoder.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    split = Index.open(sharded / "data/shards").split("train")
+    view, _ = augmentation("none", 32, flip=False)
+    images = torch.stack([view(decode(split.read(row))) for row in range(4)])
+    normalize = Normalize(params.input.mean, params.input.std)
+    tokenizer = read_tokenizer(sharded / "models/tokenizer/tokenizer.safetensors")
+    np.testing.assert_array_equal(tokenizer.encode(normalize(images)).numpy(), codes[:4])
+
+
+def test_tokens_kept_of_other_shards_are_refused(sharded, project):
+    params = given(sharded, project, *KINDS["kmeans"], *CACHED)
+    run(sharded, params, "tokenizer")
+    index = sharded / "data/shards/index.json"
+    before = index.read_text()
+    index.write_text(before + "\n")
+    try:
+        with pytest.raises(ValueError, match=r"kept for other shards than .*; run the stage `tokenizer`"):
+            run(sharded, params, "pretrain")
+    finally:
+        index.write_text(before)
+
+
+def test_without_a_kind_nothing_heavy_is_imported(sharded, project):
+    given(sharded, project)
+    heavy = "{'torch', 'mlflow', 'timm'} & set(sys.modules)"
+    code = f"import sys; from mae.__main__ import main; main(['tokenizer']); assert not {heavy}, {heavy}"
+    subprocess.run([sys.executable, "-c", code], cwd=sharded, check=True)
+    assert "none" in metrics(sharded, "tokenizer")["skipped"]
+    assert not (sharded / "models/tokenizer/tokenizer.safetensors").exists()
