@@ -1,7 +1,7 @@
 """Lay a recipe, and single settings, over params.yaml; comments stay, an unknown key is an error."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,7 @@ def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]
         raise config.InvalidParams("name a recipe, a --set KEY=VALUE, or both")
     config.read_yaml(onto)  # its errors name the file
     values = yaml.load(onto)
-    changes = []
-    if recipe:
-        changes += list(_merge(values, config.read_yaml(Path(recipe)), recipe))
-    for setting in settings:
-        key, overlay = parsed(setting)
-        for name in reversed(key.split(".")):
-            overlay = {name: overlay}
-        changes += list(_merge(values, overlay, "--set"))
+    changes = merge(values, recipe, dict(map(parsed, settings)))
     result = StringIO()
     yaml.dump(values, result)
     config.parse(YAML(typ="safe").load(result.getvalue()), f"{onto} with {recipe or 'the settings'}")
@@ -40,6 +33,20 @@ def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]
     beside.write_text(result.getvalue())
     os.replace(beside, onto)
     yield from changes
+
+
+def merge(values: Any, recipe: str | None, settings: Mapping[str, Any]) -> list[str]:
+    """Change sections in place as the file `recipe` and then `settings` ({"section.key": value}) say.
+
+    Returns a line for each changed key; raises config.InvalidParams for one that there is not. Whether the
+    values can be is not looked at.
+    """
+    changes = list(_merge(values, config.read_yaml(Path(recipe)), recipe)) if recipe else []
+    for key, overlay in settings.items():
+        for name in reversed(key.split(".")):
+            overlay = {name: overlay}
+        changes += _merge(values, overlay, "--set")
+    return changes
 
 
 def parsed(setting: str) -> tuple[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +15,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from mae import recipe
-from mae.config import InvalidParams, read_yaml
+from mae.config import InvalidParams, parse, read_yaml
 from pipelines.graph import upstreams
-from pipelines.overlay import PARAMS, as_settings
+from pipelines.overlay import PARAMS
 
 SWEEPS = "sweeps.yaml"
 At = int | float | str
@@ -29,9 +28,13 @@ class _Part(BaseModel):
 
 
 class Value(_Part):
-    """One place on an axis: what it is called, the parameters that it sets, what the paper measured there."""
+    """One place on an axis: what it is called, the parameters that it sets, what the paper measured there.
+
+    recipe: laid before `set`, e.g. a method's own.
+    """
 
     at: At
+    recipe: str | None = None
     set: dict[str, Any] = {}
     paper: dict[str, float] = {}
 
@@ -42,7 +45,8 @@ Values = list[Annotated[Value, BeforeValidator(lambda v: v if isinstance(v, dict
 class Axis(_Part):
     """What is varied. key: the parameter that takes `at`, where a value does not `set` others itself.
 
-    settings: laid under every value. demo: other values, for models and data as small as the demo's.
+    recipe and settings: laid under every value. demo, demo_settings: other values, more settings, and no
+    recipe, for models and data as small as the demo's.
     source: whose numbers `paper` are, and of which model. stages: null takes those of the file.
     """
 
@@ -50,14 +54,16 @@ class Axis(_Part):
     label: str
     key: str | None = None
     stages: list[str] | None = None
+    recipe: str | None = None
     settings: dict[str, Any] = {}
     source: str = ""
     values: Values
     demo: Values | None = None
+    demo_settings: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _says_what_a_value_sets(self) -> Axis:
-        bare = [v.at for v in (*self.values, *(self.demo or ())) if not v.set]
+        bare = [v.at for v in (*self.values, *(self.demo or ())) if not (v.set or v.recipe)]
         if bare and self.key is None:
             raise ValueError(f"values {bare} set nothing: give them `set`, or the axis a `key`")
         return self
@@ -107,31 +113,34 @@ def plan(
     name: str,
     *,
     recipe_file: str | None = None,
-    settings: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
     seeds: int = 1,
 ) -> list[Experiment]:
     """The experiments of the axis `name`, `seeds` of each value, over params.yaml as it is now.
 
     Under each value lie the recipe (the demo's small one, where the images are the demo's and none is
-    named), the axis's settings, and `settings` ("section.key=value"). Raises InvalidParams.
+    named), the axis's recipe and settings, and `settings` ("section.key" -> value). Raises InvalidParams.
     """
     root, sweeps = Path(root), load(root)
     axis, base = sweeps.axis(name), read_yaml(root / PARAMS)
     small = recipe_file is None and base["ingest"]["source"] == "demo"
     if small:
         recipe_file = str(root / sweeps.demo_recipe)
-    under = [*as_settings(axis.settings), *settings]
     stages = tuple(axis.stages or sweeps.stages)
+    common = copy.deepcopy(base)
+    recipe.merge(common, recipe_file, {})
+    under = axis.settings | (axis.demo_settings if small else {})
+    recipe.merge(common, None if small else _below(root, axis.recipe), under)
+    recipe.merge(common, None, settings or {})
     drafts = []
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(root / PARAMS, common := Path(folder) / PARAMS)
-        _lay(common, recipe_file, under)
-        first = int(read_yaml(common)["seed"])
-        for value in axis.demo if small and axis.demo else axis.values:
-            for seed in range(first, first + seeds):
-                shutil.copyfile(common, draft := Path(folder) / "draft.yaml")
-                _lay(draft, None, [*as_settings(axis.settings_at(value)), f"seed={seed}"])
-                drafts.append((value.at, seed, _laid(draft, root)))
+    for value in axis.demo if small and axis.demo else axis.values:
+        for seed in range(common["seed"], common["seed"] + seeds):
+            draft = copy.deepcopy(common)
+            over = axis.settings_at(value) | {"seed": seed}
+            recipe.merge(draft, _below(root, value.recipe), over)
+            parse(draft, f"{name} {value.at}")
+            _check_roots(draft, root)
+            drafts.append((value.at, seed, draft))
     watched = _Watched(root, stages)
     return [
         Experiment(
@@ -141,14 +150,12 @@ def plan(
     ]
 
 
-def _lay(onto: Path, recipe_file: str | None, settings: list[str]) -> None:
-    if recipe_file or settings:
-        list(recipe.lay(recipe_file, settings, onto=onto))
+def _below(root: Path, file: str | None) -> str | None:
+    return None if file is None else str(root / file)
 
 
-def _laid(draft: Path, root: Path) -> dict[str, Any]:
-    """The parameters of an experiment, whose images its copy of the working copy `root` will find."""
-    values = read_yaml(draft)
+def _check_roots(values: dict[str, Any], root: Path) -> None:
+    """Raise InvalidParams for images that a copy of the working copy `root` would not find."""
     for section in ("ingest", "ingest_detect", "ingest_segment"):
         source, folder = values[section]["source"], values[section]["root"]
         if source not in ("demo", "none") and "://" not in folder and not Path(folder).is_absolute():
@@ -156,7 +163,6 @@ def _laid(draft: Path, root: Path) -> dict[str, Any]:
                 f"{section}.root: {folder} is relative, and experiments run in copies of this folder: "
                 f"--set {section}.root={root.resolve() / folder}"
             )
-    return values
 
 
 def _changed(base: dict[str, Any], laid: dict[str, Any]) -> dict[str, Any]:

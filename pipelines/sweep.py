@@ -11,15 +11,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mae import config
 from pipelines import axes, locks, sweep_report
 from pipelines.devices import Devices
 from pipelines.experiments import Experiments, NotQueued
-from pipelines.overlay import PARAMS
+from pipelines.overlay import PARAMS, Settings
 
 SQLITE = "sqlite:///"
 EXIT_BAD_PARAMS = 2  # as mae's
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1, help="of each value; the first is params.yaml's")
     parser.add_argument("--jobs", type=int, help="at a time (default: one for each of flows.devices)")
     parser.add_argument("--recipe", help="laid under the sweep, not over params.yaml itself")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="laid under it, too")
+    parser.add_argument("--set", action=Settings, metavar="KEY=VALUE", help="laid under it, too")
     arguments = parser.parse_args(argv)
     root = Path.cwd()
     try:
@@ -65,7 +66,7 @@ def sweep(
     axis: str,
     *,
     recipe_file: str | None = None,
-    settings: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
     seeds: int = 1,
     jobs: int | None = None,
 ) -> int:
