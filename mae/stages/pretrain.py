@@ -228,6 +228,8 @@ def _cost(at_work: Session, method: Any) -> dict[str, float]:
     inputs = [torch.empty(shape, device="meta") for _ in range(method.views)]
     inputs += [torch.empty(count, dtype=torch.int64, device="meta")] if method.labels else []
     inputs += [torch.empty(count, *method.noise_shape, device="meta")] if method.noise_shape else []
+    if method.predicts and kept_tokens(at_work.params, at_work.index) is not None:
+        inputs.append(torch.empty(count, embedding.num_patches, dtype=torch.int64, device="meta"))
     memory = peak_memory(at_work.device)
     return {"flops_per_image": training_flops(method, *inputs), "peak_memory": memory}
 

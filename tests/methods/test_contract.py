@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mae.engine.cost import training_flops
 from mae.methods import METHODS, Method
 from mae.methods.masked import MaskedMethod
 from mae.models.encoder import build
@@ -147,3 +148,10 @@ def test_noise_of_another_shape_is_refused(method, batch):
     views, noise = batch
     with pytest.raises(ValueError, match="noise has shape"):
         method(*views, noise=noise["noise"][:, :-1])
+
+
+def test_its_cost_is_counted_and_is_no_less_than_that_of_encoding_what_is_visible(method, batch):
+    views, noise = batch
+    whole = training_flops(method, *views, *noise.values())
+    encoding = 3 * 2 * 2 * 12 * 32 * 32  # forward and backward, two blocks, for each token
+    assert whole > encoding * LENGTH // 4, "a quarter of the patches enters the encoder at least"
