@@ -15,6 +15,7 @@ from mae.stages import pretrain as stage
 
 # What a method asks of `pretrain` beyond the tiny settings.
 ASKS = {
+    "cae": "pretrain={target: pixels, mask: block, mask_ratio: 0.4, drop_path: 0.1}",
     "beit": "pretrain={target: mean_colour, mask: block, drop_path: 0.1}",
     "simmim": "pretrain={target: pixels, mask: cells, mask_ratio: 0.5}",
     "mpp": "pretrain={target: mosaic, mask_ratio: 0.5}",
