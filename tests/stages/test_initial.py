@@ -83,6 +83,23 @@ def test_a_file_of_other_settings_is_refused_by_the_name_of_the_key(key, section
         take_up(build_method(params), params)
 
 
+@pytest.mark.parametrize(("norm_pix", "target"), [(True, "normalised_pixels"), (False, "pixels")])
+def test_a_file_from_before_there_were_targets_is_still_known(norm_pix, target, from_file, ran, tmp_path):
+    state, about = interchange.open_weights(ran[0] / METHOD)
+    older = {"task": "pretrain", "method": "mae", "encoder": about["encoder"]}
+    sizes = {key: about["settings"][key] for key in about["settings"] if key.startswith("decoder")}
+    file = tmp_path / "older.safetensors"
+    interchange.save_method(file, state, older | {"settings": {**sizes, "norm_pix": norm_pix}})
+    other = {"pixels": "normalised_pixels", "normalised_pixels": "pixels"}[target]
+    for asked in (target, other):
+        params = from_file(METHOD, pretrain={"init": str(file), "target": asked})
+        if asked == target:
+            assert take_up(build_method(params), params).whole
+        else:
+            with pytest.raises(ValueError, match=f"pretrain.target is {other}, there {target}"):
+                take_up(build_method(params), params)
+
+
 def test_the_same_encoder_under_another_name_is_taken(from_file):
     params = from_file(METHOD, encoder={"name": "vit_small_patch16_224"})
     take_up(build_method(params), params)
