@@ -47,7 +47,7 @@ def test_the_report_tells_what_was_measured(ran):
     for name in json.loads((folder / "data/ingest/manifest.json").read_text())["splits"]:
         assert name in report
     page = (folder / "reports/report.html").read_text()
-    assert page.count("data:image/png;base64,") == 9
+    assert page.count("data:image/png;base64,") == 11
     assert 'src="http' not in page
 
 
