@@ -37,7 +37,7 @@ def served(tmp_path: Path) -> Iterator[Callable[[str, str], str]]:
                 command, env=environment | {"PATH": path}, start_new_session=True, stdout=log, stderr=log
             )
         )
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
         while time.monotonic() < deadline and started[-1].poll() is None:
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
                 urllib.request.urlopen(f"{address}/ping", timeout=5).close()
