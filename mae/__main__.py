@@ -198,10 +198,7 @@ def _load(arguments: argparse.Namespace) -> Params:
 
 
 def _enter_environment() -> None:
-    """Become the Python of the project's .venv where this one lacks what the stages need.
-
-    So `.venv/bin/dvc repro` works without the environment being activated.
-    """
+    """Become the .venv's Python where this one lacks timm: its `dvc repro` then works unactivated."""
     root = Path(__file__).resolve().parent.parent
     python = root / ".venv" / "bin" / "python"
     if importlib.util.find_spec("timm") is None and python.exists() and Path(sys.prefix) != root / ".venv":

@@ -64,8 +64,7 @@ def start(
             above = parents.current(parent_file, **lineage)
     identity["tags"] = {**machine.process_tags(), **texts, "stage": stage}
     spool = _spool(directory, stage, identity, run_id, parent_file)
-    spool.state["parent"] = str(above.directory) if above else None
-    spool.state["parent_run_id"] = None
+    spool.state |= {"parent": str(above.directory) if above else None, "parent_run_id": None}
     if parent_file is not None:
         Outbox(parent_file).add(directory)
     run = Run(spool, server, parent_file)
