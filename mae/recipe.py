@@ -25,7 +25,7 @@ def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]
         raise config.InvalidParams("name a recipe, a --set KEY=VALUE, or both")
     config.read_yaml(onto)  # its errors name the file
     values = yaml.load(onto)
-    changes = merge(values, recipe, dict(map(parsed, settings)))
+    changes = merge(values, recipe, dict(pair for setting in settings for pair in parsed(setting).items()))
     result = StringIO()
     yaml.dump(values, result)
     config.parse(YAML(typ="safe").load(result.getvalue()), f"{onto} with {recipe or 'the settings'}")
@@ -49,14 +49,30 @@ def merge(values: Any, recipe: str | None, settings: Mapping[str, Any]) -> list[
     return changes
 
 
-def parsed(setting: str) -> tuple[str, Any]:
-    """`a.b=1` as ("a.b", 1), the value read as YAML; raises config.InvalidParams where there is no `=`."""
+def parsed(setting: str) -> dict[str, Any]:
+    """`a.b=1` as {"a.b": 1}, `a={b: 1, c: 2}` as {"a.b": 1, "a.c": 2}: settings of one section add up.
+
+    Raises config.InvalidParams where there is no `=`, or a value that is not YAML.
+    """
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     key, found, text = setting.partition("=")
     if not found:
         raise config.InvalidParams(f"--set {setting}: expected KEY=VALUE")
-    return key, YAML(typ="safe").load(text)
+    try:
+        return dict(leaves({key: YAML(typ="safe").load(text)}))
+    except YAMLError as error:
+        raise config.InvalidParams(f"--set {setting}: the value is not YAML: {error}") from None
+
+
+def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """{"a": {"b": 1}} as ("a.b", 1): every value under the names that lead to it."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def _merge(values: Any, overlay: dict[str, Any], origin: str, path: str = "") -> Iterator[str]:

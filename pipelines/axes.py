@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -166,16 +166,8 @@ def _check_roots(values: dict[str, Any], root: Path) -> None:
 
 
 def _changed(base: dict[str, Any], laid: dict[str, Any]) -> dict[str, Any]:
-    old, new = dict(_leaves(base)), dict(_leaves(laid))
+    old, new = dict(recipe.leaves(base)), dict(recipe.leaves(laid))
     return {key: value for key, value in new.items() if key not in old or old[key] != value}
-
-
-def _leaves(values: dict[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 class _Watched:
@@ -195,7 +187,7 @@ class _Watched:
 
     def digest(self, values: dict[str, Any]) -> str:
         # A stage may depend on the section that a value names: "${pretrain.method}".
-        leaves = dict(_leaves(values))
+        leaves = dict(recipe.leaves(values))
         named = {re.sub(r"\$\{(.+?)\}", lambda m: str(leaves[m[1]]), param) for param in self._params}
         told = {section: values.get(section) for section in (name.split(".")[0] for name in named)}
         text = json.dumps([told, self._code], sort_keys=True, default=str)

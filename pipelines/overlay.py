@@ -88,10 +88,10 @@ class Settings(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
         """Take one more of them; what is no KEY=VALUE ends the program as any wrong argument does."""
         try:
-            key, value = recipe.parsed(values)
+            more = recipe.parsed(values)
         except config.InvalidParams as invalid:
             parser.error(str(invalid))
-        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), key: value})
+        setattr(namespace, self.dest, (getattr(namespace, self.dest) or {}) | more)
 
 
 def _digest(file: Path) -> str:

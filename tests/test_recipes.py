@@ -256,8 +256,18 @@ def test_a_recipe_keeps_the_comments_and_changes_only_what_it_says(project, tmp_
     assert different == ["  depth: null", "  mask_ratio: 0.5"]
 
 
+def test_settings_of_one_section_add_up_and_the_last_word_on_a_key_counts(project, tmp_path):
+    onto = tmp_path / "params.yaml"
+    onto.write_text((project / "params.yaml").read_text())
+    settings = ["finetune={epochs: 9, warmup_epochs: 1}", "finetune={epochs: 8}", "finetune.smoothing=0.2"]
+    list(recipe.lay(None, settings, onto=onto))
+    f = config.load(onto).finetune
+    assert (f.epochs, f.warmup_epochs, f.smoothing) == (8, 1, 0.2)
+
+
 @pytest.mark.parametrize(
-    "setting", ["pretrain.maskratio=0.5", "pretrain=3", "pretrain.mask_ratio=x", "nothing"]
+    "setting",
+    ["pretrain.maskratio=0.5", "pretrain=3", "pretrain.mask_ratio=x", "pretrain.epochs=[1", "nothing"],
 )
 def test_a_wrong_setting_is_named_and_changes_nothing(setting, project, tmp_path):
     onto = tmp_path / "params.yaml"

@@ -72,6 +72,8 @@ def test_settings_of_a_command_line_become_values_and_what_is_none_is_refused(ca
     assert parser.parse_args([]).set is None
     given = parser.parse_args(["--set", "pretrain.epochs=5", "--set", "ingest.path=/a=b", "--set", "x.y="])
     assert given.set == {"pretrain.epochs": 5, "ingest.path": "/a=b", "x.y": None}
+    parts = parser.parse_args(["--set", "demo={train: 6, size: 8}", "--set", "demo={train: 7}"])
+    assert parts.set == {"demo.train": 7, "demo.size": 8}
     with pytest.raises(SystemExit):
         parser.parse_args(["--set", "pretrain.epochs"])
     assert "expected KEY=VALUE" in capsys.readouterr().err
