@@ -13,7 +13,6 @@ import pytest
 
 from mae import registry
 from mae.registry import Decision, Registered, decide, decide_gain
-from mae.registry.promotion import _make_champions
 
 NAMES = ["mae-encoder", "mae-classifier"]
 
@@ -175,34 +174,67 @@ def test_rollback_restores_the_pair_where_only_the_classifier_changed(
     )
 
 
-def test_a_promotion_that_was_killed_half_way_is_finished_the_next_time(
-    mlflow_uri: str, candidates: Any
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function: from now on, the n-th call of a method of MLflow's client kills; None: no more."""
+    from mlflow.tracking import MlflowClient
+
+    def arm(method: str, number: int | None) -> None:
+        monkeypatch.undo()
+        calls, real = [], getattr(MlflowClient, method)
+
+        def call(*given: Any, **named: Any) -> Any:
+            calls.append(given)
+            if len(calls) == number:
+                raise KeyboardInterrupt
+            return real(*given, **named)
+
+        monkeypatch.setattr(MlflowClient, method, call)
+
+    return arm
+
+
+# Where a promotion of two models may be killed: before any alias moved, between the pairs, before the tags.
+KILLS = [("set_registered_model_alias", number) for number in (1, 2, 4)] + [
+    ("set_model_version_tag", 1),
+    ("delete_registered_model_tag", 1),
+]
+
+
+@pytest.mark.parametrize(("method", "number"), KILLS)
+def test_a_promotion_that_was_killed_is_finished_before_anything_else_is_judged(
+    method: str, number: int, mlflow_uri: str, candidates: Any, killed_at: Any
 ) -> None:
     judge(mlflow_uri, candidates(1, 1), FIRST)
     done = candidates(2, 2)
-
-    class Killed:
-        """The client, until the second champion is to be set."""
-
-        def __init__(self) -> None:
-            self.store, self.champions = client(mlflow_uri), 0
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.store, name)
-
-        def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
-            self.champions += alias == "champion"
-            if self.champions == 2:
-                raise KeyboardInterrupt
-            self.store.set_registered_model_alias(name, alias, version)
-
+    killed_at(method, number)
     with pytest.raises(KeyboardInterrupt):
-        _make_champions(Killed(), list(done.values()))
-    assert {name: found["champion"] for name, found in aliases(mlflow_uri).items()} == dict(
-        zip(NAMES, "21", strict=True)
-    )
-    judge(mlflow_uri, done, BETTER)
+        judge(mlflow_uri, done, BETTER)
+    killed_at(method, None)
+    assert set(champions(mlflow_uri).values()) <= {"1", "2", None}  # there is a champion at every moment
+    assert registry.finish(mlflow_uri, NAMES) == "promotion"
     assert aliases(mlflow_uri) == both({"champion": "2", "previous": "1"})
+    tags = client(mlflow_uri).get_model_version(NAMES[1], "2").tags
+    assert (tags["gate.decision"], "gate.numbers" in tags) == ("promoted", True)
+    assert registry.finish(mlflow_uri, NAMES) is None
+
+
+def test_a_rollback_that_was_killed_is_finished_and_not_taken_back(
+    mlflow_uri: str, candidates: Any, killed_at: Any
+) -> None:
+    judge(mlflow_uri, candidates(1, 1), FIRST)
+    judge(mlflow_uri, candidates(2, 2), BETTER)
+    for number in (3, 4):  # of four aliases to set: the champions are the last two
+        killed_at("set_registered_model_alias", number)
+        with pytest.raises(KeyboardInterrupt):
+            registry.rollback(mlflow_uri, NAMES)
+        killed_at("set_registered_model_alias", None)
+        rows = registry.rollback(mlflow_uri, NAMES)
+        assert aliases(mlflow_uri) == both({"champion": "1", "previous": "2"})
+        assert {(row["name"], row["version"]) for row in rows if row["aliases"] == ["champion"]} == {
+            (name, "1") for name in NAMES
+        }
+        registry.rollback(mlflow_uri, NAMES)  # the other way, for the next kill
 
 
 def test_what_was_decided_about_an_unchanged_candidate_can_be_read_again(

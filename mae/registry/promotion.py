@@ -15,13 +15,14 @@ from mae.registry.store import (
     PREVIOUS,
     RegistryError,
     aliases,
+    registered_tags,
     registry,
     version_at,
     weights_of,
 )
 
 LOG = logging.getLogger("mae.registry")
-INTENT = "gate.intent"  # on a version while its promotion is under way
+INTENT = "gate.intent"  # on a registered model while aliases move: all that is to be done, told beforehand
 
 
 def champion_files(uri: str, name: str, directory: Path | None = None) -> Path | None:
@@ -39,26 +40,39 @@ def champion_version(uri: str, name: str) -> str | None:
 def conclude(uri: str, candidate: dict[str, Registered], decision: Decision) -> dict[str, Any]:
     """Write the gate's decision onto the candidate's versions and, if it says so, make them champions.
 
-    There is a champion at every moment: an alias moves in one step, and what it pointed to is kept as
-    `previous` first. The decision is written last, so that one that a kill interrupted is taken again.
-    Returns what happened, for the register stage's report.
+    There is a champion at every moment: an alias moves in one step. A promotion that a kill interrupted is
+    carried out by `finish`. Returns what happened, for the register stage's report.
     """
     models = list(candidate.values())
+    verdict = {"gate.reason": decision.reason, "gate.numbers": json.dumps(decision.as_dict())}
     with registry(uri) as client:
         if decision.promote:
-            _make_champions(client, models)
-        for model in models:
-            if model.judged and not decision.promote:
-                continue  # an encoder that was promoted with another classifier keeps that record
-            tags = {"gate.reason": decision.reason, "gate.numbers": json.dumps(decision.as_dict())}
-            if decision.promote:
-                tags["promoted_at"] = _now()
-            tags["gate.decision"] = "promoted" if decision.promote else "kept the champion"
-            _tag(client, model.name, model.version, tags)
-        if decision.promote:
-            client.delete_model_version_tag(models[-1].name, models[-1].version, INTENT)
+            before = {model.name: aliases(client, model.name).get(CHAMPION) for model in models}
+            moves = {model.name: {CHAMPION: model.version, PREVIOUS: before[model.name]} for model in models}
+            verdict |= {"promoted_at": _now(), "gate.decision": "promoted"}
+            tags = [[model.name, model.version, verdict] for model in models]
+            _begin(client, {"what": "promotion", "aliases": moves, "tags": tags})
+        else:
+            verdict |= {"gate.decision": "kept the champion"}
+            for model in models:
+                if not model.judged:  # an encoder that was promoted with another classifier keeps that record
+                    _tag(client, model.name, model.version, verdict)
     LOG.info("%s: %s", "promoted" if decision.promote else "not promoted", decision.reason)
     return {**decision.as_dict(), "models": summary(uri, [model.name for model in models])}
+
+
+def finish(uri: str, names: list[str]) -> str | None:
+    """Carry out what a kill, or a server that went away, left half done; what it was, None where nothing.
+
+    names: models that were registered together. Whoever judges or moves champions asks this first.
+    """
+    with registry(uri) as client:
+        intent = _open_intent(client, names)
+        if intent is None:
+            return None
+        LOG.warning("finishing a %s of %s that was interrupted", intent["what"], ", ".join(intent["aliases"]))
+        _carry_out(client, intent)
+        return str(intent["what"])
 
 
 def recorded(uri: str, candidate: dict[str, Registered]) -> dict[str, Any]:
@@ -73,24 +87,38 @@ def recorded(uri: str, candidate: dict[str, Registered]) -> dict[str, Any]:
 def rollback(uri: str, names: list[str]) -> list[dict[str, Any]]:
     """Make the previous champions champions again; the ones they replace become `previous`.
 
-    names: models that were registered together, and so go back together.
+    names: models that were registered together, and so go back together. One that was interrupted is only
+    finished: going back twice would be no way back. Returns who is champion and previous now, as `summary`.
     Raises RegistryError, before anything is changed, where a model has no previous champion.
     """
     with registry(uri) as client:
-        found = {name: aliases(client, name) for name in names}
-        for name, there in found.items():
-            if PREVIOUS not in there or CHAMPION not in there:
-                raise RegistryError(f"{name}: there is no previous champion to go back to")
-        if all(there[PREVIOUS] == there[CHAMPION] for there in found.values()):
-            raise RegistryError(f"{', '.join(names)}: the previous champion is the champion already")
-        for name, there in found.items():
-            client.set_registered_model_alias(name, CHAMPION, there[PREVIOUS])
-        for name, there in found.items():
-            client.set_registered_model_alias(name, PREVIOUS, there[CHAMPION])
-            if there[PREVIOUS] != there[CHAMPION]:
-                _tag(client, name, there[CHAMPION], {"rolled_back_at": _now()})
-                _tag(client, name, there[PREVIOUS], {"restored_at": _now()})
-    return summary(uri, names)
+        intent = _open_intent(client, names)
+        if intent is not None:
+            _carry_out(client, intent)
+        if intent is None or intent["what"] != "rollback":
+            intent = _way_back(client, names)
+            _begin(client, intent)
+    return [
+        {"name": name, "version": version, "aliases": [alias]}
+        for name, moved in intent["aliases"].items()
+        for alias, version in moved.items()
+    ]
+
+
+def _way_back(client: Any, names: list[str]) -> dict[str, Any]:
+    found = {name: aliases(client, name) for name in names}
+    for name, there in found.items():
+        if PREVIOUS not in there or CHAMPION not in there:
+            raise RegistryError(f"{name}: there is no previous champion to go back to")
+    if all(there[PREVIOUS] == there[CHAMPION] for there in found.values()):
+        raise RegistryError(f"{', '.join(names)}: the previous champion is the champion already")
+    changing = {name: there for name, there in found.items() if there[PREVIOUS] != there[CHAMPION]}
+    tags = [[name, there[CHAMPION], {"rolled_back_at": _now()}] for name, there in changing.items()]
+    tags += [[name, there[PREVIOUS], {"restored_at": _now()}] for name, there in changing.items()]
+    moves = {
+        name: {CHAMPION: there[PREVIOUS], PREVIOUS: there[CHAMPION]} for name, there in found.items()
+    }
+    return {"what": "rollback", "aliases": moves, "tags": tags}
 
 
 def summary(uri: str, names: list[str]) -> list[dict[str, Any]]:
@@ -106,24 +134,30 @@ def summary(uri: str, names: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _make_champions(client: Any, models: list[Registered]) -> None:
-    """Keep the champions as `previous`, then move the alias; repeats itself after a kill half-way.
+def _begin(client: Any, intent: dict[str, Any]) -> None:
+    """Note what is to be done, then do it: half done, it is known what the rest is."""
+    first = next(iter(intent["aliases"]))
+    client.set_registered_model_tag(first, INTENT, json.dumps(intent))
+    _carry_out(client, intent)
 
-    What was champion before anything moved is noted on the last model first, and holds until the decision is
-    written: read again half-way, the aliases would call a new champion the previous one.
-    """
-    last = models[-1]
-    tags = client.get_model_version(last.name, last.version).tags
-    if INTENT in tags:
-        before = json.loads(tags[INTENT])
-    else:
-        before = {model.name: aliases(client, model.name).get(CHAMPION) for model in models}
-        _tag(client, last.name, last.version, {INTENT: json.dumps(before)})
-    for model in models:
-        if before[model.name] is not None:
-            client.set_registered_model_alias(model.name, PREVIOUS, before[model.name])
-    for model in models:
-        client.set_registered_model_alias(model.name, CHAMPION, model.version)
+
+def _carry_out(client: Any, intent: dict[str, Any]) -> None:
+    """Absolute values alone, so that doing it a second time changes nothing. The note goes last."""
+    for alias in (PREVIOUS, CHAMPION):
+        for name, moved in intent["aliases"].items():
+            if moved[alias] is not None:
+                client.set_registered_model_alias(name, alias, moved[alias])
+    for name, version, tags in intent["tags"]:
+        _tag(client, name, version, tags)
+    client.delete_registered_model_tag(next(iter(intent["aliases"])), INTENT)
+
+
+def _open_intent(client: Any, names: list[str]) -> dict[str, Any] | None:
+    for name in names:
+        note = registered_tags(client, name).get(INTENT)
+        if note is not None:
+            return dict(json.loads(note))
+    return None
 
 
 def _tag(client: Any, name: str, version: str, tags: dict[str, str]) -> None:

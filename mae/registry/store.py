@@ -62,14 +62,24 @@ def version_at(client: Any, name: str, alias: str) -> Any:
 
 def aliases(client: Any, name: str) -> dict[str, str]:
     """alias -> version number of the registered model; {} where there is no such model."""
+    model = _registered_model(client, name)
+    return {} if model is None else {a: str(number) for a, number in model.aliases.items()}  # sqlite: int
+
+
+def registered_tags(client: Any, name: str) -> dict[str, str]:
+    """The tags of the registered model as a whole; {} where there is no such model."""
+    model = _registered_model(client, name)
+    return {} if model is None else dict(model.tags)
+
+
+def _registered_model(client: Any, name: str) -> Any:
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_registered_model(name).aliases
-        return {alias: str(number) for alias, number in found.items()}  # sqlite gives integers
+        return client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
+            return None
         raise
 
 

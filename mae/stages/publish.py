@@ -62,6 +62,7 @@ def _registered(
 ) -> dict[str, Any]:
     """Register models that belong together and let the gate decide, if it has not; what came of it."""
     uri = tracking_uri(params)
+    registry.finish(uri, [name for name, _ in models.values()])
     candidate = registry.register(
         uri=uri,
         experiment=params.runtime.experiment,
