@@ -13,7 +13,8 @@ from mae.config import Retrain, read_yaml
 IMAGES = "ingest"
 LISTING, MANIFEST = "listing.tsv", "manifest.json"
 REJECTED = "rejected.json"
-_POINTER, _PENDING = "decided.json", "pending"
+# Each names a folder of listings; deciding renames the one to the other.
+_DECIDED, _PENDING = "decided.json", "pending.json"
 P_BY_CHANCE = 0.01
 
 
@@ -37,11 +38,7 @@ class Arrivals:
     @property
     def decided(self) -> Path | None:
         """The folder of what was decided upon; None before the first decision."""
-        try:
-            found = self._folder / json.loads((self._folder / _POINTER).read_text())["folder"]
-        except (OSError, ValueError, KeyError):
-            return None
-        return found if found.is_dir() else None
+        return self._named(_DECIDED)
 
     @property
     def sharding(self) -> list[str]:
@@ -51,39 +48,54 @@ class Arrivals:
     @property
     def listed(self) -> int:
         """How many images are listed, of those taken."""
-        manifest = json.loads((self._folder / _PENDING / IMAGES / MANIFEST).read_text())
+        manifest = json.loads((self._taken / IMAGES / MANIFEST).read_text())
         return sum(split["count"] for split in manifest.get("splits", {}).values())
 
     def take(self) -> None:
         """Keep the listings of now, so that what is decided later is decided of these."""
-        pending = self._folder / _PENDING
-        shutil.rmtree(pending, ignore_errors=True)
+        taken = self._folder / f"listings-{os.urandom(4).hex()}"
         for stage, listing in self._listings.items():
-            (pending / stage).mkdir(parents=True)
+            (taken / stage).mkdir(parents=True)
             for name in (LISTING, MANIFEST):
-                shutil.copyfile(listing / name, pending / stage / name)
+                shutil.copyfile(listing / name, taken / stage / name)
+        beside = self._folder / f".{_PENDING}"
+        beside.write_text(json.dumps({"folder": taken.name}))
+        os.replace(beside, self._folder / _PENDING)
+        for former in self._folder.glob("listings-*/"):
+            if former not in (taken, self.decided):
+                shutil.rmtree(former, ignore_errors=True)
 
     def changed(self) -> list[str]:
         """The stages whose listing is another one than was decided upon; all before the first decision."""
         decided = self.decided
         if decided is None:
             return self.stages
-        return [one for one in self.stages if _told(self._folder / _PENDING / one) != _told(decided / one)]
+        return [one for one in self.stages if _told(self._taken / one) != _told(decided / one)]
 
     def decide(self) -> None:
-        """The listings taken are those decided upon from now on; and what of them was rejected."""
-        pending = self._folder / _PENDING
-        for stage, shards in self._rejected.items():
-            (pending / stage).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(shards / REJECTED, pending / stage / REJECTED)
-        name = "decided-" + os.urandom(4).hex()
-        pending.rename(self._folder / name)
-        beside = self._folder / f".{_POINTER}"
-        beside.write_text(json.dumps({"folder": name}))
-        os.replace(beside, self._folder / _POINTER)
-        for former in self._folder.glob("decided-*/"):
-            if former.name != name:
-                shutil.rmtree(former, ignore_errors=True)
+        """The listings taken are those decided upon from now on, with what of them was rejected.
+
+        Nothing changes where none were taken since: a run that was killed here had done it.
+        """
+        taken = self._named(_PENDING)
+        if taken is not None:
+            for stage, shards in self._rejected.items():
+                (taken / stage).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(shards / REJECTED, taken / stage / REJECTED)
+            os.replace(self._folder / _PENDING, self._folder / _DECIDED)
+
+    @property
+    def _taken(self) -> Path:
+        taken = self._named(_PENDING)
+        assert taken is not None, "take() comes first"
+        return taken
+
+    def _named(self, pointer: str) -> Path | None:
+        try:
+            found = self._folder / json.loads((self._folder / pointer).read_text())["folder"]
+        except (OSError, ValueError, KeyError):
+            return None
+        return found if found.is_dir() else None
 
     def rejected(self) -> int:
         """How many images of the listing were left out of the shards that had not been before."""

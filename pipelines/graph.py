@@ -39,6 +39,16 @@ def upstreams(root: Path, targets: Iterable[str] | None = None) -> dict[str, tup
         }
 
 
+def downstreams(root: Path, stages: Iterable[str]) -> list[str]:
+    """These stages and all that depend on them, in an order in which they can run."""
+    found: set[str] = set(stages)
+    order = upstreams(root)
+    for stage, ups in order.items():
+        if found.intersection(ups):
+            found.add(stage)
+    return [stage for stage in order if stage in found]
+
+
 def _address(stage: Any) -> str:
     """The name that `dvc repro` takes at the root, whatever folder this process is in."""
     if not hasattr(stage, "name"):

@@ -61,6 +61,7 @@ class _Guard:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                close_fds=False,  # locks that we were handed are held until the last process ended
             )
         except OSError as error:
             _say(f"{command[0]}: {error.strerror}")

@@ -28,6 +28,8 @@ class Overlay:
     def __init__(self, root: Path, folder: Path) -> None:
         self._params, self._folder = Path(root) / PARAMS, Path(folder)
         self._record = self._folder / RECORD
+        # Beside what it replaces: the folder may be of another file system.
+        self._draft = self._params.with_name(f"{PARAMS}.draft")
 
     def lay(self, values: Mapping[str, Any]) -> list[str]:
         """Change "section.key" -> value, more of them later, too; returns a line for each key that changed.
@@ -37,16 +39,19 @@ class Overlay:
         if not values:
             return []
         self._folder.mkdir(parents=True, exist_ok=True)
-        draft = self._folder / PARAMS
-        shutil.copyfile(self._params, draft)
-        changes = list(recipe.lay(None, list(as_settings(values)), onto=draft))
+        shutil.copyfile(self._params, self._draft)
+        try:
+            changes = list(recipe.lay(None, list(as_settings(values)), onto=self._draft))
+        except config.InvalidParams:
+            self._draft.unlink()
+            raise
         # The record first: whenever this is killed, what the file was is known.
         before = self._noted()["before"] if self._record.is_file() else self._params.read_text()
-        note = {"before": before, "laid": _digest(draft)}
+        note = {"before": before, "laid": _digest(self._draft)}
         beside = self._record.with_suffix(".tmp")
         beside.write_text(json.dumps(note))
         os.replace(beside, self._record)
-        os.replace(draft, self._params)
+        os.replace(self._draft, self._params)
         return changes
 
     def restore(self) -> str | None:
@@ -58,9 +63,8 @@ class Overlay:
             return None
         note = self._noted()
         if _digest(self._params) == note["laid"]:
-            beside = self._folder / PARAMS
-            beside.write_text(note["before"])
-            os.replace(beside, self._params)
+            self._draft.write_text(note["before"])
+            os.replace(self._draft, self._params)
             said = f"{PARAMS} is as it was before the run"
         elif self._params.read_text() == note["before"]:
             said = None

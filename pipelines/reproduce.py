@@ -17,7 +17,8 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from mae import config, recipe
 from pipelines import artifacts, locks
-from pipelines.overlay import PARAMS, Overlay, Settings, as_settings, folder_of
+from pipelines.overlay import PARAMS, Settings, as_settings
+from pipelines.settle import settle
 from pipelines.stage import Outcome
 from pipelines.stages import run_stages
 
@@ -35,8 +36,7 @@ def reproduce(targets: list[str] | None = None, overrides: dict[str, Any] | None
     root = Path.cwd()
     try:
         with locks.alone(root, grace=config.load(PARAMS).flows.grace):
-            if said := Overlay(root, folder_of(root)).restore():  # of a retraining that was killed
-                get_run_logger().info(said)
+            settle(root, get_run_logger().info)
             lay(overrides)
             outcomes = run_stages(root, config.load(PARAMS).flows, targets=targets or None)
             artifacts.stages_table(outcomes)

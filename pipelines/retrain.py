@@ -69,7 +69,7 @@ def rollback(model: Literal["encoder", "detector", "segmenter"] = "encoder") -> 
     root = Path.cwd()
     try:
         with locks.alone(root, grace=config.load(PARAMS).flows.grace):
-            lines = mae(root, "rollback", model)
+            lines = mae(root, "rollback", model, retries=0)  # twice would be no way back
     except locks.Busy as busy:
         return Cancelled(name="Busy", message=str(busy))
     except CommandFailed as failed:

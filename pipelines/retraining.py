@@ -17,8 +17,10 @@ from mae import config
 from mae.__main__ import EXIT_NO_CHAMPION
 from pipelines import artifacts, verdict
 from pipelines.arrivals import IMAGES, Arrivals, doubts, rejected_too_many
+from pipelines.graph import downstreams, upstreams
 from pipelines.overlay import PARAMS, Overlay, folder_of
 from pipelines.reproduce import concluded
+from pipelines.settle import remember, settle
 from pipelines.stage import Outcome, run_guarded
 from pipelines.stages import run_stages
 
@@ -52,7 +54,7 @@ class Retraining:
         self._overlay = Overlay(root, self._folder)
         self._arrivals = Arrivals(root, self._folder)
         self._outcomes: list[Outcome] = []
-        self._settle()
+        settle(root, self._log)
         self._params = config.load(root / PARAMS)
 
     def run(self, start: Start | None, overrides: Mapping[str, Any], force: bool) -> State[Any]:
@@ -66,24 +68,14 @@ class Retraining:
             verdict.note_before(self._root, self._folder)
             self._stages(self._arrivals.sharding)
             self._judge_shards(arrived, force)
-            return self._decide(self._all_stages())
+            # Annotated images are no reason to pretrain: only what depends on them runs.
+            below = None if arrived is not None else downstreams(self._root, self._arrivals.changed())
+            return self._decide(self._all_stages(below))
         except _Ended as ended:
             return ended.state
         finally:
             if said := self._overlay.restore():
                 self._log(said)
-
-    def _settle(self) -> None:
-        """What a killed run left: a decision that the gate had taken counts; settings laid are put back."""
-        if verdict.is_open(self._folder):
-            found = verdict.verdicts(self._root, self._folder)
-            if any(one.new for one in found):
-                self._log(
-                    f"the run before was killed once the gate had decided: {'; '.join(map(str, found))}"
-                )
-                self._remember(found)
-        if said := self._overlay.restore():
-            self._log(said)
 
     def _judge_data(self, force: bool) -> int | None:
         """How many images arrived; None where only annotated images did. Ends where there is no reason."""
@@ -162,17 +154,22 @@ class Retraining:
             message = f"{concluded(found).message} (the champion is the same; run again to go on)"
             raise _Ended(Failed(message=message))
 
-    def _all_stages(self) -> list[Outcome]:
-        """The rest. The gate may have decided although a stage failed on which it does not depend."""
-        found = self._run(None)
+    def _all_stages(self, below: list[str] | None) -> list[Outcome]:
+        """The rest. The gate may have decided although a stage failed on which it does not depend.
+
+        below: of these stages only.
+        """
+        found = self._run(None, only=below)
         if not any(outcome.stage == GATE and outcome.done for outcome in found):
             message = f"{concluded(found).message} (the champion is the same; run again to go on)"
             raise _Ended(Failed(message=message))
         return found
 
-    def _run(self, targets: list[str] | None) -> list[Outcome]:
+    def _run(self, targets: list[str] | None, only: list[str] | None = None) -> list[Outcome]:
         """Stages that were not in this run yet."""
         done = [outcome.stage for outcome in self._outcomes if outcome.done]
+        if only is not None:
+            done += [stage for stage in upstreams(self._root) if stage not in only]
         self._outcomes += (found := run_stages(self._root, self._params.flows, targets=targets, skip=done))
         artifacts.stages_table(self._outcomes)
         return found
@@ -181,24 +178,18 @@ class Retraining:
         found = verdict.verdicts(self._root, self._folder)
         create_markdown_artifact(verdict.table(found), key="decision", description="Champion and challenger")
         artifacts.report_pictures(self._root)
-        self._remember(found)
+        remember(self._root, found)
         message = "; ".join(map(str, found)) or "no model was registered"
         if not all(outcome.done for outcome in outcomes):
             return Failed(message=f"{concluded(outcomes).message}. The gate decided: {message}")
         promoted = any(one.promoted for one in found)
         return Completed(name="Promoted" if promoted else "Champion kept", message=message)
 
-    def _remember(self, found: list[verdict.Verdict]) -> None:
-        self._arrivals.decide()
-        if any(one.promoted for one in found):
-            self._overlay.keep()  # so that params.yaml and dvc.lock say how the champion was made
-        verdict.forget(self._folder)
 
-
-def mae(root: Path, *arguments: str, none: int | None = None) -> list[str]:
+def mae(root: Path, *arguments: str, none: int | None = None, retries: int | None = None) -> list[str]:
     """Run a command of `mae` as a task run; returns the lines that it printed, [] for the exit status `none`.
 
-    Raises CommandFailed, after as many retries as a stage gets.
+    Raises CommandFailed, after as many retries as a stage gets, or as asked for.
     """
     settings = config.load(root / PARAMS).flows
     name = f"mae {arguments[0]}"
@@ -207,7 +198,7 @@ def mae(root: Path, *arguments: str, none: int | None = None) -> list[str]:
         name=name,
         task_run_name=name,
         cache_policy=NO_CACHE,
-        retries=settings.retries,
+        retries=settings.retries if retries is None else retries,
         retry_delay_seconds=settings.retry_delay,
     )
     def command() -> list[str]:

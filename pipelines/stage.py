@@ -131,6 +131,8 @@ def run_guarded(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        # A worker that ends the flow's process group must leave it time to end what it guards.
+        start_new_session=True,
         pass_fds=(*locks.inherited(), *keep),
     )
     assert process.stdin is not None

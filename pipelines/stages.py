@@ -72,6 +72,9 @@ class _Reproduction:
             self._ending.set()
             self._devices.close()
             end_all()
+            # While a training saves, the working copy is not free and its settings stay as they were laid.
+            for future in futures.values():
+                future.wait()
             raise
         return list(self._outcomes.values())
 

@@ -14,7 +14,7 @@ _BEFORE = "challengers.json"
 
 @dataclass(frozen=True)
 class Verdict:
-    """About one kind of model. new: this retraining made it; else it was judged before."""
+    """About one kind of model. new: this retraining made it, or made one again that was judged before."""
 
     kind: str
     new: bool
@@ -22,11 +22,19 @@ class Verdict:
 
     @property
     def promoted(self) -> bool:
-        return self.new and bool(self.about["promote"])
+        return self.new and bool(self.about["promote"]) and not self._replaced
+
+    @property
+    def _replaced(self) -> bool:
+        """Whether the model was promoted once, but another one is champion."""
+        newest = [model["aliases"] for model in self.about["models"] if "challenger" in model["aliases"]]
+        return bool(self.about["promote"]) and not all("champion" in aliases for aliases in newest)
 
     def __str__(self) -> str:
         if not self.new:
             return f"{self.kind}: the same model as before"
+        if self._replaced:
+            return f"{self.kind}: the champion stays: this model was champion before and was replaced"
         return f"{self.kind}: {'promoted' if self.promoted else 'the champion stays'}: {self.about['reason']}"
 
 

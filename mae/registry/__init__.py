@@ -3,7 +3,15 @@
 from mae.registry.continuation import NoChampion, champion_method
 from mae.registry.gate import Decision, decide, decide_gain, unjudged
 from mae.registry.models import Registered, register
-from mae.registry.promotion import champion_files, champion_version, conclude, finish, recorded, rollback, summary
+from mae.registry.promotion import (
+    champion_files,
+    champion_version,
+    conclude,
+    finish,
+    recorded,
+    rollback,
+    summary,
+)
 from mae.registry.store import RegistryError
 from mae.registry.weights import load_model
 

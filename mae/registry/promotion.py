@@ -115,9 +115,7 @@ def _way_back(client: Any, names: list[str]) -> dict[str, Any]:
     changing = {name: there for name, there in found.items() if there[PREVIOUS] != there[CHAMPION]}
     tags = [[name, there[CHAMPION], {"rolled_back_at": _now()}] for name, there in changing.items()]
     tags += [[name, there[PREVIOUS], {"restored_at": _now()}] for name, there in changing.items()]
-    moves = {
-        name: {CHAMPION: there[PREVIOUS], PREVIOUS: there[CHAMPION]} for name, there in found.items()
-    }
+    moves = {name: {CHAMPION: there[PREVIOUS], PREVIOUS: there[CHAMPION]} for name, there in found.items()}
     return {"what": "rollback", "aliases": moves, "tags": tags}
 
 

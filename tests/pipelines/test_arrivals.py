@@ -77,7 +77,21 @@ def test_what_is_decided_is_decided_of_the_listing_that_was_taken(root, arrivals
     arrivals.decide()
     arrivals.take()
     assert arrivals.changed() == ["ingest"]
-    assert len(list((root / "work/retrain").glob("decided-*"))) == 1
+    assert len(list((root / "work/retrain").glob("listings-*"))) == 2  # decided upon, and taken
+    arrivals.decide()
+    arrivals.take()
+    assert len(list((root / "work/retrain").glob("listings-*"))) == 2
+
+
+def test_a_decision_that_a_kill_left_to_be_taken_again_changes_nothing(arrivals):
+    arrivals.take()
+    arrivals.decide()
+    decided = arrivals.decided
+    arrivals.decide()
+    assert arrivals.decided == decided
+    assert (decided / "ingest/listing.tsv").is_file()
+    arrivals.take()
+    assert arrivals.changed() == []
 
 
 def test_a_source_that_moved_is_the_same_source(root, arrivals):

@@ -1,5 +1,6 @@
 """Whatever way it ends, a guarded command leaves no process behind."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -93,6 +94,34 @@ def test_kill_9_of_the_parent_ends_all_that_the_command_started(project, tmp_pat
     parent.kill()
     parent.wait()
     wait_for(lambda: not left(tmp_path) and not psutil.pid_exists(guard_pid))
+
+
+def test_whoever_ends_the_group_of_the_flow_leaves_the_guard_its_time(project, tmp_path):
+    code = "import sys; from pathlib import Path; from pipelines.stage import run_guarded\n"
+    code += "run_guarded(['bash', '-c', sys.argv[1]], Path(sys.argv[2]), grace=10)"
+    script = "trap 'sleep 1; touch saved; exit 75' INT; touch ready; while :; do sleep 0.1; done"
+    flow = subprocess.Popen(
+        [sys.executable, "-c", code, script, str(tmp_path)], cwd=project, start_new_session=True
+    )
+    wait_for((tmp_path / "ready").exists)
+    os.killpg(flow.pid, signal.SIGKILL)
+    flow.wait()
+    wait_for((tmp_path / "saved").exists)
+
+
+def test_a_lock_is_held_until_the_last_process_of_the_command_has_ended(guard, tmp_path):
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = guard("echo $$ > pids; touch ready; sleep 300", pass_fds=[lock.fileno()])
+        wait_for((tmp_path / "ready").exists)
+    process.kill()  # the guard itself: nobody ends what it started
+    process.wait()
+    with (tmp_path / "lock").open("w") as lock:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.killpg(left(tmp_path)[0], signal.SIGKILL)
+        wait_for(lambda: not left(tmp_path))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_past_the_limit_the_command_is_ended_with_status_124(guard, tmp_path):

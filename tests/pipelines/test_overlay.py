@@ -1,7 +1,10 @@
 """Settings laid over params.yaml for a run are gone after it, however it ended."""
 
 import argparse
+import errno
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +38,20 @@ def test_what_was_laid_is_put_back_byte_for_byte(root, overlay):
     assert overlay.restore() is None
 
 
+def test_the_work_folder_may_lie_on_another_file_system(root, overlay, monkeypatch):
+    before, real = (root / "params.yaml").read_bytes(), os.replace
+
+    def within(source, target):
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", within)
+    overlay.lay({"pretrain.epochs": 3000})
+    overlay.restore()
+    assert (root / "params.yaml").read_bytes() == before
+
+
 def test_after_a_kill_another_process_puts_it_back(root, overlay):
     before = (root / "params.yaml").read_bytes()
     overlay.lay({"pretrain.epochs": 3000})
@@ -64,6 +81,7 @@ def test_values_that_cannot_be_change_nothing(root, overlay):
             overlay.lay(values)
     assert (root / "params.yaml").read_bytes() == before
     assert overlay.restore() is None
+    assert [path.name for path in root.iterdir() if path.is_file()] == ["params.yaml"]
 
 
 def test_settings_of_a_command_line_become_values_and_what_is_none_is_refused(capsys):

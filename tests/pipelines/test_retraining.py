@@ -60,7 +60,8 @@ class World:
         self.version += 1
         about = {"promote": self.promote, "reason": "measured", "figure": "accuracy", "samples": 9}
         about |= dict.fromkeys(("challenger", "champion", "gain", "low", "high"), 0.5)
-        about["models"] = [{"name": "mae-encoder", "version": str(self.version), "aliases": ["challenger"]}]
+        who = ["challenger", *(["champion"] if self.promote else [])]
+        about["models"] = [{"name": "mae-encoder", "version": str(self.version), "aliases": who}]
         self.write("reports/register/decision.json", json.dumps({"encoder": about}))
 
     def write(self, name, text):
@@ -80,7 +81,8 @@ class World:
 
 
 @pytest.fixture
-def world(project, tmp_path, monkeypatch, drifted):
+def world(project, tmp_path, monkeypatch, drifted, empty_repo):
+    shutil.copytree(empty_repo, tmp_path, dirs_exist_ok=True)
     shutil.copy(project / "params.yaml", tmp_path / "params.yaml")
     stages = config.read_yaml(project / "dvc.yaml")["stages"]
     names = ("ingest", "shard", "pretrain", "ingest_detect", "shard_detect", "register", "report")
@@ -193,7 +195,7 @@ def test_where_only_annotated_images_changed_pretraining_stays_as_it_is(settled)
     retrain(settled)
     settled.scenes = "more"
     assert retrain(settled).name == "Champion kept"
-    assert settled.params.pretrain.init is None
+    assert settled.ran == ["ingest", "ingest_detect", "shard", "shard_detect", "register", "report"]
 
 
 def test_suspect_data_is_not_even_sharded_unless_forced(settled, drifted):

@@ -7,7 +7,12 @@ import pytest
 from pipelines import verdict
 
 
-def outcome(version, *, promote, **other):
+def outcome(version, *, promote, champion_is=None, **other):
+    """What `register` writes: of a model that was promoted just now, unless another one is champion."""
+    if champion_is is None:
+        champion_is = version if promote else "1"
+    aliases = {version: ["challenger"]}
+    aliases[champion_is] = ["champion", *aliases.get(champion_is, [])]
     return {
         "promote": promote,
         "reason": "gain +0.0100",
@@ -19,8 +24,7 @@ def outcome(version, *, promote, **other):
         "high": 0.015,
         "samples": 100,
         "models": [
-            {"name": "mae-encoder", "version": version, "aliases": ["challenger"]},
-            {"name": "mae-encoder", "version": "1", "aliases": ["champion"]},
+            {"name": "mae-encoder", "version": number, "aliases": who} for number, who in aliases.items()
         ],
         **other,
     }
@@ -46,6 +50,17 @@ def test_a_decision_of_an_earlier_run_promotes_nothing_now(tmp_path, decide):
     decide(encoder=outcome("3", promote=True))
     (found,) = verdict.verdicts(tmp_path, tmp_path)
     assert found.promoted
+
+
+def test_a_model_made_again_that_was_replaced_as_champion_is_not_promoted(tmp_path, decide):
+    """E.g. the images are those of before again: what was recorded of that model is that it was promoted."""
+    decide(encoder=outcome("2", promote=True))
+    verdict.note_before(tmp_path, tmp_path)
+    decide(encoder=outcome("1", promote=True, champion_is="2"))
+    (found,) = verdict.verdicts(tmp_path, tmp_path)
+    assert found.new
+    assert not found.promoted
+    assert "was champion before and was replaced" in str(found)
 
 
 def test_a_run_that_goes_on_after_a_kill_asks_what_was_decided_since_the_first(tmp_path, decide):

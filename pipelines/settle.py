@@ -1,0 +1,35 @@
+"""How a retraining is brought to its end, by itself or, where it was killed, by the flow that comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines import verdict
+from pipelines.arrivals import Arrivals
+from pipelines.overlay import Overlay, folder_of
+
+
+def settle(root: Path, log: Callable[[str], Any]) -> None:
+    """What a killed retraining left: a decision of the gate counts; settings laid are put back."""
+    folder = folder_of(root)
+    if verdict.is_open(folder):
+        found = verdict.verdicts(root, folder)
+        if any(one.new for one in found):
+            log(f"the run before was killed once the gate had decided: {'; '.join(map(str, found))}")
+            remember(root, found)
+    if said := Overlay(root, folder).restore():
+        log(said)
+
+
+def remember(root: Path, found: list[verdict.Verdict]) -> None:
+    """What was decided upon is no news any more, and params.yaml says how a new champion was made.
+
+    Each step may be taken a second time, after a kill between them.
+    """
+    folder = folder_of(root)
+    Arrivals(root, folder).decide()
+    if any(one.promoted for one in found):
+        Overlay(root, folder).keep()
+    verdict.forget(folder)
