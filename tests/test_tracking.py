@@ -114,7 +114,6 @@ def test_stages_stand_under_one_parent_until_the_next_repro(mlflow_uri: str, tmp
         pass
     with start(mlflow_uri, tmp_path, "shard", parent_file=file) as shard:
         pass
-    tracking.close_parent(file)
     parent = json.loads(file.read_text())["run_id"]
     assert [run_of(mlflow_uri, run).data.tags["mlflow.parentRunId"] for run in (ingest, shard)] == [
         parent
@@ -173,6 +172,41 @@ def test_a_deleted_parent_is_replaced(mlflow_uri: str, tmp_path: Path, caplog: A
         pass
     assert "not in this store any more" in caplog.text
     assert run_of(mlflow_uri, run).data.tags["mlflow.parentRunId"] not in (None, gone)
+
+
+def test_a_parent_is_open_while_a_stage_is(mlflow_uri: str, tmp_path: Path) -> None:
+    file = tmp_path / "parent.json"
+    for stage in ("ingest", "shard"):  # any may be the last: a sweep's experiments end with another one
+        run = start(mlflow_uri, tmp_path, stage, parent_file=file, new_parent=stage == "ingest")
+        parent = json.loads(file.read_text())["run_id"]
+        assert client(mlflow_uri).get_run(parent).info.status == "RUNNING"
+        run.finish()
+        assert client(mlflow_uri).get_run(parent).info.status == "FINISHED"
+    assert Outbox(file).directories() == []
+
+
+@pytest.mark.slow
+def test_the_run_of_a_killed_pod_is_closed_by_the_next_stage_wherever_that_runs(
+    mlflow_uri: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "parent.json"
+    start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
+    code = f"""
+from pathlib import Path; import time; from mae import tracking
+run = tracking.start("pretrain", uri={mlflow_uri!r}, experiment="mae", params={{}}, tags={{"host": "pod-7"}},
+                     directory=Path({str(tmp_path / "pretrain")!r}), parent_file=Path({str(file)!r}))
+run.log(1, {{"loss": 1.0}})
+print(run.id, flush=True); time.sleep(300)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as pod:
+        assert pod.stdout is not None
+        run_id = pod.stdout.readline().strip()
+        start(mlflow_uri, tmp_path, "knn", parent_file=file).finish()
+        assert client(mlflow_uri).get_run(run_id).info.status == "RUNNING"
+        pod.kill()
+    start(mlflow_uri, tmp_path, "linear", parent_file=file).finish()
+    assert client(mlflow_uri).get_run(run_id).info.status == "KILLED"
+    assert curve(mlflow_uri, run_id, "loss") == [(1, 1.0)]
 
 
 def test_runs_of_dead_processes_are_swept(mlflow_uri: str, tmp_path: Path) -> None:
@@ -247,7 +281,6 @@ def test_a_server_that_is_down_costs_seconds_and_no_metric(
             for step in range(1, 2001):
                 run.log(step, {"loss": 1 / step})
             run.picture(picture)
-    tracking.close_parent(file)
     assert time.monotonic() - began < 8
     assert run.id.startswith("offline-")
     assert "all metrics are in" in caplog.text

@@ -54,7 +54,6 @@ def register(params: Params) -> None:
         write_json(DECISION, outcomes)
         run.tags({f"decision.{kind}": outcome["reason"] for kind, outcome in outcomes.items()})
         run.artifact(DECISION)
-    tracking.close_parent(parent_file(params))
 
 
 def _registered(

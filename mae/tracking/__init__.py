@@ -13,7 +13,6 @@ from mae.tracking.delivery import deliver, deliver_all
 from mae.tracking.history import history
 from mae.tracking.machine import git_tags
 from mae.tracking.names import flatten, redact
-from mae.tracking.parents import close_parent
 from mae.tracking.run import Run
 from mae.tracking.server import Rejected, Unreachable
 
@@ -21,7 +20,6 @@ __all__ = [
     "Rejected",
     "Run",
     "Unreachable",
-    "close_parent",
     "deliver",
     "deliver_all",
     "flatten",

@@ -67,6 +67,7 @@ def start(
     spool.state |= {"parent": str(above.directory) if above else None, "parent_run_id": None}
     if parent_file is not None:
         Outbox(parent_file).add(directory)
+    spool.hold()
     run = Run(spool, server, parent_file)
     run.params(params)
     server.load()
@@ -92,7 +93,7 @@ def _reach(
     drain(spool, server)
     if above is not None and parent_file is not None:
         if new_parent:
-            parents.sweep(server, spool.state["experiment"], parent_file, above.state["run_id"])
+            parents.sweep(server, spool.state["experiment"])
         deliver_all(parent_file, limit_s=CATCH_UP_S)
 
 

@@ -49,12 +49,11 @@ def _send_to(server: Server, spool: Spool) -> None:
 
 
 def _at_work(spool: Spool) -> bool:
-    """Whether the run's own process still is there; on another machine it is taken to be."""
+    """Whether the run's own process still is there."""
     state = spool.state
     if state["status"] != "RUNNING" or state.get("is_parent"):
         return False
-    tags = state["tags"]
-    return tags.get("host") != machine.process_tags()["host"] or machine.is_alive(tags.get("process", ""))
+    return state["tags"].get("process") == machine.process_tags()["process"] or spool.is_held()
 
 
 def deliver_all(parent: Path, *, uri: str | None = None, limit_s: float | None = None) -> list[Path]:

@@ -48,7 +48,7 @@ def current(parent: Path, *, uri: str, experiment: str, tags: dict[str, str]) ->
     if (state["uri"], state["experiment"]) != (uri, experiment):
         why = f"the last one is in experiment {state['experiment']!r} of another tracking address"
         return begin(parent, uri=uri, experiment=experiment, tags=tags, why=why)
-    return spool
+    return _opened(spool)
 
 
 def shared(
@@ -82,17 +82,15 @@ def settle(parent: Path, spool: Spool, server: Server) -> str | None:
     return spool.state["run_id"]
 
 
-def close_parent(parent: Path, status: str = "FINISHED", *, send: bool = True) -> None:
-    """End the parent run that `parent` names: for the last stage, and for one that failed.
+def close_parent(parent: Path, status: str, *, send: bool = True) -> None:
+    """End the parent run that `parent` names: a stage ended with `status`; the next one opens it again.
 
     With `send` False, or a server that is down, only the files say so until the next delivery.
     """
     spool = read(parent)
-    if spool is None or spool.state["status"] == status:
+    if spool is None:
         return
-    spool.state |= {"status": status, "ended": now_ms(), "closed": False}
-    spool.save()
-    Outbox(parent).add(spool.directory)
+    _end(parent, spool, status)
     if not send:
         return
     try:
@@ -102,37 +100,48 @@ def close_parent(parent: Path, status: str = "FINISHED", *, send: bool = True) -
         LOG.warning("parent run not closed on the server yet (`mae sync` does it): %s", error)
 
 
-def sweep(server: Server, experiment: str, parent: Path, current_id: str | None) -> list[str]:
+def sweep(server: Server, experiment: str) -> list[str]:
     """Close this machine's runs that still read RUNNING though their process is gone; returns their ids.
 
-    A stage's run is dead with its process; a parent's run is over when its file names another.
+    Of stages in any working copy; what a killed one here left is delivered from its files besides.
     """
     host = machine.process_tags()["host"]
     swept: list[str] = []
     for run in server.running(server.experiment_id(experiment), host=host):
-        run_id, tags = run.info.run_id, run.data.tags
-        if "parent.file" in tags:
-            over = tags["parent.file"] == str(parent.absolute()) and run_id != current_id
-            finished = over and server.children_statuses(run.info.experiment_id, run_id) <= {"FINISHED"}
-            status = "FINISHED" if finished else "KILLED"
-        else:
-            over, status = not machine.is_alive(tags.get("process", "")), "KILLED"
-        if over:
-            try:
-                server.close(run_id, status)
-            except Rejected as error:
-                LOG.warning("run %s could not be closed: %s", run_id, error)
-                continue
-            swept.append(run_id)
+        if "parent.file" in run.data.tags or machine.is_alive(run.data.tags.get("process", "")):
+            continue
+        try:
+            server.close(run.info.run_id, "KILLED")
+        except Rejected as error:
+            LOG.warning("run %s could not be closed: %s", run.info.run_id, error)
+            continue
+        swept.append(run.info.run_id)
     if swept:
         LOG.info("closed %d run(s) that an ended process left RUNNING: %s", len(swept), ", ".join(swept))
     return swept
 
 
+def _opened(spool: Spool) -> Spool:
+    """The parent RUNNING again, for one more stage."""
+    if spool.state["status"] != "RUNNING":
+        spool.state |= {"status": "RUNNING", "ended": None, "closed": False}
+        spool.state["reopen"] = spool.state["run_id"] is not None
+        spool.save()
+    return spool
+
+
+def _end(parent: Path, spool: Spool, status: str) -> None:
+    spool.state |= {"status": status, "ended": now_ms(), "closed": False, "reopen": False}
+    spool.save()
+    Outbox(parent).add(spool.directory)
+
+
 def _close_previous(parent: Path) -> None:
-    """Leave the previous parent's own status to `sweep`, but forget the files of those fully delivered."""
-    outbox = Outbox(parent).directories()
+    """The parent before: one that still runs is a killed stage's. Files that are fully delivered go."""
     named = read(parent)
+    if named is not None and named.state["status"] == "RUNNING":
+        _end(parent, named, "KILLED")
+    outbox = Outbox(parent).directories()
     for directory in parent.with_suffix(".d").glob("parent-*"):
         waiting = [spool for spool in map(Spool.open, outbox) if spool is not None]
         needed: set[Any] = {spool.state.get("parent") for spool in waiting} | set(map(str, outbox))

@@ -144,8 +144,9 @@ class Run:
             LOG.warning(
                 "not everything reached %s: all metrics are in %s; `mae sync` sends", address, metrics
             )
-        if status != "FINISHED" and self._parent is not None:
+        if self._parent is not None:
             parents.close_parent(self._parent, status, send=delivered)
+        self._spool.release()
 
     def attach(self, system: machine.SystemMetrics | None) -> None:
         """Sample the machine's load along with `log`."""

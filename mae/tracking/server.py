@@ -199,11 +199,6 @@ class Server:
             where = f"attributes.status = 'RUNNING' and tags.host = '{host}'"
             return list(client.search_runs([experiment_id], where, max_results=1000))
 
-    def children_statuses(self, experiment_id: str, parent_run_id: str) -> set[str]:
-        with self.calls() as client:
-            where = f"tags.`{PARENT_TAG}` = '{parent_run_id}'"
-            return {run.info.status for run in client.search_runs([experiment_id], where)}
-
     def location(self, state: dict[str, Any]) -> str:
         """Where a person finds the run: a page's address, or the store and the id."""
         if self.uri.startswith("http") and state["run_id"]:

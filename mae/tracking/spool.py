@@ -24,6 +24,7 @@ METRICS = "metrics.jsonl"
 STATE = "tracking.json"
 REWOUND = "rewound.jsonl"
 COPIES = "undelivered"
+HOLDER = "process.lock"
 COPY_LIMIT = 64 << 20  # a larger artifact is not copied for later delivery, only named
 
 
@@ -34,6 +35,7 @@ class Spool:
         self.directory = directory
         self.state = state
         self._times: dict[tuple[Any, ...], float] = {}  # of lines that are logged again
+        self._held: int | None = None  # a file descriptor: open as long as the process, finished or not
 
     @classmethod
     def new(cls, directory: Path, **identity: Any) -> Spool:
@@ -71,6 +73,28 @@ class Spool:
 
     def save(self) -> None:
         write_json(self.directory / STATE, self.state)
+
+    # -- whose it is --
+
+    def hold(self) -> None:
+        """While this process lives, `is_held` says so to others, on whatever machine or in whatever pod."""
+        self._held = os.open(self.directory / HOLDER, os.O_CREAT | os.O_RDWR)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def release(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def is_held(self) -> bool:
+        """Whether another process holds the run (asked by its own, a POSIX lock would be lost)."""
+        with (self.directory / HOLDER).open("a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
 
     # -- metrics --
 
