@@ -19,6 +19,8 @@ from pipelines.stage import QUIET
 HOST, MLFLOW_PORT, PREFECT_PORT = "127.0.0.1", 5000, 4200
 LOGS = Path("work")
 START_S, STOP_S = 180.0, 20.0
+# Who holds a place must be known to a server that was killed, too: forgotten, it would never be free again.
+LASTING = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
 
 
 class NotUp(RuntimeError):
@@ -36,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # started in the background, SIGINT would be ignored
         signal.signal(number, signal.default_int_handler)
     try:
-        with mlflow(arguments.mlflow_port) as runs, prefect(arguments.prefect_port) as flows:
-            print(f"MLflow   {runs}\nPrefect  {flows}\nCtrl-C ends both.", flush=True)
+        with mlflow(arguments.mlflow_port) as runs, prefect(arguments.prefect_port) as api:
+            print(f"MLflow   {runs}\nPrefect  {api.removesuffix('/api')}\nCtrl-C ends both.", flush=True)
             while True:
                 signal.pause()
     except KeyboardInterrupt:
@@ -63,16 +65,17 @@ def mlflow(port: int = MLFLOW_PORT) -> Iterator[str]:
 
 @contextlib.contextmanager
 def prefect(port: int = PREFECT_PORT) -> Iterator[str]:
-    """The address of Prefect's pages: the server of PREFECT_API_URL, else one on this machine."""
-    api = os.environ.get("PREFECT_API_URL")
-    if api:
-        yield api.removesuffix("/api")
+    """The address of Prefect's API: of the server that its settings name, else of one on this machine."""
+    from prefect.settings import get_current_settings
+
+    if named := get_current_settings().api.url:
+        yield named.rstrip("/")
         return
     address = f"http://{HOST}:{port}"
-    asked = {"PREFECT_UI_API_URL": f"{address}/api"}  # else the pages ask at the usual port
+    asked = {"PREFECT_UI_API_URL": f"{address}/api", **LASTING}  # else the pages ask at the usual port
     options = ["--host", HOST, "--port", str(port)]
     with _server("prefect", ["server", "start", *options], address, "/api/health", asked):
-        yield address
+        yield f"{address}/api"
 
 
 @contextlib.contextmanager

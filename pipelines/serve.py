@@ -1,7 +1,7 @@
 """Serve the flows from this machine: `make serve`, or `python -m pipelines.serve`.
 
-The deployments, with their schedules and triggers, are those of prefect.yaml, `definitions.flows`. Without
-PREFECT_API_URL a Prefect server comes with it, on http://127.0.0.1:4200.
+The deployments, with their schedules and triggers, are those of prefect.yaml, `definitions.flows`. Unless
+Prefect's settings name a server (PREFECT_API_URL), one comes with it, on http://127.0.0.1:4200.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # else the server would be left behind
         signal.signal(number, signal.default_int_handler)
     try:
-        with pages.prefect(arguments.port) as address:
-            serve(f"{address}/api")
+        with pages.prefect(arguments.port) as api:
+            serve(api)
     except KeyboardInterrupt:
         return 0
     except pages.NotUp as error:
@@ -65,7 +65,7 @@ def sweep() -> None:
 
 
 def deployments(file: Path = FILE) -> list[Any]:
-    """A deployment for each flow of prefect.yaml, named after it; the schedules' switches as they stand.
+    """A deployment for each flow of prefect.yaml, named after it; all switches as they stand in Prefect now.
 
     Prefect's API must be reachable. Raises mae.config.InvalidParams for a file that cannot be read.
     """
@@ -76,34 +76,52 @@ def deployments(file: Path = FILE) -> list[Any]:
 
     made = []
     for name, said in config.read_yaml(file)["definitions"]["flows"].items():
+        there = _registered(name)
         deployment = RunnerDeployment.from_entrypoint(
             said["entrypoint"],
             name=name,
             description=said["description"],
             tags=said["tags"],
             concurrency_limit=ConcurrencyLimitConfig(**said["concurrency_limit"]),
-            triggers=[TypeAdapter(DeploymentTriggerTypes).validate_python(one) for one in said["triggers"]],
-            schedules=_schedules(name, said["schedules"]),
+            triggers=[
+                TypeAdapter(DeploymentTriggerTypes).validate_python(_as_switched(one))
+                for one in said["triggers"]
+            ],
+            schedules=_schedules(there.schedules if there else [], said["schedules"]),
+            paused=there.paused if there else None,
         )
         made.append(deployment)
     return made
 
 
-def _schedules(name: str, wanted: list[dict[str, Any]]) -> list[Any]:
-    """The file's schedules, each switched as it is in Prefect now, and those that somebody added there.
+def _registered(name: str) -> Any:
+    """The deployment as Prefect has it, None where it has none.
 
-    Registering a deployment replaces its schedules; what people did in the UI must outlive a restart.
+    Registering one replaces its schedules and triggers; what people did in the UI must outlive a restart.
     """
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import DeploymentScheduleCreate
-    from prefect.client.schemas.schedules import CronSchedule
     from prefect.exceptions import ObjectNotFound
 
     try:
         with get_client(sync_client=True) as client:
-            there = client.read_deployment_by_name(f"{name}/{name}").schedules
+            return client.read_deployment_by_name(f"{name}/{name}")
     except ObjectNotFound:
-        there = []
+        return None
+
+
+def _as_switched(trigger: dict[str, Any]) -> dict[str, Any]:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        there = client.read_automations_by_name(trigger["name"])
+    return {**trigger, "enabled": there[0].enabled} if there else trigger
+
+
+def _schedules(there: list[Any], wanted: list[dict[str, Any]]) -> list[Any]:
+    """The file's schedules, each switched as the one that is `there` already, and those added by people."""
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import CronSchedule
+
     active = {schedule.slug: schedule.active for schedule in there}
     own = [
         DeploymentScheduleCreate(

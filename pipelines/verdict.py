@@ -120,7 +120,8 @@ def notify(block: str | None, subject: str, body: str, log: Callable[[str], Any]
         loaded: Any = Block.load(block)
         loaded.notify(body, subject)
     except Exception as error:
-        log(f"flows.notify: {block} could not be told: {error!r}")
+        # Not what the error says: that may be an address, and a webhook's address is a secret.
+        log(f"flows.notify: {block} could not be told ({type(error).__name__})")
 
 
 def _decision(root: Path) -> dict[str, Any]:

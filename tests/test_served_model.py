@@ -186,15 +186,15 @@ def test_a_changed_model_is_a_new_challenger_and_the_champion_stays(
     assert (done["encoder"].version, done["classifier"].version) == ("1", "2")
     assert (done["encoder"].created, done["classifier"].created) == (False, True)
     assert aliases(client(uri), NAMES["classifier"]) == {"champion": "1", "challenger": "2"}
-    file = registry.champion_files(uri, NAMES["classifier"])
+    file = registry.champion_files(uri, NAMES["classifier"], tmp_path)
     assert file is not None
     assert file.read_bytes() == files.classifier.read_bytes()
 
 
 def test_an_empty_registry_has_no_champion_and_a_model_that_is_gone_is_logged_anew(
-    mlflow_uri: str, files: Files, monkeypatch: pytest.MonkeyPatch
+    mlflow_uri: str, files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert registry.champion_files(mlflow_uri, NAMES["encoder"]) is None
+    assert registry.champion_files(mlflow_uri, NAMES["encoder"], tmp_path) is None
     monkeypatch.setattr("mae.registry.models.save", lambda target, *_: target.mkdir())
     first = register(mlflow_uri, files)
     client(mlflow_uri).delete_logged_model(first["encoder"].model_id)

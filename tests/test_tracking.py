@@ -187,7 +187,7 @@ def test_a_parent_is_open_while_a_stage_is(mlflow_uri: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_run_of_a_killed_pod_is_closed_by_the_next_stage_wherever_that_runs(
-    mlflow_uri: str, tmp_path: Path
+    mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "parent.json"
     start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
@@ -203,6 +203,9 @@ print(run.id, flush=True); time.sleep(300)
         run_id = pod.stdout.readline().strip()
         start(mlflow_uri, tmp_path, "knn", parent_file=file).finish()
         assert client(mlflow_uri).get_run(run_id).info.status == "RUNNING"
+        monkeypatch.setattr("mae.tracking.begin.HELD_S", 0.1)
+        with pytest.raises(tracking.InUse, match=f"process {pod.pid} of pod-7"):
+            start(mlflow_uri, tmp_path, "pretrain", parent_file=file)
         pod.kill()
     start(mlflow_uri, tmp_path, "linear", parent_file=file).finish()
     assert client(mlflow_uri).get_run(run_id).info.status == "KILLED"

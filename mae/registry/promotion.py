@@ -25,8 +25,8 @@ LOG = logging.getLogger("mae.registry")
 INTENT = "gate.intent"  # on a registered model while aliases move: all that is to be done, told beforehand
 
 
-def champion_files(uri: str, name: str, directory: Path | None = None) -> Path | None:
-    """The safetensors file of the champion of `name` (downloaded where it is remote), or None without one."""
+def champion_files(uri: str, name: str, directory: Path) -> Path | None:
+    """The safetensors file of the champion of `name`, if any; a remote one is downloaded into `directory`."""
     with registry(uri) as client:
         champion = version_at(client, name, CHAMPION)
         return None if champion is None else weights_of(client, champion, directory)

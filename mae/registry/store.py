@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mae.tracking.names import redact
 from mae.tracking.server import QUIET, Rejected, Unreachable, resolve
@@ -83,14 +84,15 @@ def _registered_model(client: Any, name: str) -> Any:
         raise
 
 
-def weights_of(client: Any, version: Any, directory: Path | None = None) -> Path:
-    """The local path of the version's safetensors file; a remote one is downloaded (into `directory`)."""
+def weights_of(client: Any, version: Any, directory: Path) -> Path:
+    """The local path of the version's safetensors file; a remote one is downloaded into `directory`."""
     import mlflow
 
     model = client.get_logged_model(version.tags["model_id"])
+    location = model.artifact_location.rstrip("/")
     folder = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"{model.artifact_location.rstrip('/')}/artifacts",
-        dst_path=str(directory) if directory else None,
+        artifact_uri=f"{location}/artifacts",
+        dst_path=None if urlsplit(location).scheme in ("", "file") else str(directory),
         tracking_uri=client.tracking_uri,
     )
     found = sorted(Path(folder).rglob("*.safetensors"))

@@ -1,4 +1,7 @@
-"""What the gate of `register` is told: each challenger beside its champion, on the same samples of today."""
+"""What the gate of `register` is told: each challenger beside its champion, on the same samples of today.
+
+folder: for a champion that has to be fetched.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +17,10 @@ from mae.stages.files import CLASSIFIER, DETECTION, DETECTOR, IMAGES, SEGMENTATI
 # Torch and the models are imported where something is judged: mostly, nothing has changed.
 
 
-def classification(params: Params, uri: str) -> registry.Decision:
+def classification(params: Params, uri: str, folder: Path) -> registry.Decision:
     """Top-1 of the classifiers, in which encoders are compared too."""
     given, index = params.registry, Index.open(IMAGES.shards)
-    champion = registry.champion_files(uri, given.classifier)
+    champion = registry.champion_files(uri, given.classifier, folder)
     if not CLASSIFIER.is_file():
         return registry.unjudged(first=registry.champion_version(uri, given.encoder) is None)
     return registry.decide(
@@ -29,7 +32,7 @@ def classification(params: Params, uri: str) -> registry.Decision:
     )
 
 
-def detection(params: Params, uri: str) -> registry.Decision:
+def detection(params: Params, uri: str, folder: Path) -> registry.Decision:
     """Box AP of the detectors."""
     from mae.confidence import paired_statistic_gain
     from mae.data.annotations import Objects, ground_truth
@@ -39,7 +42,7 @@ def detection(params: Params, uri: str) -> registry.Decision:
     from mae.tasks.coco_ap import judge
 
     ours = MatchRecords.load(DETECTOR.parent / RECORDS)
-    found = registry.champion_files(uri, params.registry.detector)
+    found = registry.champion_files(uri, params.registry.detector, folder)
     theirs = None
     if found is not None:
         index = Index.open(DETECTION.shards)
@@ -62,14 +65,14 @@ def detection(params: Params, uri: str) -> registry.Decision:
     return _decided(params, ResampledAP(ours)(), champion, gain, len(ours.image_ids), "box AP")
 
 
-def segmentation(params: Params, uri: str) -> registry.Decision:
+def segmentation(params: Params, uri: str, folder: Path) -> registry.Decision:
     """mIoU of the segmenters."""
     from mae.confidence import paired_statistic_gain
     from mae.stages.segment import RECORDS, RESAMPLES
     from mae.tasks.iou import iou_figures, paired_miou
 
     ours = np.load(SEGMENTER.parent / RECORDS)["counts"]
-    found = registry.champion_files(uri, params.registry.segmenter)
+    found = registry.champion_files(uri, params.registry.segmenter, folder)
     theirs = None if found is None else _counts(params, found)
     gain = None
     if theirs is not None:

@@ -3,6 +3,7 @@
 import logging
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mae import config, registry, tracking
@@ -77,7 +78,9 @@ def _registered(
         _log.info("%s: unchanged: %s", kind, outcome["reason"])
         return outcome
     gate = {"encoder": classification, "detector": detection, "segmenter": segmentation}[kind]
-    return registry.conclude(uri, candidate, gate(params, uri))
+    with TemporaryDirectory() as folder:
+        decision = gate(params, uri, Path(folder))
+    return registry.conclude(uri, candidate, decision)
 
 
 def rollback(params: Params, kind: str = "encoder") -> None:

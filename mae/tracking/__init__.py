@@ -11,12 +11,14 @@ telemetry switch are handled inside the functions: importing this package import
 from mae.tracking.begin import start
 from mae.tracking.delivery import deliver, deliver_all
 from mae.tracking.history import history
+from mae.tracking.holding import InUse
 from mae.tracking.machine import git_tags
 from mae.tracking.names import flatten, redact
 from mae.tracking.run import Run
 from mae.tracking.server import Rejected, Unreachable
 
 __all__ = [
+    "InUse",
     "Rejected",
     "Run",
     "Unreachable",

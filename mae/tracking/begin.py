@@ -11,12 +11,14 @@ from typing import Any
 
 from mae.tracking import machine, parents
 from mae.tracking.delivery import deliver, deliver_all, drain
+from mae.tracking.holding import hold
 from mae.tracking.run import Run
 from mae.tracking.server import Rejected, Server, Unreachable
 from mae.tracking.spool import COPIES, METRICS, REWOUND, STATE, Outbox, Spool
 
 LOG = logging.getLogger("mae.tracking")
 CATCH_UP_S = 10.0  # at most this long for what earlier stages could not deliver
+HELD_S = 120.0  # for a process that is ending in the same directory
 
 
 def start(
@@ -39,7 +41,8 @@ def start(
     Args:
         stage: the run's name. experiment: its name; created where missing.
         uri: sqlite:///mlflow.db, http://host:port ...; ValueError for what MLflow 3 does not take.
-        directory: where metrics.jsonl and tracking.json of this run live (one run at a time per directory).
+        directory: where metrics.jsonl and tracking.json of this run live; InUse where another process is at
+            work there: two that train the same would spoil each other's files.
         params: nested params of the stage. tags: lineage and the like.
         parent_file: the small JSON file that names the parent run of this `dvc repro`.
         new_parent: begin a new parent there (the first stage), and sweep what earlier ones left RUNNING.
@@ -63,12 +66,13 @@ def start(
         else:
             above = parents.current(parent_file, **lineage)
     identity["tags"] = {**machine.process_tags(), **texts, "stage": stage}
+    tags = identity["tags"]
+    held = hold(directory, f"process {tags['pid']} of {tags['host']}", patience_s=HELD_S)
     spool = _spool(directory, stage, identity, run_id, parent_file)
     spool.state |= {"parent": str(above.directory) if above else None, "parent_run_id": None}
     if parent_file is not None:
         Outbox(parent_file).add(directory)
-    spool.hold()
-    run = Run(spool, server, parent_file)
+    run = Run(spool, server, parent_file, held)
     run.params(params)
     server.load()
     began = time.monotonic()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.tracking import machine
+from mae.tracking.holding import is_held
 from mae.tracking.server import METRICS_PER_CALL, PARENT_TAG, Rejected, Server, Unreachable
 from mae.tracking.spool import Outbox, Spool, now_ms
 
@@ -53,7 +54,7 @@ def _at_work(spool: Spool) -> bool:
     state = spool.state
     if state["status"] != "RUNNING" or state.get("is_parent"):
         return False
-    return state["tags"].get("process") == machine.process_tags()["process"] or spool.is_held()
+    return state["tags"].get("process") == machine.process_tags()["process"] or is_held(spool.directory)
 
 
 def deliver_all(parent: Path, *, uri: str | None = None, limit_s: float | None = None) -> list[Path]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from mae.tracking import machine
 from mae.tracking.delivery import deliver, drain
+from mae.tracking.holding import one_at_a_time
 from mae.tracking.server import Rejected, Server, Unreachable
-from mae.tracking.spool import Outbox, Spool, now_ms, one_at_a_time, write_json
+from mae.tracking.spool import Outbox, Spool, now_ms, write_json
 
 LOG = logging.getLogger("mae.tracking")
 REPRODUCTION = "reproduction"

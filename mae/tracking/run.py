@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -28,8 +29,15 @@ class Run:
     Used as a context manager it finishes as FINISHED, as KILLED on an interrupt, as FAILED on an error.
     """
 
-    def __init__(self, spool: Spool | None, server: Server | None, parent: Path | None = None) -> None:
+    def __init__(
+        self,
+        spool: Spool | None,
+        server: Server | None,
+        parent: Path | None = None,
+        held: int | None = None,
+    ) -> None:
         self._spool, self._server, self._parent = spool, server, parent
+        self._held = held  # what `hold` gave: open until the run, or the process, ends
         self._system: machine.SystemMetrics | None = None
         self._began, self._next_try, self._wasted_s = time.monotonic(), 0.0, 0.0
         self._last_flush, self._lines, self._last_step = time.monotonic(), 0, 0
@@ -146,7 +154,8 @@ class Run:
             )
         if self._parent is not None:
             parents.close_parent(self._parent, status, send=delivered)
-        self._spool.release()
+        if self._held is not None:
+            os.close(self._held)
 
     def attach(self, system: machine.SystemMetrics | None) -> None:
         """Sample the machine's load along with `log`."""

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mae.tracking.holding import one_at_a_time
 from mae.tracking.names import PARAM_LIMIT, TAG_LIMIT, clip, metric_name, redact
-from mae.tracking.spool import now_ms, one_at_a_time
+from mae.tracking.spool import now_ms
 
 LOG = logging.getLogger("mae.tracking")
 SQLITE = "sqlite:///"

@@ -24,7 +24,6 @@ METRICS = "metrics.jsonl"
 STATE = "tracking.json"
 REWOUND = "rewound.jsonl"
 COPIES = "undelivered"
-HOLDER = "process.lock"
 COPY_LIMIT = 64 << 20  # a larger artifact is not copied for later delivery, only named
 
 
@@ -35,7 +34,6 @@ class Spool:
         self.directory = directory
         self.state = state
         self._times: dict[tuple[Any, ...], float] = {}  # of lines that are logged again
-        self._held: int | None = None  # a file descriptor: open as long as the process, finished or not
 
     @classmethod
     def new(cls, directory: Path, **identity: Any) -> Spool:
@@ -73,28 +71,6 @@ class Spool:
 
     def save(self) -> None:
         write_json(self.directory / STATE, self.state)
-
-    # -- whose it is --
-
-    def hold(self) -> None:
-        """While this process lives, `is_held` says so to others, on whatever machine or in whatever pod."""
-        self._held = os.open(self.directory / HOLDER, os.O_CREAT | os.O_RDWR)
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def release(self) -> None:
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
-
-    def is_held(self) -> bool:
-        """Whether another process holds the run (asked by its own, a POSIX lock would be lost)."""
-        with (self.directory / HOLDER).open("a") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
 
     # -- metrics --
 
@@ -213,15 +189,6 @@ class Outbox:
 
     def _entry(self, directory: Path) -> Path:
         return self.directory / f"{sha1(str(directory.absolute()).encode()).hexdigest()[:16]}.json"
-
-
-@contextlib.contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Wait until no other process is inside with this (lock) file. Forked workers do not inherit it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
 
 
 def now_ms() -> int:

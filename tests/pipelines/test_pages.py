@@ -71,8 +71,10 @@ def test_a_server_that_cannot_start_is_said_with_its_last_word(copy, monkeypatch
 
 
 def test_a_server_elsewhere_is_used_instead_of_one_of_our_own(monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example.com:4200/api")
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    prefect = temporary_settings({PREFECT_API_URL: "http://prefect.example.com:4200/api"})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.com:5000")
-    with pages.prefect() as flows, pages.mlflow() as runs:
-        assert flows == "http://prefect.example.com:4200"
+    with prefect, pages.prefect() as flows, pages.mlflow() as runs:
+        assert flows == "http://prefect.example.com:4200/api"
         assert runs == "http://mlflow.example.com:5000"

@@ -35,10 +35,10 @@ def client(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PREFECT_HOME", str(folder))
-        patch.delenv("PREFECT_API_URL", raising=False)
         with (
-            pages.prefect(free_port()) as address,
-            temporary_settings({PREFECT_API_URL: f"{address}/api"}),
+            temporary_settings(restore_defaults={PREFECT_API_URL}),  # not the server that tests share
+            pages.prefect(free_port()) as api,
+            temporary_settings({PREFECT_API_URL: api}),
             get_client(sync_client=True) as client,
         ):
             yield client
@@ -116,11 +116,28 @@ def test_a_schedule_that_somebody_added_is_there_after_serving_again(register, c
     assert [schedule.schedule.interval.total_seconds() for schedule in again.schedules] == [3600]
 
 
+def on_new_data(client):
+    (found,) = [automation for automation in client.read_automations() if NEW_DATA in str(automation.trigger)]
+    return found
+
+
 def test_new_data_starts_a_retraining(register, client):
     register()
-    found = [automation for automation in client.read_automations() if NEW_DATA in str(automation.trigger)]
-    assert [automation.name for automation in found] == ["retrain on new data"]
-    assert found[0].enabled
+    assert (on_new_data(client).name, on_new_data(client).enabled) == ("retrain on new data", True)
+
+
+def test_what_was_switched_off_stays_off_when_served_again(register, client):
+    deployment = register()["retrain"]
+    client.pause_automation(on_new_data(client).id)
+    client.pause_deployment(deployment.id)
+    try:
+        assert register()["retrain"].paused
+        assert not on_new_data(client).enabled
+    finally:
+        client.resume_automation(on_new_data(client).id)
+        client.resume_deployment(deployment.id)
+    assert not register()["retrain"].paused
+    assert on_new_data(client).enabled
 
 
 def add_pool(client, name, template=None):
@@ -198,6 +215,7 @@ def test_a_kubernetes_pod_gets_gpus_shared_memory_the_working_copy_and_time_to_s
     container = pod["containers"][0]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 8
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/project", "/dev/shm"}
+    assert container["env"]["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
     assert pod["terminationGracePeriodSeconds"] > read_yaml(project / "params.yaml")["flows"]["grace"]
 
 
