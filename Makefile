@@ -19,10 +19,11 @@ help: ## list the targets
 setup: $(READY) ## the virtual environment, exactly as requirements.lock pins it
 
 # uv comes first by pip, at the version the lock file pins; it then makes the environment equal to the lock.
+# Byte code is compiled once, here: where Python may not write it later, each of twenty stages would compile it again.
 $(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet "$$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)"
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
