@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 
@@ -16,15 +15,21 @@ def run_lengths(stated: dict[str, Any], height: int, width: int) -> list[int]:
     stated: {"size": [height, width], "counts": numbers, or the text that COCO compresses them to}.
     Raises: BadRunLengths.
     """
-    if stated.get("size") != [height, width]:
-        raise BadRunLengths(f"run lengths of size {stated.get('size')} in an image of {[height, width]}")
+    size = stated.get("size")
+    if size != [height, width] or not _whole(size, max(height, width)):
+        raise BadRunLengths(f"run lengths of size {size} in an image of {[height, width]}")
     counts = stated.get("counts")
     runs = _decompressed(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, Sequence) or not all(isinstance(run, int) and run >= 0 for run in runs):
-        raise BadRunLengths("run lengths that are no list of numbers")
+    if not isinstance(runs, list) or not _whole(runs, height * width):
+        raise BadRunLengths(f"run lengths that are no list of whole numbers from 0 to {height * width}")
     if sum(runs) != height * width:
         raise BadRunLengths(f"run lengths of {sum(runs)} pixels in an image of {height * width}")
     return list(runs)
+
+
+def _whole(numbers: list[Any], most: int) -> bool:
+    """JSON's 3.0 and true equal whole numbers, yet what decodes a mask takes neither."""
+    return all(type(number) is int and 0 <= number <= most for number in numbers)
 
 
 def _decompressed(text: str) -> list[int]:

@@ -25,10 +25,13 @@ def test_compressed_run_lengths_are_those_that_pycocotools_means(share):
         ({"size": [5, 4], "counts": [20]}, r"size \[5, 4\] in an image of \[4, 5\]"),
         ({"counts": [20]}, "size None"),
         ({"size": [4, 5], "counts": [10, 9]}, "of 19 pixels in an image of 20"),
-        ({"size": [4, 5], "counts": [30, -10]}, "no list of numbers"),
-        ({"size": [4, 5], "counts": [20.0]}, "no list of numbers"),
-        ({"size": [4, 5], "counts": None}, "no list of numbers"),
-        ({"size": [4, 5]}, "no list of numbers"),
+        ({"size": [4, 5], "counts": [30, -10]}, "no list of whole numbers from 0 to 20"),
+        ({"size": [4, 5], "counts": [20.0]}, "no list of whole numbers from 0 to 20"),
+        ({"size": [4, 5], "counts": None}, "no list of whole numbers from 0 to 20"),
+        ({"size": [4, 5], "counts": [False, 20]}, "no list of whole numbers from 0 to 20"),
+        ({"size": [4, 5], "counts": [0, 10**400]}, "no list of whole numbers from 0 to 20"),
+        ({"size": [4.0, 5], "counts": [20]}, r"size \[4.0, 5\] in an image of \[4, 5\]"),
+        ({"size": [4, 5]}, "no list of whole numbers from 0 to 20"),
         ({"size": [4, 5], "counts": ""}, "of 0 pixels"),
         ({"size": [4, 5], "counts": "é"}, "letters that cannot be"),
         ({"size": [4, 5], "counts": "o" * 40}, "letters that cannot be"),
@@ -38,3 +41,9 @@ def test_compressed_run_lengths_are_those_that_pycocotools_means(share):
 def test_run_lengths_that_fit_no_mask_are_refused_with_the_reason(stated, message):
     with pytest.raises(BadRunLengths, match=message):
         run_lengths(stated, 4, 5)
+
+
+@pytest.mark.parametrize("counts", [[1], "1"])
+def test_a_side_of_one_pixel_is_no_truth_value(counts):
+    with pytest.raises(BadRunLengths, match=r"size \[True, 1\]"):
+        run_lengths({"size": [True, 1], "counts": counts}, 1, 1)
