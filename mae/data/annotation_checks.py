@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def sound_objects(stated: dict[str, Any], width: int, height: int) -> tuple[list
             faults.append(f"annotation {one['id']}: {error}")
             continue
         stated_area = one["area"]
-        usable = isinstance(stated_area, (int, float)) and math.isfinite(stated_area) and stated_area > 0
+        usable = _finite(stated_area) and stated_area > 0
         sound.append({**one, "bbox": box, "area": stated_area if usable else area})
     return sound, faults
 
@@ -85,7 +85,7 @@ def _few(values: np.ndarray) -> str:
 def _box(box: list[float], width: int, height: int) -> list[float]:
     """The box, cut where it reaches beyond the image by no more than the tolerance."""
     x, y, w, h = box
-    if not all(math.isfinite(side) for side in box):
+    if not all(_finite(side) for side in box):
         raise Unsound(f"box {box} is not finite")
     if w <= 0 or h <= 0:
         raise Unsound(f"box {box} has no area")
@@ -117,8 +117,13 @@ def _area(segmentation: Any, width: int, height: int) -> float:
     for polygon in segmentation:
         if len(polygon) < 6 or len(polygon) % 2:
             raise Unsound(f"polygon of {len(polygon)} numbers: expected x, y of 3 points or more")
-        if not all(isinstance(one, (int, float)) and math.isfinite(one) for one in polygon):
+        if not all(_finite(one) for one in polygon):
             raise Unsound("polygon with something that is no finite number")
         x, y = np.array(polygon, dtype=np.float64).reshape(-1, 2).T
         total += abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
     return total
+
+
+def _finite(value: Any) -> bool:
+    """Whether it is a number that a float holds: JSON's whole numbers may have any number of digits."""
+    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max

@@ -101,11 +101,14 @@ def test_annotation_ids_that_evaluation_would_confuse_are_numbered_anew(coco, sh
         ({"bbox": [40, 4, 1, 5]}, "no area within its 40x32 image"),
         ({"bbox": [float("nan"), 4, 5, 5]}, "not finite"),
         ({"bbox": [4, 4, float("inf"), 5]}, "not finite"),
+        ({"bbox": [4, 4, 10**400, 5]}, "not finite"),
         ({"segmentation": [[4, 4, 20, 4]]}, "polygon of 4 numbers: expected x, y of 3 points"),
         ({"segmentation": [POLYGON, [4, 4]]}, "polygon of 2 numbers"),
         ({"segmentation": [[4, 4, 20, 4, 20, 15, 7]]}, "polygon of 7 numbers"),
         ({"segmentation": [[4, 4, 20, 4, 20, None]]}, "no finite number"),
         ({"segmentation": [[4, 4, 20, 4, 20, float("nan")]]}, "no finite number"),
+        ({"segmentation": [[4, 4, 20, 4, 20, 10**400]]}, "no finite number"),
+        ({"segmentation": [[4, 4, 20, 4, 20, True]]}, "no finite number"),
         ({"segmentation": []}, "no segmentation"),
         ({"segmentation": None}, "no segmentation"),
         ({"segmentation": POLYGON}, "neither a list of polygons nor run lengths"),
@@ -143,9 +146,10 @@ def test_a_box_that_reaches_out_by_a_pixel_is_cut_and_one_within_is_not_touched(
 def test_an_area_that_is_not_stated_is_that_of_the_mask(coco, sharded):
     runs = {"size": [32, 40], "counts": [10, 30, 1240]}
     given = [annotation(1, 1, area=None), annotation(2, 1, area=0, segmentation=runs)]
+    given.append(annotation(3, 1, area=10**400))
     index = sharded(coco(given), "coco")
     truth = ground_truth(index.split("train"), index.categories)
-    assert [one["area"] for one in truth["annotations"]] == [92.0, 30.0]
+    assert [one["area"] for one in truth["annotations"]] == [92.0, 30.0, 92.0]
 
 
 def test_an_image_of_another_size_than_its_annotations_is_left_out_whole(coco, sharded):
