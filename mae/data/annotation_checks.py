@@ -6,11 +6,13 @@ import sys
 from typing import Any
 
 import numpy as np
+from faster_coco_eval.core import mask as coco_mask
 
 from mae.data.label_png import MAX_VALUE, label_values
 from mae.data.run_lengths import BadRunLengths, run_lengths
 
-TOLERANCE = 1.0  # pixels that a box may reach beyond its image, being cut there: rounding, not a mistake
+TOLERANCE = 1.0  # pixels that boxes and polygons may reach beyond their image: rounding, not a mistake
+COMMON = 0.1  # least share that a mask's extent and its box have in common: of COCO's own, all of them
 
 
 class Unsound(ValueError):
@@ -35,7 +37,8 @@ def sound_objects(stated: dict[str, Any], width: int, height: int) -> tuple[list
     for one in stated["annotations"]:
         try:
             box = _box(one["bbox"], width, height)
-            area = _area(one["segmentation"], width, height)
+            area, extent = _mask(one["segmentation"], width, height)
+            _check_together(extent, box)
         except (Unsound, BadRunLengths) as error:
             faults.append(f"annotation {one['id']}: {error}")
             continue
@@ -102,26 +105,71 @@ def _box(box: list[float], width: int, height: int) -> list[float]:
     return cut
 
 
-def _area(segmentation: Any, width: int, height: int) -> float:
-    """Pixels of a sound mask. Raises Unsound or BadRunLengths for one that is not."""
+def _mask(segmentation: Any, width: int, height: int) -> tuple[float, list[float]]:
+    """Pixels of a sound mask, and its extent [left, top, right, bottom].
+
+    Raises Unsound or BadRunLengths for one that is not.
+    """
     if isinstance(segmentation, dict):
-        area = float(sum(run_lengths(segmentation, height, width)[1::2]))
+        runs = run_lengths(segmentation, height, width)
+        area = float(sum(runs[1::2]))
         if not area:
             raise Unsound("mask without a pixel")
-        return area
+        size = {"size": [height, width], "counts": runs}
+        left, top, across, down = coco_mask.toBbox(coco_mask.frPyObjects(size, height, width)).tolist()
+        return area, [left, top, left + across, top + down]
     if not segmentation:
         raise Unsound("no segmentation: masks are learnt too, so a box alone is not enough")
     if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
         raise Unsound("segmentation is neither a list of polygons nor run lengths")
-    total = 0.0
-    for polygon in segmentation:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise Unsound(f"polygon of {len(polygon)} numbers: expected x, y of 3 points or more")
-        if not all(_finite(one) for one in polygon):
-            raise Unsound("polygon with something that is no finite number")
-        x, y = np.array(polygon, dtype=np.float64).reshape(-1, 2).T
-        total += abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
-    return total
+    parts = [_corners(polygon, width, height) for polygon in segmentation]
+    if all(_on_a_line(part) for part in parts):
+        raise Unsound("polygons without area: all their points lie on one line; draw or remove them")
+    corners = np.concatenate(parts)
+    return sum(map(_enclosed, parts)), [*corners.min(0).tolist(), *corners.max(0).tolist()]
+
+
+def _corners(polygon: list[Any], width: int, height: int) -> np.ndarray:
+    """(n, 2) of x and y in pixels. Raises Unsound where they are none of the image."""
+    if len(polygon) < 6 or len(polygon) % 2:
+        raise Unsound(f"polygon of {len(polygon)} numbers: expected x, y of 3 points or more")
+    if not all(_finite(one) for one in polygon):
+        raise Unsound("polygon with something that is no finite number")
+    corners = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+    over = np.maximum(-corners, corners - (width, height)).max(axis=1)
+    if over.max() > TOLERANCE:
+        x, y = corners[over.argmax()]
+        raise Unsound(
+            f"polygon with a point at ({x:g}, {y:g}), outside its {width}x{height} image: correct it, or cut "
+            "the polygon at the border"
+        )
+    return corners
+
+
+def _on_a_line(corners: np.ndarray) -> bool:
+    ways = corners - corners[0]
+    far = ways[np.abs(ways).sum(axis=1).argmax()]
+    beside = np.abs(far[0] * ways[:, 1] - far[1] * ways[:, 0])  # pixels from the line, times its length
+    return bool(beside.max() <= 1e-6 * np.abs(far).sum())
+
+
+def _enclosed(corners: np.ndarray) -> float:
+    x, y = corners.T
+    return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+
+
+def _check_together(extent: list[float], box: list[float]) -> None:
+    """Raises Unsound where a mask and the box that belongs to it lie in different places."""
+    low, high = np.array(extent).reshape(2, 2)
+    corner, sides = np.array(box, dtype=np.float64).reshape(2, 2)
+    # Half a pixel around both: a sliver's box may be rounded to a whole pixel.
+    within = (np.minimum(high, corner + sides) - np.maximum(low, corner) + 1).clip(0).prod()
+    if within < COMMON * ((high - low + 1).prod() + (sides + 1).prod() - within):
+        (left, top), (right, bottom) = low, high
+        raise Unsound(
+            f"mask from x {left:g} to {right:g} and y {top:g} to {bottom:g}, its box {box} (x, y, width, "
+            "height) elsewhere: put right which of the two is wrong; both count pixels of the image"
+        )
 
 
 def _finite(value: Any) -> bool:

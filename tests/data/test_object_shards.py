@@ -55,8 +55,8 @@ def rows_of(split):
 
 
 def test_objects_travel_with_their_image_and_categories_become_places(coco, sharded):
-    crowd = {"size": [32, 40], "counts": [0, 40, 1240]}
-    given = [annotation(7, 2), annotation(9, 2, category_id=1, iscrowd=1, segmentation=crowd, area=40)]
+    crowd = {"segmentation": {"size": [32, 40], "counts": [0, 40, 1240]}, "bbox": [0, 0, 2, 32]}
+    given = [annotation(7, 2), annotation(9, 2, category_id=1, iscrowd=1, **crowd, area=40)]
     index = sharded(coco(given), "coco")
     assert (index.task, index.ignore) == ("detect", [])
     assert index.categories == [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}]
@@ -109,6 +109,23 @@ def test_annotation_ids_that_evaluation_would_confuse_are_numbered_anew(coco, sh
         ({"segmentation": [[4, 4, 20, 4, 20, float("nan")]]}, "no finite number"),
         ({"segmentation": [[4, 4, 20, 4, 20, 10**400]]}, "no finite number"),
         ({"segmentation": [[4, 4, 20, 4, 20, True]]}, "no finite number"),
+        (
+            {"segmentation": [[1, 1, 3e8, 1, 3e8, 3e8]]},
+            r"point at \(3e\+08, 3e\+08\), outside its 40x32 image",
+        ),
+        ({"segmentation": [[60, 40, 90, 40, 90, 50]]}, "40x32 image: correct it, or cut the polygon"),
+        ({"segmentation": [[-1.5, 4, 20, 4, 20, 15]]}, r"a point at \(-1.5, 4\), outside"),
+        ({"segmentation": [[5, 5, 5, 5, 5, 5]]}, "polygons without area: all their points lie on one line"),
+        ({"segmentation": [[4, 4, 8, 6, 6, 5], [9, 9, 9, 9, 9, 9]]}, "polygons without area"),
+        (
+            {"segmentation": [[0.1, 0.1, 0.6, 0.1, 0.6, 0.6]]},
+            "mask from x 0.1 to 0.6 and y 0.1 to 0.6",
+        ),
+        (
+            {"segmentation": [[24, 20, 36, 20, 36, 28]]},
+            r"its box \[4, 4, 16, 11.5\].* elsewhere",
+        ),
+        ({"segmentation": {"size": [32, 40], "counts": [1000, 20, 260]}}, "from x 31 to 32 and y 8 to 28"),
         ({"segmentation": []}, "no segmentation"),
         ({"segmentation": None}, "no segmentation"),
         ({"segmentation": POLYGON}, "neither a list of polygons nor run lengths"),
@@ -135,7 +152,8 @@ def test_an_unsound_annotation_is_left_out_by_name_and_its_image_stays(coco, sha
 
 def test_a_box_that_reaches_out_by_a_pixel_is_cut_and_one_within_is_not_touched(coco, sharded):
     boxes = [[-0.5, 4, 10, 10], [30, 22, 10.7, 10.9], [0, 0, 40, 32], [0.1, 0.2, 39.9, 31.8]]
-    given = [annotation(number, 1, bbox=box) for number, box in enumerate(boxes, 1)]
+    drawn = [[[x, y, x + w, y, x + w, y + h]] for x, y, w, h in boxes]
+    given = [annotation(n, 1, bbox=boxes[n], segmentation=drawn[n], id=n + 1) for n in range(len(boxes))]
     index = sharded(coco(given), "coco")
     truth = ground_truth(index.split("train"), index.categories)
     cut = [[0, 4, 9.5, 10], [30, 22, 10, 10], *boxes[2:]]
@@ -143,9 +161,21 @@ def test_a_box_that_reaches_out_by_a_pixel_is_cut_and_one_within_is_not_touched(
     assert truth["annotations"][3]["bbox"] == boxes[3]
 
 
+def test_a_mask_that_is_a_sliver_or_ties_a_bow_or_reaches_out_by_a_pixel_is_sound(coco, sharded):
+    given = [
+        annotation(1, 1, segmentation=[[4, 4, 20, 4, 20, 4.1, 4, 4.1]], bbox=[4, 4, 16, 1]),
+        annotation(2, 1, segmentation=[[4, 4, 20, 16, 20, 4, 4, 16]], bbox=[4, 4, 16, 12]),
+        annotation(3, 1, segmentation=[[5, 5, 5, 5, 5, 5], [-1, 4, 41, 4, 41, 16]], bbox=[0, 4, 40, 12]),
+        annotation(4, 1, segmentation={"size": [32, 40], "counts": [131, 21, 1128]}, bbox=[4, 0, 1, 32]),
+    ]
+    index = sharded(coco(given), "coco")
+    truth = ground_truth(index.split("train"), index.categories)
+    assert [one["segmentation"] for one in truth["annotations"]] == [one["segmentation"] for one in given]
+
+
 def test_an_area_that_is_not_stated_is_that_of_the_mask(coco, sharded):
-    runs = {"size": [32, 40], "counts": [10, 30, 1240]}
-    given = [annotation(1, 1, area=None), annotation(2, 1, area=0, segmentation=runs)]
+    runs = {"segmentation": {"size": [32, 40], "counts": [10, 30, 1240]}, "bbox": [0, 0, 2, 32]}
+    given = [annotation(1, 1, area=None), annotation(2, 1, area=0, **runs)]
     given.append(annotation(3, 1, area=10**400))
     index = sharded(coco(given), "coco")
     truth = ground_truth(index.split("train"), index.categories)
