@@ -27,10 +27,8 @@ def sound_objects(stated: dict[str, Any], width: int, height: int) -> tuple[list
     another size than the json says: then nothing in it can be trusted.
     """
     if (stated["width"], stated["height"]) != (width, height):
-        turned = (stated["height"], stated["width"]) == (width, height)
         raise Unsound(
             f"image is {width}x{height} pixels, its annotations are for {stated['width']}x{stated['height']}"
-            + (" (drawn before it was turned by its EXIF orientation?)" if turned else "")
         )
     sound: list[dict[str, Any]] = []
     faults: list[str] = []
@@ -46,6 +44,18 @@ def sound_objects(stated: dict[str, Any], width: int, height: int) -> tuple[list
         usable = _finite(stated_area) and stated_area > 0
         sound.append({**one, "bbox": box, "area": stated_area if usable else area})
     return sound, faults
+
+
+def check_upright(orientation: int) -> None:
+    """Raises Unsound where the image's EXIF `orientation` has its pixels turned, and no annotation with them.
+
+    Tools differ in which of the two they show whoever draws the annotations; the sizes may agree either way.
+    """
+    if orientation != 1:
+        raise Unsound(
+            f"image is turned by its EXIF orientation {orientation}, its annotations are not: save it "
+            "upright if they were drawn upright, else remove the tag (exiftool -Orientation= FILE)"
+        )
 
 
 def known_values(categories: list[dict[str, Any]], ignore: list[int]) -> np.ndarray:

@@ -97,7 +97,7 @@ def pixels(data: bytes) -> np.ndarray:
             array = simplejpeg.decode_jpeg(data, strict=True)
         except ValueError:
             return _pil_pixels(data)
-        return np.ascontiguousarray(_turn(array, _jpeg_orientation(data)))
+        return np.ascontiguousarray(_turn(array, orientation_of(data)))
     return _pil_pixels(data)
 
 
@@ -121,11 +121,25 @@ def check(data: bytes) -> Checked:
             complaint = str(error)
         else:
             height, width = simplejpeg.decode_jpeg_header(data)[:2]
-            if _jpeg_orientation(data) >= 5:
+            if orientation_of(data) >= 5:
                 height, width = width, height
             return Checked(extension, width, height, None)
     height, width = _pil_pixels(data).shape[:2]
     return Checked(extension, width, height, complaint)
+
+
+def orientation_of(data: bytes) -> int:
+    """The EXIF value, 1 to 8, by which `decode` turns the pixels of an image; 1 leaves them as they are."""
+    # Few files carry Exif, and a JPEG's comes first: a bounded search is all that the others pay.
+    if data[:3] == b"\xff\xd8\xff" and data.find(b"Exif\0\0", 0, 65536) < 0:
+        return 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                return _orientation(image)
+    except Exception:  # the pixels were fine: damaged Exif is no reason to lose the image
+        return 1
 
 
 def _plain_jpeg(data: bytes) -> bool:
@@ -181,19 +195,6 @@ def _eight_bit_rgb(image: Image.Image) -> np.ndarray:
     if mode != "RGB":
         image = image.convert("RGB")
     return np.asarray(image)
-
-
-def _jpeg_orientation(data: bytes) -> int:
-    # Few files carry Exif, and its segment comes first: a bounded search is all that the others pay.
-    if data.find(b"Exif\0\0", 0, 65536) < 0:
-        return 1
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-                return _orientation(image)
-    except Exception:  # the pixels were fine: damaged Exif is no reason to lose the image
-        return 1
 
 
 def _orientation(image: Image.Image) -> int:

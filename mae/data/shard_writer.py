@@ -18,8 +18,14 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from mae.data.annotation_checks import Unsound, check_label_map, known_values, sound_objects
-from mae.data.decode import Checked, UndecodableImage, check, pixels
+from mae.data.annotation_checks import (
+    Unsound,
+    check_label_map,
+    check_upright,
+    known_values,
+    sound_objects,
+)
+from mae.data.decode import Checked, UndecodableImage, check, orientation_of, pixels
 from mae.data.files import json_bytes, whole
 from mae.data.label_png import UnreadableMap
 from mae.data.listing import Listing
@@ -106,7 +112,7 @@ class ShardWriter:
     ) -> None:
         try:
             extension, body, checked = self._checked(entry, data)
-            belonging, faults = self._belonging(stated, label_map, checked)
+            belonging, faults = self._belonging(stated, label_map, data, checked)
         except (UndecodableImage, UnreadableMap, Unsound) as error:
             sidecar.rejected.append({"path": entry.path, "reason": str(error)})
             return
@@ -136,13 +142,14 @@ class ShardWriter:
         return "jpg", body, checked
 
     def _belonging(
-        self, stated: dict[str, Any] | None, label_map: bytes | None, image: Checked
+        self, stated: dict[str, Any] | None, label_map: bytes | None, data: bytes, image: Checked
     ) -> tuple[dict[str, Any], list[str]]:
         """What the sample's json says of its annotations, and why some were left out."""
+        if stated is None:
+            return {}, []
+        check_upright(orientation_of(data))
         if label_map is not None and self._known is not None:
             check_label_map(label_map, image.width, image.height, self._known)
-            return {}, []
-        if stated is None:
             return {}, []
         sound, faults = sound_objects(stated, image.width, image.height)
         return {"image_id": stated["image_id"], "annotations": sound}, faults

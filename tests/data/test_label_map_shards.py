@@ -129,3 +129,13 @@ def test_a_changed_label_map_changes_the_fingerprint_of_the_content(maps, sharde
     before = sharded(root, "label_maps", "one").about["fingerprint"]
     (root / "labels/train/1.png").write_bytes(encoded(Image.new("L", (40, 32), 1), "PNG"))
     assert sharded(root, "label_maps", "two").about["fingerprint"] != before
+
+
+def test_an_image_that_its_exif_turns_away_from_its_label_map_is_left_out(maps, sharded, encoded, picture):
+    root = maps()
+    exif = picture(1).getexif()
+    exif[0x0112] = 3
+    (root / "images/train/1.jpg").write_bytes(encoded(picture(1), exif=exif))
+    index = sharded(root, "label_maps", max_rejected=1)
+    assert set(rows_of(index.split("train"))) == {"0.jpg", "2.jpg"}
+    assert "EXIF orientation 3" in rejected(index)["1.jpg"]

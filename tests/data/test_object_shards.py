@@ -187,7 +187,23 @@ def test_an_image_of_another_size_than_its_annotations_is_left_out_whole(coco, s
     index = sharded(root, "coco", max_rejected=1)
     assert len(index.split("train")) == 1
     [said] = rejected(index).values()
-    assert said.startswith("image is 40x32 pixels, its annotations are for 32x40 (drawn before it was turned")
+    assert said == "image is 40x32 pixels, its annotations are for 32x40"
+
+
+@pytest.mark.parametrize(("format", "orientation"), [("JPEG", 3), ("JPEG", 6), ("PNG", 3)])
+def test_an_image_that_its_exif_turns_away_from_its_annotations_is_left_out(
+    coco, sharded, encoded, picture, format, orientation
+):
+    size = {"width": 32, "height": 40} if orientation == 6 else {}
+    root = coco([annotation(7, 1)], **size)
+    exif = picture(1).getexif()
+    exif[0x0112] = orientation
+    (root / "train2017/000000000001.jpg").write_bytes(encoded(picture(1, 40, 32), format, exif=exif))
+    index = sharded(root, "coco", max_rejected=1)
+    assert len(index.split("train")) == 1
+    [said] = rejected(index).values()
+    assert said.startswith(f"image is turned by its EXIF orientation {orientation}")
+    assert "save it upright" in said
 
 
 def test_crowd_only_and_narrow_and_large_images_are_sound(coco, sharded):
