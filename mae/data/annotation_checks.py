@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from faster_coco_eval.core import mask as coco_mask
@@ -13,18 +13,27 @@ from mae.data.run_lengths import BadRunLengths, run_lengths
 
 TOLERANCE = 1.0  # pixels that boxes and polygons may reach beyond their image: rounding, not a mistake
 COMMON = 0.1  # least share that a mask's extent and its box have in common: of COCO's own, all of them
+_NO_MASK: tuple[Any, ...] = (None, [], [[]])  # what tools write for an object that has a box alone
 
 
 class Unsound(ValueError):
     """An image and its annotations do not belong together; the message is the reason."""
 
 
-def sound_objects(stated: dict[str, Any], width: int, height: int) -> tuple[list[dict[str, Any]], list[str]]:
+class Sound(NamedTuple):
+    """An image's sound annotations, each with a segmentation; a reason for each of the others; and how many
+    of the sound ones were stated as a box alone, which then is their mask."""
+
+    objects: list[dict[str, Any]]
+    faults: list[str]
+    boxes_only: int
+
+
+def sound_objects(stated: dict[str, Any], width: int, height: int) -> Sound:
     """Which of an image's annotations fit it.
 
     stated: an entry's annotation (see `coco`). width, height: the image's own, upright, in pixels.
-    Returns: the sound annotations, and a reason for each of the others. Raises: Unsound where the image has
-    another size than the json says: then nothing in it can be trusted.
+    Raises: Unsound where the image has another size than the json says: then nothing in it can be trusted.
     """
     if (stated["width"], stated["height"]) != (width, height):
         raise Unsound(
@@ -32,18 +41,22 @@ def sound_objects(stated: dict[str, Any], width: int, height: int) -> tuple[list
         )
     sound: list[dict[str, Any]] = []
     faults: list[str] = []
+    boxes_only = 0
     for one in stated["annotations"]:
+        without = one["segmentation"] in _NO_MASK
         try:
             box = _box(one["bbox"], width, height)
-            area, extent = _mask(one["segmentation"], width, height)
+            mask = _filled(box, one["iscrowd"]) if without else one["segmentation"]
+            area, extent = _mask(mask, width, height)
             _check_together(extent, box)
         except (Unsound, BadRunLengths) as error:
             faults.append(f"annotation {one['id']}: {error}")
             continue
         stated_area = one["area"]
         usable = _finite(stated_area) and stated_area > 0
-        sound.append({**one, "bbox": box, "area": stated_area if usable else area})
-    return sound, faults
+        sound.append({**one, "bbox": box, "area": stated_area if usable else area, "segmentation": mask})
+        boxes_only += without
+    return Sound(sound, faults, boxes_only)
 
 
 def check_upright(orientation: int) -> None:
@@ -115,6 +128,14 @@ def _box(box: list[float], width: int, height: int) -> list[float]:
     return cut
 
 
+def _filled(box: list[float], crowd: int) -> list[list[float]]:
+    """The box as the polygon of a mask. Raises Unsound for a crowd's: it lies somewhere within."""
+    if crowd:
+        raise Unsound("crowd without a segmentation: a box does not say where it is; draw or remove it")
+    left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
 def _mask(segmentation: Any, width: int, height: int) -> tuple[float, list[float]]:
     """Pixels of a sound mask, and its extent [left, top, right, bottom].
 
@@ -128,8 +149,6 @@ def _mask(segmentation: Any, width: int, height: int) -> tuple[float, list[float
         size = {"size": [height, width], "counts": runs}
         left, top, across, down = coco_mask.toBbox(coco_mask.frPyObjects(size, height, width)).tolist()
         return area, [left, top, left + across, top + down]
-    if not segmentation:
-        raise Unsound("no segmentation: masks are learnt too, so a box alone is not enough")
     if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
         raise Unsound("segmentation is neither a list of polygons nor run lengths")
     parts = [_corners(polygon, width, height) for polygon in segmentation]

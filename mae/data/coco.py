@@ -25,8 +25,8 @@ class CocoSource:
 
     The images are those that the json lists. An entry's annotation is JSON: image_id (int or str), width,
     height (pixels), annotations [{"id", "category_id", "bbox" [x, y, w, h] in pixels, "area", "iscrowd",
-    "segmentation": polygons or run lengths}] in the file's order. Whether those fit the image is found when
-    it is sharded; that the file hangs together is found here. Without a json for val, a fraction
+    "segmentation": polygons, run lengths or nothing}] in the file's order. Whether those fit the image is
+    found when it is sharded; that the file hangs together is found here. Without a json for val, a fraction
     `val_fraction` of train's images is held out by a hash of their names.
     """
 

@@ -38,8 +38,8 @@ def large_scale_jitter(
 
     Gives (image uint8 (3, size, size), target): image_id; boxes (n, 4) float32, [left, top, right, bottom] in
     pixels, tight around what is seen of the masks; labels (n,) int64, 0-based; masks (n, size, size) uint8, 0
-    or 1. Crowds are left out, as is what is no longer seen; an object without a segmentation has its box for
-    a mask. Of more than max_objects the largest are kept: masks take size x size bytes each.
+    or 1. Crowds are left out, as is what is no longer seen. Of more than max_objects the largest are kept:
+    masks take size x size bytes each.
 
     Raises: ValueError for a size, scale or colour that cannot be.
     """
@@ -163,7 +163,7 @@ def _seen(annotation: Mapping[str, Any], view: _View) -> _Patch | None:
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, Mapping):
         return _tight(_shrunk(segmentation, view), 0, 0)
-    polygons = [view.moved(polygon) for polygon in segmentation or [_corners(annotation["bbox"])]]
+    polygons = [view.moved(polygon) for polygon in segmentation]
     # Rasterised in a window around it, an object costs its own size, not the image's.
     low = np.floor(np.min([points.min(0) for points in polygons], axis=0)).astype(int).clip(0)
     high = np.ceil(np.max([points.max(0) for points in polygons], axis=0)).astype(int) + 1
@@ -193,12 +193,6 @@ def _tight(mask: np.ndarray, top: int, left: int) -> _Patch | None:
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     box = left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1
     return _Patch(part, (int(box[0]), int(box[1]), int(box[2]), int(box[3])))
-
-
-def _corners(box: Sequence[float]) -> list[float]:
-    left, top, width, height = box
-    right, bottom = left + width, top + height
-    return [left, top, right, top, right, bottom, left, bottom]
 
 
 def _sides(height: int, width: int, longest: float) -> tuple[int, int]:

@@ -25,7 +25,8 @@ def sha256_of(path: Path) -> str:
 class Index:
     """A finished shard directory. Make one with `Index.open`.
 
-    about: index.json as a dict. classes: sorted names, the label being the place (empty if unlabelled).
+    about: index.json as a dict; of a set for detection, "boxes_only" counts the objects that were stated
+    without a mask. classes: sorted names, the label being the place (empty if unlabelled).
     task: what the images are annotated for: "classify", "detect" or "segment". categories: [{"id", "name"}],
     the category index being the place (empty for "classify"). ignore: label-map values that mean "not
     labelled". digest: sha256 of index.json, which names every file's sha256: the identity of the data.

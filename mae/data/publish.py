@@ -143,6 +143,10 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
         },
         **{name: listing.manifest[name] for name in _ANNOTATED if name in listing.manifest},
     }
+    if index.get("task") == "detect":
+        index["boxes_only"] = sum(side.boxes_only for side in sidecars.values())
+        if index["boxes_only"]:
+            log(f"{out}: {index['boxes_only']} objects have a box and no mask; the box is taken for one")
     write_json(out / INDEX, index)
     _conclude(job, sidecars, index, log)
     return index

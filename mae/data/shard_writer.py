@@ -54,6 +54,7 @@ class Sidecar:
     rejected: list[dict[str, str]] = field(default_factory=list)
     complaints: list[dict[str, str]] = field(default_factory=list)
     resized: int = 0
+    boxes_only: int = 0
 
     def write(self, directory: Path) -> None:
         """Put it beside its shard in `directory`."""
@@ -112,7 +113,7 @@ class ShardWriter:
     ) -> None:
         try:
             extension, body, checked = self._checked(entry, data)
-            belonging, faults = self._belonging(stated, label_map, data, checked)
+            belonging, faults, boxes_only = self._belonging(stated, label_map, data, checked)
         except (UndecodableImage, UnreadableMap, Unsound) as error:
             sidecar.rejected.append({"path": entry.path, "reason": str(error)})
             return
@@ -120,6 +121,7 @@ class ShardWriter:
         if checked.complaint:
             sidecar.complaints.append({"path": entry.path, "complaint": checked.complaint})
         sidecar.resized += body is not data
+        sidecar.boxes_only += boxes_only
         label = -1 if entry.class_name is None else self._labels[entry.class_name]
         offset = tar.add(f"{key}.{extension}", body)
         sidecar.samples.append([offset, len(body), label])
@@ -143,16 +145,16 @@ class ShardWriter:
 
     def _belonging(
         self, stated: dict[str, Any] | None, label_map: bytes | None, data: bytes, image: Checked
-    ) -> tuple[dict[str, Any], list[str]]:
-        """What the sample's json says of its annotations, and why some were left out."""
+    ) -> tuple[dict[str, Any], list[str], int]:
+        """What the sample's json says of its annotations, why some were left out, how many are boxes only."""
         if stated is None:
-            return {}, []
+            return {}, [], 0
         check_upright(orientation_of(data))
         if label_map is not None and self._known is not None:
             check_label_map(label_map, image.width, image.height, self._known)
-            return {}, []
-        sound, faults = sound_objects(stated, image.width, image.height)
-        return {"image_id": stated["image_id"], "annotations": sound}, faults
+            return {}, [], 0
+        sound, faults, boxes_only = sound_objects(stated, image.width, image.height)
+        return {"image_id": stated["image_id"], "annotations": sound}, faults, boxes_only
 
     def _reduced(self, data: bytes, checked: Checked) -> tuple[bytes, Checked]:
         assert self.max_side is not None

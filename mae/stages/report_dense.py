@@ -86,7 +86,10 @@ def _paper(stage: str, params: Params) -> dict[str, float]:
 def _data(files: DataSet) -> str:
     index = read_json(files.index)
     counts = ", ".join(f"{split['count']:,} {name}" for name, split in index["splits"].items())
-    return (
+    said = (
         f"Data: {index['kind']}, {counts}, {len(index['categories'])} categories, fingerprint "
         f"`{index['fingerprint'][:16]}`, {index['rejected']['count']} left out."
     )
+    if index.get("boxes_only"):
+        said += f" {index['boxes_only']:,} objects have a box and no mask: the box is taken for their mask."
+    return said

@@ -126,13 +126,6 @@ def test_crowds_and_what_left_the_crop_are_no_objects():
     assert counts == {0, 1}  # a quarter of the image never shows both corners
 
 
-def test_an_object_without_a_segmentation_has_its_box_for_a_mask():
-    target = objects(20, 20, {"segmentation": [], "bbox": [3, 4, 10, 12]})
-    _, after = large_scale_jitter(20, scale=(1, 1), flip=False)(marked(20, 20), target)
-    assert after["boxes"].tolist() == [[3, 4, 13, 16]]
-    assert after["masks"][0, 4:16, 3:13].all()
-
-
 def test_a_mirrored_image_has_mirrored_objects():
     image, target = marked(40, 60, (4, 6, 20, 30)), objects(40, 60, box_polygon(4, 6, 20, 30))
     seen = set()

@@ -126,8 +126,8 @@ def test_annotation_ids_that_evaluation_would_confuse_are_numbered_anew(coco, sh
             r"its box \[4, 4, 16, 11.5\].* elsewhere",
         ),
         ({"segmentation": {"size": [32, 40], "counts": [1000, 20, 260]}}, "from x 31 to 32 and y 8 to 28"),
-        ({"segmentation": []}, "no segmentation"),
-        ({"segmentation": None}, "no segmentation"),
+        ({"segmentation": [], "iscrowd": 1}, "crowd without a segmentation"),
+        ({"segmentation": [[], POLYGON]}, "polygon of 0 numbers"),
         ({"segmentation": POLYGON}, "neither a list of polygons nor run lengths"),
         ({"segmentation": "abc"}, "neither a list of polygons nor run lengths"),
         ({"segmentation": {"size": [40, 32], "counts": [1280]}}, r"run lengths of size \[40, 32\]"),
@@ -171,6 +171,19 @@ def test_a_mask_that_is_a_sliver_or_ties_a_bow_or_reaches_out_by_a_pixel_is_soun
     index = sharded(coco(given), "coco")
     truth = ground_truth(index.split("train"), index.categories)
     assert [one["segmentation"] for one in truth["annotations"]] == [one["segmentation"] for one in given]
+
+
+def test_a_box_alone_is_taken_for_a_mask_and_counted(coco, sharded):
+    stated = {1: [], 2: None, 3: [[]]}
+    without = [annotation(number, 1, segmentation=stated[number], area=None) for number in stated]
+    root, said = coco([*without, annotation(4, 2)]), []
+    index = sharded(root, "coco", log=said.append)
+    truth = ground_truth(index.split("train"), index.categories)
+    drawn = {one["id"]: (one["segmentation"], one["area"]) for one in truth["annotations"]}
+    filled = ([[4, 4, 20, 4, 20, 15.5, 4, 15.5]], 16 * 11.5)
+    assert drawn == {1: filled, 2: filled, 3: filled, 4: ([POLYGON], 92.0)}
+    assert index.about["boxes_only"] == 3
+    assert [line for line in said if "3 objects have a box and no mask" in line]
 
 
 def test_an_area_that_is_not_stated_is_that_of_the_mask(coco, sharded):
