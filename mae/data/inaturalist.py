@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mae.data.coco import category_names, read_tables
+from mae.data.coco_json import category_names, read_tables
 from mae.data.sources import (
     SPLITS,
     Entry,
