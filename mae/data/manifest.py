@@ -43,8 +43,8 @@ def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
     The manifest: kind, root, splits {name: {count, bytes}}, classes (sorted; empty without labels),
     class_info, ignored (files that are no images), fingerprint (sha256 over names, sizes, times, and
     annotations); of images with annotations also task and categories (`Source.annotation_info`). Files are
-    rewritten only where they would differ. A source that consists of a few tars is not walked again while
-    those are unchanged.
+    rewritten only where they would differ. A source is not read again while its `unchanged_key` is that of
+    the listing already there.
 
     Raises: SourceError for an empty split, or a class of `val` that `train` does not have.
     """

@@ -10,7 +10,7 @@ import hashlib
 import os
 import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -80,7 +80,8 @@ class Source(Protocol):
         """Every image, in an order that depends on names alone. Raises SourceError."""
 
     def unchanged_key(self) -> dict[str, list[int]]:
-        """Name -> [size, mtime_ns] of the files that alone decide the listing; {} where only a walk tells."""
+        """Name -> numbers of all that decides the listing, such as a file's [size, mtime_ns]: while they
+        stay, it is not read again. {} of a source that knows none before `entries`."""
 
     def class_info(self) -> dict[str, dict]:
         """Class name -> whatever the source knows of it (id, words); {} where it knows nothing."""
@@ -150,6 +151,14 @@ def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterato
             yield Found(path, BROKEN_LINK, 0)
             continue
         yield Found(path, status.st_size, status.st_mtime_ns)
+
+
+def stamp_of(files: Iterable[Found]) -> list[int]:
+    """[A number made of names, sizes and times]: another one for any other files."""
+    digest = hashlib.sha256()
+    for found in files:
+        digest.update(os.fsencode(f"{found.path}\0{found.size}\0{found.mtime_ns}\0"))
+    return [int.from_bytes(digest.digest()[:8], "big")]
 
 
 def file_at(root: Path, path: str) -> Found | None:

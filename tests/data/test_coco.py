@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from mae.data.coco_json import read_tables
 from mae.data.listing import LISTING, Listing
 from mae.data.manifest import open_source, write_listing
 from mae.data.sources import SourceError
@@ -86,6 +87,35 @@ def test_a_changed_annotation_changes_the_fingerprint_and_an_unchanged_one_no_by
     rewrite(official, lambda about: about["annotations"][0].update(bbox=[1, 2, 10, 9]))
     after = write_listing(open_source("coco", official), tmp_path / "out")
     assert after["fingerprint"] != first["fingerprint"]
+
+
+def test_an_unchanged_set_is_not_parsed_again_and_any_change_is_seen(official, tmp_path, monkeypatch):
+    def again(**options):
+        return write_listing(open_source("coco", official, **options), tmp_path / "out")
+
+    def parsed(file):
+        read.append(file.name)
+        return read_tables(file)
+
+    read = []
+    monkeypatch.setattr("mae.data.coco.read_tables", parsed)
+    first = again()
+    both = list(read)
+    assert again() == first
+    assert read == both
+    image = official / "train2017/1.jpg"
+    changes = [
+        lambda: image.write_bytes(b"other"),
+        lambda: (official / "train2017/new.jpg").write_bytes(b"image"),
+        lambda: rewrite(official, lambda about: about["annotations"][0].update(bbox=[1, 2, 10, 9])),
+        lambda: rewrite(official, lambda about: about["annotations"].clear(), "val"),
+    ]
+    for number, change in enumerate(changes, 2):
+        change()
+        again()
+        assert read == both * number
+    again(val_fraction=0.1)
+    assert read == both * 6
 
 
 @pytest.mark.parametrize(
