@@ -18,6 +18,7 @@ from mae.data.manifest import open_source, write_listing
 from mae.data.scenes import Look
 from mae.data.shard_job import ShardJob, ShardSettings
 from mae.data.shards import list_parts, write_parts, write_shards
+from mae.data.sources import SourceError
 from mae.stages.files import DETECTION, IMAGES, NO_SET, SEGMENTATION, DataSet, read_json, require, write_text
 from mae.stages.tracked import stage_folder, tracked
 
@@ -122,6 +123,12 @@ def _ingest(
             kind = demo_kind
             write(Path(given.root))
         manifest = write_listing(open_source(kind, given.root, given.val_fraction), files.listing)
+        if files is not IMAGES and "val" not in manifest["splits"]:
+            task = stage.removeprefix("ingest_")
+            raise SourceError(
+                f"{given.root}: has no val split, and {task} is judged by one; add it, or hold some of train "
+                f"out: `mae recipe --set {stage}.val_fraction=0.1`"
+            )
         counts = {name: split["count"] for name, split in manifest["splits"].items()}
         run.log(0, {f"images.{name}": count for name, count in counts.items()})
         run.dataset("raw", digest=manifest["fingerprint"], source=str(given.root), context=stage)

@@ -1,0 +1,53 @@
+"""What sets of people's own a dense stage takes, and which it refuses before anything is trained."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from stages.tiny import laid, run
+
+from mae.data.sources import SourceError
+
+
+@pytest.fixture
+def place(project, migrated_store, tmp_path):
+    """A folder with a store, and params with these settings."""
+    return lambda *settings: (tmp_path, laid(tmp_path, project, migrated_store, *settings))
+
+
+def coco(root, split, sizes, annotations):
+    """A split of noisy images 0, 1 ... of `sizes` (width, height); annotations: boxes [4, 4, 16, 12]."""
+    (root / split).mkdir(parents=True)
+    images = []
+    for number, (width, height) in enumerate(sizes):
+        images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
+        shade = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(shade).save(root / split / f"{number}.png")
+    box = {"category_id": 1, "bbox": [4, 4, 16, 12], "area": 192, "iscrowd": 0, "segmentation": []}
+    rows = [{"id": number, **box, **one} for number, one in enumerate(annotations, 1)]
+    tables = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "one"}]}
+    (root / f"{split}.json").write_text(json.dumps(tables))
+
+
+def maps(root, split, values):
+    """A split of noisy 40x32 images, each with a label map of one value, of two classes."""
+    for folder in ("images", "labels"):
+        (root / folder / split).mkdir(parents=True)
+    for number, value in enumerate(values):
+        shade = np.random.default_rng(number).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        Image.fromarray(shade).save(root / f"images/{split}/{number}.png")
+        Image.fromarray(np.full((32, 40), value, np.uint8)).save(root / f"labels/{split}/{number}.png")
+    (root / "classes.txt").write_text("sky\nroad\n")
+
+
+def test_a_set_without_images_to_judge_by_is_refused_when_it_is_listed(place, tmp_path):
+    coco(tmp_path / "coco", "train", [(40, 32)], [{"image_id": 0}])
+    maps(tmp_path / "maps", "train", [0, 1])
+    for task, source in (("detect", "coco"), ("segment", "label_maps")):
+        stage = f"ingest_{task}"
+        folder, params = place(f"{stage}.source={source}", f"{stage}.root={tmp_path / source.split('_')[-1]}")
+        with pytest.raises(SourceError, match=rf"{task} is judged by one.*--set {stage}.val_fraction=0.1"):
+            run(folder, params, stage)
+        _, params = place(f"{stage}.source=none")
+        run(folder, params, stage)
