@@ -34,8 +34,8 @@ class DenseTask:
     """What makes one dense task of what they share.
 
     name, size: for the model's file, see `model_file.save_dense`. build(at_work, encoder config, encoder
-    weights or None) -> model. transform, target: of training (`loaders.training_batches`). schedule(step,
-    peak) -> rate.
+    weights or None) -> model. transform, target: of training (`loaders.training_batches`). countable: whether
+    a target holds any of `counted`, without which there is no figure. schedule(step, peak) -> rate.
     judge(at_work, model, folder): evaluates on val, on all ranks; on rank 0 returns the final numbers and
     leaves in `folder` what is to be kept (records.npz, tables, pictures).
     gain(ours, theirs, seed): (gain, low, high) of the main figure, from two folders.
@@ -46,6 +46,8 @@ class DenseTask:
     build: Callable[[Session, dict[str, Any], Any], nn.Module]
     transform: Callable[..., Any]
     target: Callable[..., Any]
+    counted: str
+    countable: Callable[[Any], bool]
     schedule: Schedule
     judge: Callable[[Session, Any, Path], Results]
     gain: Callable[[Path, Path, int], tuple[float, float, float]]
@@ -66,9 +68,9 @@ def run_dense(
         return
     inputs = [digest_of(require(ENCODER))]
     with session(stage, params, sections, files=files, inputs=inputs) as at_work:
-        if "val" not in at_work.index.about["splits"]:
-            raise ValueError(f"{files.index}: no val split to judge by; set ingest_{stage}.val_fraction")
-        _compare(at_work, getattr(params, stage), task_of(at_work), model_file)
+        task = task_of(at_work)
+        _require_judgeable(at_work, task)
+        _compare(at_work, getattr(params, stage), task, model_file)
 
 
 def _pass_over(
@@ -84,6 +86,16 @@ def _pass_over(
                 empty(REPORTS / stage / name, NO_DATA)
             else:
                 write_csv(REPORTS / stage / name, [{"step": 0}])
+
+
+def _require_judgeable(at_work: Session, task: DenseTask) -> None:
+    """Raises ValueError where val holds nothing to judge by: known before a training, not after it."""
+    split = at_work.index.split("val")
+    if not any(task.countable(task.target(split, row)) for row in range(len(split))):
+        raise ValueError(
+            f"{at_work.files.index}: the {len(split)} images of the split val have no {task.counted}, "
+            f"nothing to judge by; annotate some, or pass over: set ingest_{at_work.stage}.source to none"
+        )
 
 
 def _compare(at_work: Session, settings: config.Dense, task: DenseTask, model_file: Path) -> None:

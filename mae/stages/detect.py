@@ -48,6 +48,8 @@ def _task(at_work: Session) -> DenseTask:
         name="detect",
         transform=large_scale_jitter(given.image_size, scale=given.jitter_scale, flip=given.flip),
         target=Objects(at_work.index.about["categories"]),
+        counted="object that is no crowd",
+        countable=lambda objects: not all(one["iscrowd"] for one in objects["annotations"]),
         schedule=lambda step, peak: warmup_multistep(
             step, peak=peak, milestones=given.milestones, warmup=given.warmup_steps
         ),

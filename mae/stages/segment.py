@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mae import distributed, interchange
 from mae.confidence import paired_statistic_gain, statistic_interval
 from mae.config import Params
-from mae.data.annotations import LabelMap
+from mae.data.annotations import IGNORE, LabelMap
 from mae.data.segmentation_transforms import segmentation_evaluation, segmentation_training
 from mae.engine.optim import warmup_linear
 from mae.stages.dense import DenseTask, evaluated, pictured, run_dense
@@ -49,6 +49,8 @@ def _task(at_work: Session) -> DenseTask:
             jitter=given.jitter,
         ),
         target=_reader(at_work),
+        counted="labelled pixel",
+        countable=lambda labels: bool((labels != IGNORE).any()),
         schedule=lambda step, peak: warmup_linear(
             step, peak=peak, warmup=given.warmup_steps, total=given.steps
         ),

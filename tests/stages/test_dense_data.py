@@ -1,6 +1,7 @@
 """What sets of people's own a dense stage takes, and which it refuses before anything is trained."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -51,3 +52,34 @@ def test_a_set_without_images_to_judge_by_is_refused_when_it_is_listed(place, tm
             run(folder, params, stage)
         _, params = place(f"{stage}.source=none")
         run(folder, params, stage)
+
+
+@pytest.fixture
+def encoder(ran, place):
+    """As `place`, with the tiny run's encoder in it."""
+
+    def made(*settings):
+        folder, params = place(*settings)
+        shutil.copytree(ran[0] / "models/pretrain", folder / "models/pretrain")
+        return folder, params
+
+    return made
+
+
+CROWD = {"iscrowd": 1, "segmentation": {"size": [32, 40], "counts": [0, 320, 960]}, "bbox": [0, 0, 10, 32]}
+
+
+def test_a_val_split_without_anything_to_judge_by_is_refused_before_training(encoder, tmp_path, monkeypatch):
+    coco(tmp_path / "coco", "train", [(40, 32)], [{"image_id": 0}])
+    coco(tmp_path / "coco", "val", [(40, 32)] * 2, [{"image_id": 0, **CROWD}])
+    maps(tmp_path / "maps", "train", [0, 1])
+    maps(tmp_path / "maps", "val", [255, 255])
+    monkeypatch.setattr("mae.stages.dense.train_dense", lambda *given, **settings: pytest.fail("trained"))
+    folder, params = encoder(
+        f"ingest_detect={{source: coco, root: {tmp_path / 'coco'}}}",
+        f"ingest_segment={{source: label_maps, root: {tmp_path / 'maps'}}}",
+    )
+    for task, missing in (("detect", "object that is no crowd"), ("segment", "labelled pixel")):
+        run(folder, params, f"ingest_{task}", f"shard_{task}")
+        with pytest.raises(ValueError, match=f"2 images of the split val have no {missing}, nothing to"):
+            run(folder, params, task)
