@@ -185,6 +185,20 @@ def replicate(module: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(module, device_ids=cards, gradient_as_bucket_view=True)
 
 
+def align_buffers(module: nn.Module) -> None:
+    """Give every rank rank 0's buffers, in place: the running statistics of batch norms, above all.
+
+    A replica does so at the beginning of each forward pass, so that each rank's last one sets them apart.
+    """
+    if world_size() == 1:
+        return
+    with torch.no_grad():
+        for buffer in module.buffers():
+            values = buffer.contiguous()
+            dist.broadcast(values, src=0)
+            buffer.copy_(values)
+
+
 def synchronise_norms(module: ModuleT) -> ModuleT:
     """`module`, its batch norms over all ranks' images where they train on GPUs; elsewhere as it is.
 

@@ -52,6 +52,12 @@ def test_ranks_agree_to_stop_at_one_step_and_go_on_from_it_together(interrupted_
     torch.testing.assert_close(after[0]["toy"], after[1]["toy"], rtol=0, atol=0)
 
 
+def test_ranks_end_a_training_with_the_same_running_statistics(interrupted_ranks):
+    first, second = (rank["normed"] for rank in interrupted_ranks[1])
+    assert first["model"]["body.0.num_batches_tracked"] == 5
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
 def test_only_rank_0_logs(interrupted_ranks):
     before, after = interrupted_ranks
     assert before[1]["curve"] == after[1]["curve"] == {}
@@ -92,6 +98,7 @@ def test_one_process_needs_no_group():
     assert distributed.broadcast("x") == "x"
     module = torch.nn.Linear(1, 1)
     assert distributed.replicate(module, torch.device("cpu")) is module
+    distributed.align_buffers(torch.nn.BatchNorm1d(1))
     distributed.barrier()
     distributed.shutdown()
 

@@ -68,6 +68,8 @@ def fit(
 ) -> Fitted:
     """Train `method` in place for `steps` optimizer steps, going on from the newest checkpoint if any.
 
+    It ends alike on every rank, weights and buffers (distributed.align_buffers).
+
     method: forward(*inputs) -> {"loss": 0-dim float32, parts ...}; see trainee.py.
     batches(start_step, attempt): iterator of inputs already on `device`, `accumulate` of them per step, the
     first image batch first. learning_rate(step): rate of the 0-based step, times a group's `lr_scale`.
@@ -137,6 +139,7 @@ def _train(
                 raise Interrupted(step, path)
             _run_hooks(every.hooks, trainee.method, step, log)
     _close(stream)
+    trainee.align_buffers()
     return Fitted(trainee.step, trainee.attempt, resumed_from, values, trainee.ema and trainee.ema.module)
 
 

@@ -142,6 +142,11 @@ class Trainee:
             load_module(self.ema, state["ema"], where)
         self.step, self.attempt = state["step"], state["attempt"]
 
+    def align_buffers(self) -> None:
+        """Rank 0's buffers on every rank, so that all of them judge by one model."""
+        for module in filter(None, (self.method, self.ema)):
+            distributed.align_buffers(module)
+
     def is_finite(self) -> bool:
         """Whether every weight and every optimizer state is a number, on all ranks. Waits for the device."""
         state = self.state()

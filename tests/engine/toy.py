@@ -35,6 +35,18 @@ class Toy(nn.Module):
         self.progress = progress
 
 
+class Normed(nn.Module):
+    """A head on batch-normalised inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.body = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 1)).double()
+
+    def forward(self, inputs: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+        return {"loss": (self.body(inputs) - wanted).pow(2).mean()}
+
+
 def batches(
     start: int, attempt: int, *, steps: int = STEPS, accumulate: int = 1, pause: float = 0.0
 ) -> Iterator:
@@ -111,6 +123,7 @@ def as_rank(rank: int, world: int, port: int, directory: Path, stop_at: int | No
         found |= {"toy": toy.state_dict(), "resumed": fitted.resumed_from}
     except Interrupted as stopped:
         found["interrupted"] = stopped.step
+    found["normed"] = normed()
     found["gathered"] = distributed.gather(torch.arange(rank * 2) + 10 * rank)
     found["objects"] = distributed.gather_objects([{"rank": rank, "text": "x" * 50}] * rank)
     found["rows"] = distributed.gather_rows({5 - rank: f"from {rank}", 9: f"from {rank}"})
@@ -120,6 +133,16 @@ def as_rank(rank: int, world: int, port: int, directory: Path, stop_at: int | No
     found["judged"] = judged(rank, world)
     torch.save(found, directory / f"rank{rank}.pt")
     distributed.shutdown()
+
+
+def normed() -> dict[str, dict[str, Tensor]]:
+    """State of a batch norm and of its moving average, trained for a few steps on each rank's own images."""
+    model = Normed()
+    optimizer = torch.optim.SGD(model.parameters())
+    fitted = fit(
+        model, batches, optimizer, steps=5, learning_rate=lambda step: 0.1, seed=1, ema_decay=0.9, log_every=5
+    )
+    return {"model": model.state_dict(), "ema": fitted.ema.state_dict()}
 
 
 class Echo(nn.Module):
