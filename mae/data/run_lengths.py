@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from faster_coco_eval import mask_api_new_cpp as mask_api
+from faster_coco_eval.core import mask as coco_mask
 
 
 class BadRunLengths(ValueError):
@@ -25,6 +30,22 @@ def run_lengths(stated: dict[str, Any], height: int, width: int) -> list[int]:
     if sum(runs) != height * width:
         raise BadRunLengths(f"run lengths of {sum(runs)} pixels in an image of {height * width}")
     return list(runs)
+
+
+def part_with_mask(stated: Mapping[str, Any]) -> tuple[np.ndarray, int, int]:
+    """The box that a sound mask fills, (h, w) uint8 of 0 and 1, and its top and left in the image, in pixels.
+
+    stated: as of `run_lengths`. Only the box's columns are looked at: an object costs its own size, where
+    decoding a whole photograph of 24 megapixels takes a tenth of a second.
+    """
+    encoded, height = dict(stated), stated["size"][0]
+    if isinstance(encoded["counts"], list):
+        encoded = coco_mask.frPyObjects(encoded, *encoded["size"])
+    left, top, across, down = coco_mask.toBbox(encoded).astype(int).tolist()
+    [runs] = mask_api.toUncompressedRLE([encoded])
+    ends = np.cumsum(runs["counts"]).clip(left * height, (left + across) * height)
+    columns = np.repeat(np.arange(len(ends)) % 2 == 1, np.diff(ends, prepend=left * height))
+    return columns.reshape(across, height)[:, top : top + down].T.astype(np.uint8), top, left
 
 
 def _whole(numbers: list[Any], most: int) -> bool:

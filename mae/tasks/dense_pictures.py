@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from faster_coco_eval.core import mask as rle
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from mae.data.run_lengths import part_with_mask
 from mae.tasks.iou import IGNORE
 from mae.tasks.picture_page import (
     GREY,
@@ -100,12 +100,12 @@ def segmentation_panel(
 
 @dataclass(frozen=True)
 class _Thing:
-    """What is drawn over an image: a box (xyxy px), its name, perhaps a mask (H, W)."""
+    """What is drawn over an image: a box (xyxy px), its name, perhaps a mask (RLE, until it is drawn)."""
 
     box: Sequence[float]
     text: str
     colour: Colour
-    mask: NDArray[np.bool_] | None
+    mask: Mapping[str, Any] | None
     line: int = 2
 
 
@@ -116,7 +116,7 @@ def _of_truth(
     for each in sorted(annotations, key=lambda each: not each.get("iscrowd", 0)):  # objects over crowds
         x, y, w, h = each["bbox"]
         shape, label = each.get("segmentation"), int(each["category"])
-        mask = _decode(rle.segmToRle(shape, size[1], size[0])) if shape else None
+        mask = rle.segmToRle(shape, size[1], size[0]) if shape else None
         box = (x, y, x + w, y + h)
         if each.get("iscrowd", 0):
             things.append(_Thing(box, f"{names[label]}, crowd", GREY, mask, line=1))
@@ -137,14 +137,10 @@ def _of_predictions(
             boxes[number],
             f"{names[labels[number]]} {scores[number]:.2f}",
             colour_of(labels[number]),
-            _decode(found["masks"][number]) if "masks" in found else None,
+            found["masks"][number] if "masks" in found else None,
         )
         for number in reversed(shown)
     ]
-
-
-def _decode(mask: Mapping[str, Any]) -> NDArray[np.bool_]:
-    return np.asarray(rle.decode(dict(mask)), dtype=bool).reshape(mask["size"])
 
 
 def _drawn(pixels: Pixels, things: Sequence[_Thing], side: int) -> Image.Image:
@@ -152,11 +148,16 @@ def _drawn(pixels: Pixels, things: Sequence[_Thing], side: int) -> Image.Image:
     picture = fitted(pixels, side)
     scale = picture.width / pixels.shape[1], picture.height / pixels.shape[0]
     canvas = np.asarray(picture).copy()
+    rows, columns = map(_nearest, pixels.shape[:2], canvas.shape[:2])
     for thing in things:
         if thing.mask is not None:
-            inside = np.asarray(Image.fromarray(thing.mask).resize(picture.size, Image.Resampling.NEAREST))
-            mixed = canvas[inside] * (1 - MASK_SHARE) + np.array(thing.colour) * MASK_SHARE
-            canvas[inside] = mixed.round().astype(np.uint8)
+            part, top, left = part_with_mask(thing.mask)
+            down = slice(*np.searchsorted(rows, (top, top + len(part))))
+            across = slice(*np.searchsorted(columns, (left, left + part.shape[1])))
+            inside = part[rows[down, None] - top, columns[None, across] - left] > 0
+            here = canvas[down, across]
+            mixed = here[inside] * (1 - MASK_SHARE) + np.array(thing.colour) * MASK_SHARE
+            here[inside] = mixed.round().astype(np.uint8)
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
     boxes = [[edge * scale[place % 2] for place, edge in enumerate(thing.box)] for thing in things]
@@ -166,6 +167,12 @@ def _drawn(pixels: Pixels, things: Sequence[_Thing], side: int) -> Image.Image:
     for thing, box in zip(things, boxes, strict=True):
         _name(draw, picture.size, box, thing)
     return picture
+
+
+def _nearest(old: int, new: int) -> Pixels:
+    """(new,) which of `old` pixels in a row each of as many shows, chosen as PIL does."""
+    places = Image.fromarray(np.arange(old, dtype=np.int32)[None])
+    return np.asarray(places.resize((new, 1), Image.Resampling.NEAREST))[0]
 
 
 def _name(draw: ImageDraw.ImageDraw, size: tuple[int, int], box: Sequence[float], thing: _Thing) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mae.data.run_lengths import BadRunLengths, run_lengths
+from mae.data.run_lengths import BadRunLengths, part_with_mask, run_lengths
 
 mask_api = pytest.importorskip("pycocotools.mask")
 
@@ -17,6 +17,30 @@ def test_compressed_run_lengths_are_those_that_pycocotools_means(share):
             np.repeat(np.arange(len(runs)) % 2, runs).reshape(width, height).T, mask
         )
         assert run_lengths({"size": [height, width], "counts": runs}, height, width) == runs
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_the_part_with_the_mask_is_the_mask_without_what_surrounds_it(compressed):
+    generator = np.random.default_rng(0)
+    for height, width, rows, columns in (
+        (30, 40, slice(3, 20), slice(7, 33)),
+        (30, 40, slice(0, 30), slice(0, 40)),
+        (1, 50, slice(0, 1), slice(49, 50)),
+        (50, 1, slice(4, 5), slice(0, 1)),
+        (20, 30, slice(0, 0), slice(0, 0)),
+    ):
+        mask = np.zeros((height, width), np.uint8)
+        mask[rows, columns] = generator.random(mask[rows, columns].shape) < 0.5
+        mask[rows, columns][:1], mask[rows, columns][-1:] = 1, 1
+        mask[rows, columns][:, :1], mask[rows, columns][:, -1:] = 1, 1
+        text = mask_api.encode(np.asfortranarray(mask))["counts"].decode()
+        stated = {"size": [height, width], "counts": text}
+        if not compressed:
+            stated["counts"] = run_lengths(stated, height, width)
+        part, top, left = part_with_mask(stated)
+        np.testing.assert_array_equal(part, mask[rows, columns])
+        assert (top, left) == (rows.start, columns.start)
+        assert part.dtype == np.uint8
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What is drawn is what was said, on images of any size."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,17 @@ def test_any_size_is_drawn(tmp_path, shape):
         with Image.open(tmp_path / name) as page:
             assert page.width < 1000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["boxes.png", "maps.png"]
+
+
+def test_masks_are_decoded_one_at_a_time_and_no_larger_than_they_are(tmp_path):
+    image, corners = torch.zeros(3, 1500, 2000, dtype=torch.uint8), [10, 12, 200, 12, 200, 160, 10, 160]
+    truth = {"annotations": [square(bbox=[10, 12, 190, 148], segmentation=[corners])] * 60}
+    detection_panel(tmp_path / "page.png", [(image, truth, EMPTY)], NAMES)  # what is imported late
+    tracemalloc.start()
+    detection_panel(tmp_path / "page.png", [(image, truth, EMPTY)], NAMES)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30 * 1500 * 2000, "half of the masks at once"
 
 
 def test_maps_have_their_classes_colours_and_a_legend_of_those_that_occur(tmp_path):
