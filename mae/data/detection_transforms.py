@@ -17,6 +17,8 @@ from faster_coco_eval.core import mask as coco_mask
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from mae.data.mask_resize import seen_of_mask
+
 Target = Mapping[str, Any]
 Pair = tuple[torch.Tensor, dict[str, Any]]
 
@@ -162,7 +164,7 @@ def _seen(annotation: Mapping[str, Any], view: _View) -> _Patch | None:
     """What is seen of an object, None for nothing."""
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, Mapping):
-        return _tight(_shrunk(segmentation, view), 0, 0)
+        return _seen_runs(segmentation, view)
     polygons = [view.moved(polygon) for polygon in segmentation]
     # Rasterised in a window around it, an object costs its own size, not the image's.
     low = np.floor(np.min([points.min(0) for points in polygons], axis=0)).astype(int).clip(0)
@@ -176,13 +178,15 @@ def _seen(annotation: Mapping[str, Any], view: _View) -> _Patch | None:
     return _tight(mask, int(low[1]), int(low[0]))
 
 
-def _shrunk(segmentation: Mapping[str, Any], view: _View) -> np.ndarray:
-    """The view of a run-length encoded mask: (height, width) uint8; a pixel is the object's from half on."""
-    encoded = dict(segmentation)
-    if isinstance(encoded["counts"], list):
-        encoded = coco_mask.frPyObjects(encoded, *encoded["size"])
-    mask = torch.from_numpy(coco_mask.decode(encoded)).mul(255)[None]
-    return (view.of(_resized(mask, view.resized)) > 127)[0].to(torch.uint8).numpy()
+def _seen_runs(segmentation: Mapping[str, Any], view: _View) -> _Patch | None:
+    window = (view.top, view.height), (view.left, view.width)
+    found = seen_of_mask(segmentation, view.resized, window)
+    if found is None:
+        return None
+    mask, top, left = found
+    if view.mirrored:
+        mask, left = mask[:, ::-1], view.width - left - mask.shape[1]
+    return _tight(mask.astype(np.uint8), top, left)
 
 
 def _tight(mask: np.ndarray, top: int, left: int) -> _Patch | None:
