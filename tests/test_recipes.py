@@ -162,7 +162,7 @@ def test_detection_on_coco_is_vitdets(size, project, tmp_path):
     assert (d.batch_size, d.weight_decay, d.betas, d.warmup_steps) == (64, 0.1, (0.9, 0.999), 250)
     assert (d.image_size, d.jitter_scale, d.flip, d.window) == (1024, (0.1, 2.0), True, 14)
     assert (d.channels, d.box_convs, d.box_dim, d.mask_convs) == (256, 4, 1024, 4)
-    assert (d.rois, d.proposals, d.detections) == (512, 1000, 100)
+    assert (d.rois, d.proposals, d.detections, d.max_objects) == (512, 1000, 100, 500)
     assert d.patch_size == (16 if size == "huge" else None)
     assert (params.ingest_detect.source, params.ingest_segment.source) == ("coco", "none")
 

@@ -69,7 +69,8 @@ class Dense(Steps):
 class Detect(Dense):
     """Mask R-CNN on the encoder. Sizes in pixels; `window` in patches; an anchor's side is `anchor_scale`
     times its level's stride; `milestones`: steps at which the rate falls tenfold; `patch_size`: the patch
-    embedding is resampled to it (null: the encoder's own)."""
+    embedding is resampled to it (null: the encoder's own); `max_objects`: the largest so many of a training
+    image count, for masks and matching take memory by them."""
 
     image_size: Positive
     patch_size: Positive | None
@@ -83,6 +84,7 @@ class Detect(Dense):
     rois: Positive
     proposals: Positive
     detections: Positive
+    max_objects: Positive
     milestones: list[Positive]
 
 

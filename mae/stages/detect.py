@@ -46,7 +46,9 @@ def _task(at_work: Session) -> DenseTask:
         build=_build,
         size=given.image_size,
         name="detect",
-        transform=large_scale_jitter(given.image_size, scale=given.jitter_scale, flip=given.flip),
+        transform=large_scale_jitter(
+            given.image_size, scale=given.jitter_scale, flip=given.flip, max_objects=given.max_objects
+        ),
         target=Objects(at_work.index.about["categories"]),
         counted="object that is no crowd",
         countable=lambda objects: not all(one["iscrowd"] for one in objects["annotations"]),
