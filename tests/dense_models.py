@@ -28,7 +28,8 @@ def write_detector(file: Path) -> None:
 def write_segmenter(file: Path) -> None:
     from mae.tasks.segment import build_segmenter
 
-    model = build_segmenter(VIT, len(CATEGORIES), crop=48, taps=(0, 1, 2, 3), channels=16)
+    narrow = {"channels": 16, "auxiliary_channels": 8}
+    model = build_segmenter(VIT, len(CATEGORIES), crop=48, taps=(0, 1, 2, 3), **narrow)
     save_dense(file, model, task="segment", categories=CATEGORIES, size=48, **COLOURS)
 
 

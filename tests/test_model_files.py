@@ -23,6 +23,20 @@ def test_a_saved_model_is_loaded_as_it_was_and_equal_weights_give_equal_bytes(
         assert config["categories"] == CATEGORIES
 
 
+def test_a_segmenter_from_before_its_auxiliary_head_had_a_width_of_its_own_is_still_known(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from mae.registry.weights import config_of
+
+    config = config_of(models["segmenter"])
+    assert config["build"].pop("auxiliary_channels") == 8
+    save_file(load_file(models["segmenter"]), tmp_path / "old.safetensors", {"config": json.dumps(config)})
+    model, _ = registry.load_model(tmp_path / "old.safetensors")
+    assert model.auxiliary is not None
+
+
 def test_a_file_of_another_kind_is_not_registered(models: dict[str, Path]) -> None:
     with pytest.raises(
         ValueError, match=r"detector\.safetensors.*detector cannot be registered as segmenter"

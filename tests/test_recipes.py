@@ -175,7 +175,8 @@ def test_segmentation_on_ade20k_is_upernets(size, taps, width, project, tmp_path
     assert (s.steps, s.batch_size, s.warmup_steps, s.taps) == (160_000, 16, 1500, taps)
     assert s.base_lr * s.batch_size / 256 == pytest.approx(1e-4)
     assert (s.betas, s.weight_decay, s.layer_decay, s.drop_path) == ((0.9, 0.999), 0.05, 0.65, 0.1)
-    assert (s.crop, s.short, s.stride, s.channels, s.dropout, s.auxiliary) == (512, 512, 341, width, 0.1, 0.4)
+    assert (s.crop, s.short, s.stride, s.channels, s.dropout) == (512, 512, 341, width, 0.1)
+    assert (s.auxiliary, s.auxiliary_channels) == (0.4, 256)
     assert (s.head, s.ratio, s.max_class_share, s.jitter, s.flip) == ("upernet", (0.5, 2.0), 0.75, True, True)
 
 

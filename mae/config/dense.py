@@ -99,6 +99,7 @@ class Segment(Dense):
     taps: list[Count]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     auxiliary: Rate
+    auxiliary_channels: Positive
     ratio: Pair
     max_class_share: Annotated[float, Field(gt=0, le=1)]
     jitter: bool

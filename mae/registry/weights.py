@@ -69,6 +69,7 @@ def _vit(config: Mapping[str, Any]) -> Any:
 
 def _dense(kind: str, config: Mapping[str, Any], file: Path) -> Any:
     build: Any
+    settings = config["build"]
     if kind == "detector":
         from mae.tasks.detect import build_detector
 
@@ -77,7 +78,9 @@ def _dense(kind: str, config: Mapping[str, Any], file: Path) -> Any:
         from mae.tasks.segment import build_segmenter
 
         build = build_segmenter
+        # Of files from before it was a setting, half the head's width.
+        settings = {"auxiliary_channels": max(1, settings.get("channels", 0) // 2), **settings}
     try:
-        return build(**config["build"])
+        return build(**settings)
     except (TypeError, ValueError) as error:  # settings of another version of this package
         raise ValueError(f"{file}: no {kind} can be built from its config ({error})") from error

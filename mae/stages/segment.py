@@ -23,6 +23,10 @@ from mae.tasks.dense_pictures import segmentation_panel
 from mae.tasks.iou import gather_counts, iou_figures, paired_miou, pixel_counts, resampled_miou
 from mae.tasks.segment import Segmenter, build_segmenter
 
+BUILT = (  # the params that make the model
+    *("crop", "stride", "head", "taps", "channels", "drop_path", "dropout"),
+    *("auxiliary", "auxiliary_channels"),
+)
 SECTIONS = {"segment": ("segment",)}
 LEFT = ("classes.csv", "classes.png", "predictions.png")  # in reports/segment
 RECORDS = "records.npz"
@@ -70,9 +74,7 @@ def _build(at_work: Session, encoder: dict[str, Any], state: Any) -> nn.Module:
         len(at_work.index.about["categories"]),
         encoder_state=state,
         seed=at_work.params.seed,
-        **given.model_dump(
-            include={"crop", "head", "taps", "channels", "drop_path", "dropout", "auxiliary", "stride"}
-        ),
+        **given.model_dump(include=set(BUILT)),
     )
 
 

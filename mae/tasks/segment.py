@@ -44,7 +44,7 @@ class Segmenter(nn.Module):
         self._share: float = settings["auxiliary"]
         self.auxiliary: FCNHead | None = None
         if self._share:
-            self.auxiliary = FCNHead(width, self.num_classes, max(1, channels // 2), dropout)
+            self.auxiliary = FCNHead(width, self.num_classes, settings["auxiliary_channels"], dropout)
 
     def logits(self, images: Tensor) -> Tensor:
         """Normalised images (N, C, H, W) of any size -> float32 logits (N, classes, H, W)."""
@@ -127,6 +127,7 @@ def build_segmenter(
     drop_path: float = 0.1,
     dropout: float = 0.1,
     auxiliary: float = 0.4,
+    auxiliary_channels: int = 256,
     stride: int | Sequence[int] | None = None,
     seed: int = 0,
 ) -> Segmenter:
@@ -136,8 +137,9 @@ def build_segmenter(
     are resampled. crop: training crop and test window in pixels, an int or (rows, columns). encoder_state:
     pretrained weights with timm's names; None starts from MAE's random initialisation. head: "upernet" or
     "dpt". taps: the four blocks whose output the head sees, 0-based. channels: width of the head. auxiliary:
-    weight of the loss of an FCN on the third tap, 0 for none. stride: step of the test window, None for two
-    thirds of it. On GPUs under torchrun batch norms see the images of all processes.
+    weight of the loss of an FCN on the third tap, auxiliary_channels wide; 0 for none. stride: step of the
+    test window, None for two thirds of it. On GPUs under torchrun batch norms see the images of all
+    processes.
 
     Raises ValueError for settings that do not go together, and for weights that do not fit, naming the key.
     """
@@ -159,6 +161,7 @@ def build_segmenter(
         "drop_path": drop_path,
         "dropout": dropout,
         "auxiliary": auxiliary,
+        "auxiliary_channels": auxiliary_channels,
         "stride": steps,
         "seed": seed,
     }

@@ -25,7 +25,7 @@ HEADS = ("upernet", "dpt")
 
 
 def make(num_classes=2, crop=48, **settings):
-    defaults = {"taps": (0, 1, 2, 3), "channels": 16}
+    defaults = {"taps": (0, 1, 2, 3), "channels": 16, "auxiliary_channels": 8}
     return build_segmenter(TINY, num_classes, crop=crop, **defaults | settings)
 
 
@@ -99,6 +99,15 @@ def test_a_batch_without_any_label_costs_nothing_and_breaks_nothing():
     parts["loss"].backward()
     assert [parts[name].item() for name in ("loss", "loss_decode", "loss_auxiliary", "accuracy")] == [0.0] * 4
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in segmenter.parameters())
+
+
+def test_the_auxiliary_heads_width_is_a_setting_of_its_own():
+    for width in (3, 12):
+        assert make(auxiliary_channels=width).auxiliary[0][0].out_channels == width
+    base = {"name": "vit_base_patch16_224", "img_size": 224}
+    with torch.device("meta"):
+        published = build_segmenter(base, 150, crop=512, channels=768)
+    assert published.auxiliary[0][0].weight.shape == (256, 768, 3, 3)
 
 
 def test_without_an_auxiliary_head_its_loss_is_zero():
