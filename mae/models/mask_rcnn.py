@@ -179,7 +179,8 @@ class MaskRCNN(nn.Module):
     def _masks(self, maps: Mapping[str, Tensor], boxes: Sequence[Tensor], classes: Tensor) -> Tensor:
         """Logits (regions, 28, 28) of each region's own class (1-based: 0 is no object)."""
         logits = self.mask_predictor(self.mask_head(self._pool(maps, boxes, MASK_SIDE)))
-        return _full(logits)[torch.arange(len(classes), device=classes.device), classes]
+        own = logits[torch.arange(len(classes), device=classes.device), classes]
+        return _full(own)  # after the choice: float32 of all 80 classes would be as many times as large
 
 
 def mask_loss(

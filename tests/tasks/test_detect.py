@@ -11,6 +11,7 @@ from torchvision.ops import box_iou, roi_align
 
 from mae.engine.optim import adamw
 from mae.models import encoder as encoders
+from mae.models import mask_rcnn
 from mae.models.mask_rcnn import mask_loss
 from mae.tasks.detect import build_detector
 
@@ -77,6 +78,15 @@ def test_losses_are_finite_float32_and_reach_every_trainable_part(targets, bf16)
         if value.requires_grad:
             assert value.grad is not None, name
             assert value.grad.isfinite().all(), name
+
+
+def test_masks_of_other_classes_are_not_widened_to_float32(monkeypatch):
+    widened = []
+    monkeypatch.setattr(mask_rcnn, "_full", lambda values: widened.append(values.shape) or values.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        tiny()(torch.randn(1, 3, 48, 48), [square(5, 8, 20, 2)])
+    masks = [shape for shape in widened if shape[-2:] == (28, 28)]
+    assert [len(shape) for shape in masks] == [3], "regions, each with a mask of its own class"
 
 
 def test_the_same_seed_gives_the_same_detector_and_loss():
