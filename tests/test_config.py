@@ -1,3 +1,4 @@
+import random
 import re
 
 import pytest
@@ -5,7 +6,10 @@ import timm
 import torch
 
 from mae import config
+from mae.config.dense import DPT_PATCHES
 from mae.config.sections import DEPTHS
+from mae.models.dpt import DPTHead
+from mae.models.taps import check_taps
 
 
 @pytest.fixture
@@ -35,13 +39,57 @@ def test_the_projects_parameters_load(project):
         ("pretrain", "target", "tokens", "pretrain.target tokens needs tokenizer.kind fsq or kmeans"),
         ("pretrain", "target", "pca", "pretrain.target pca needs tokenizer.kind pca"),
         ("tokenizer", "cache", True, "found target normalised_pixels, augment crop"),
-        ("segment", "taps", [0, 1, 2, 9], "segment.taps [0, 1, 2, 9]: the encoder's blocks are 0 to 3"),
+        ("segment", "taps", [0, 1, 2, 9], "segment.taps [0, 1, 2, 9]: name 4 ascending blocks that end"),
+        ("segment", "taps", [0, 1, 2], "that end with the encoder's last, 3; such as [0, 1, 2, 3]"),
+        ("segment", "stride", 25, "segment: stride 25 exceeds crop 24"),
+        ("segment", "ratio", [0.0, 2.0], "segment.ratio: [0.0, 2.0]: expected 0 < low <= high"),
+        ("segment", "accumulate", 16, "segment: batch_size 16 in 16 parts: the batch norms of upernet"),
+        ("detect", "jitter_scale", [2.0, 1.0], "detect.jitter_scale: [2.0, 1.0]: expected 0 < low <= high"),
+        ("detect", "milestones", [276, 225], "detect: milestones [276, 225]: steps in ascending order"),
+        ("detect", "milestones", [225, 300], "below steps 300"),
+        ("encoder", "patch_size", [4, 8], "encoder.patch_size [4, 8]: detection needs squares"),
     ],
 )
 def test_a_wrong_value_is_named(values, section, key, value, told):
     values[section][key] = value
     with pytest.raises(config.InvalidParams, match=re.escape(told)):
         config.parse(values)
+
+
+def test_a_head_that_does_not_take_the_encoders_patches_is_named(values):
+    values["encoder"]["patch_size"] = 6
+    assert config.parse(values).segment.head == "upernet"
+    values["segment"]["head"] = "dpt"
+    with pytest.raises(config.InvalidParams, match=r"segment\.head dpt needs .* not of \[6, 6\]"):
+        config.parse(values)
+
+
+@pytest.mark.parametrize("depth", [4, 6, 12])
+def test_taps_are_taken_where_the_segmenter_takes_them(values, depth):
+    values["encoder"]["depth"] = depth
+    draw = random.Random(depth)
+    likely = range(depth // 2, depth)
+    verdicts = set()
+    for _ in range(300):
+        values["segment"]["taps"] = taps = sorted(draw.choices(likely, k=draw.choice((3, 4, 4, 5))))
+        if draw.random() < 0.2:
+            draw.shuffle(taps)
+        takes = _takes(config.parse, values), _takes(check_taps, taps, depth)
+        assert takes[0] == takes[1], taps
+        verdicts.add(takes[0])
+    assert verdicts == {True, False}
+
+
+def test_patches_are_taken_where_dpt_takes_them():
+    assert {side for side in range(1, 65) if _takes(DPTHead.multiple, (side, side))} == {*DPT_PATCHES}
+
+
+def _takes(check, *given):
+    try:
+        check(*given)
+    except ValueError:
+        return False
+    return True
 
 
 def test_blocks_are_not_asked_for_where_there_is_no_such_data(values):
@@ -56,6 +104,7 @@ def test_depths_are_timms(values):
         with torch.device("meta"):
             assert len(timm.create_model(name).blocks) == depth
         values["encoder"] |= {"name": name, "depth": None}
+        values["ingest_detect"]["source"] = values["ingest_segment"]["source"] = "none"
         assert config.parse(values).encoder.blocks == depth
 
 

@@ -1,11 +1,22 @@
 """The paper-scale recipes hold the papers' numbers: He et al. 2021, A, as released; CAE's probe."""
 
 import math
+import os
 import re
+import shlex
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mae import config, recipe
+from mae.__main__ import main
+from mae.stages import detect, segment
+from mae.stages.session import encoder_config
+
+ROOT = Path(__file__).parent.parent
 
 # arXiv 2111.06377: fine-tuning as released; epochs of linear probing; epochs and drop path from scratch.
 BY_SIZE = {
@@ -234,27 +245,45 @@ def _over(project, tmp_path, *recipes):
     return config.load(onto)
 
 
-def test_every_recipe_lays_over_the_parameters(project, tmp_path):
-    recipes = sorted((project / "recipes").glob("*.yaml"))
-    assert recipes
-    for file in recipes:
-        onto = tmp_path / "params.yaml"
-        onto.write_text((project / "params.yaml").read_text())
-        order = re.findall(r"mae recipe (recipes/\w+\.yaml)", file.read_text()) or [f"recipes/{file.name}"]
-        assert order[-1] == f"recipes/{file.name}", "what its first lines say to do"
-        for name in order:
-            assert list(recipe.lay(str(project / name), [], onto=onto)), name
+def _sequences():
+    """The commands `mae recipe` of each block of the README, and those of each recipe's first lines."""
+    readme = (ROOT / "README.md").read_text().replace("\\\n", "")
+    for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL):
+        lines = [shlex.split(line, comments=True) for line in block.splitlines()]
+        commands = [line[1:] for line in lines if line[:2] == ["mae", "recipe"]]
+        yield pytest.param(commands, id=f"README: {shlex.join(commands[-1]) if commands else 'none'}")
+    for file in sorted((ROOT / "recipes").glob("*.yaml")):
+        named = re.findall(r"mae recipe (recipes/\w+\.yaml)", file.read_text()) or [f"recipes/{file.name}"]
+        assert named[-1] == f"recipes/{file.name}", "what its first lines say to do"
+        yield pytest.param([["recipe", name] for name in named], id=file.name)
+
+
+@pytest.mark.parametrize("commands", [one for one in _sequences() if one.values[0]])
+def test_what_is_laid_one_over_another_makes_a_detector_and_a_segmenter(commands, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    os.symlink(ROOT / "recipes", "recipes")
+    before = Path("params.yaml").read_text()
+    for words in commands:
+        assert main(words) == 0
+    assert Path("params.yaml").read_text() != before
+    params = config.load()
+    at_work = SimpleNamespace(params=params, index=SimpleNamespace(about={"categories": [{}] * 80}))
+    for stage, given in ((detect, params.ingest_detect), (segment, params.ingest_segment)):
+        if given.source != "none":
+            with torch.device("meta"):
+                stage._build(at_work, encoder_config(params), None)
 
 
 def test_a_recipe_keeps_the_comments_and_changes_only_what_it_says(project, tmp_path):
     onto = tmp_path / "params.yaml"
     before = (project / "params.yaml").read_text()
     onto.write_text(before)
-    changed = list(recipe.lay(None, ["pretrain.mask_ratio=0.5", "encoder.depth=null"], onto=onto))
+    changed = list(recipe.lay(None, ["pretrain.mask_ratio=0.5", "encoder.num_heads=null"], onto=onto))
     assert len(changed) == 2
     after = onto.read_text()
     different = [new for old, new in zip(before.splitlines(), after.splitlines(), strict=True) if old != new]
-    assert different == ["  depth: null", "  mask_ratio: 0.5"]
+    assert different == ["  num_heads: null", "  mask_ratio: 0.5"]
 
 
 def test_settings_of_one_section_add_up_and_the_last_word_on_a_key_counts(project, tmp_path):

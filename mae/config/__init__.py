@@ -11,7 +11,16 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError, model_validator
 
-from mae.config.dense import Dense, Detect, IngestDetect, IngestSegment, Segment, ShardAnnotated
+from mae.config.dense import (
+    Dense,
+    Detect,
+    IngestDetect,
+    IngestSegment,
+    Segment,
+    ShardAnnotated,
+    check_detect,
+    check_segment,
+)
 from mae.config.methods import Methods, Pretrain
 from mae.config.operation import Flows, Retrain, StageFlow
 from mae.config.sections import (
@@ -92,15 +101,12 @@ class Params(Methods):
         return self
 
     @model_validator(mode="after")
-    def _dense_tasks_name_blocks_that_there_are(self) -> "Params":
+    def _dense_models_fit_the_encoder(self) -> "Params":
         """Known before pretraining, not days later when the encoder is taken up."""
-        named = {
-            "detect.global_blocks": (self.ingest_detect.source, self.detect.global_blocks),
-            "segment.taps": (self.ingest_segment.source, self.segment.taps),
-        }
-        for key, (source, blocks) in named.items():
-            if source != "none" and self.encoder.blocks and max(blocks, default=0) >= self.encoder.blocks:
-                raise ValueError(f"{key} {blocks}: the encoder's blocks are 0 to {self.encoder.blocks - 1}")
+        if self.ingest_detect.source != "none":
+            check_detect(self.detect, self.encoder)
+        if self.ingest_segment.source != "none":
+            check_segment(self.segment, self.encoder)
         return self
 
 

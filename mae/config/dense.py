@@ -1,12 +1,25 @@
 """The sections of `params.yaml` about the dense tasks: detection and segmentation, and their data."""
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from mae.config.sections import Count, Pair, Positive, Rate, Section, Steps
+from mae.config.sections import Count, Encoder, Pair, Positive, Rate, Section, Steps
+
+# What models/ holds to as well, without torch; a test compares.
+TAPS = 4
+DPT_PATCHES = (1, 2, 4, 8, 16, 32)
+
+
+def _from_low_to_high(factors: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < factors[0] <= factors[1] < math.inf:
+        raise ValueError(f"{list(factors)}: expected 0 < low <= high")
+    return factors
+
 
 LayerDecay = Annotated[float, Field(gt=0, le=1)] | None
+Factors = Annotated[Pair, AfterValidator(_from_low_to_high)]
 
 
 class IngestDetect(Section):
@@ -74,7 +87,7 @@ class Detect(Dense):
 
     image_size: Positive
     patch_size: Positive | None
-    jitter_scale: Pair
+    jitter_scale: Factors
     window: Positive
     global_blocks: list[Count]
     box_convs: Positive
@@ -86,6 +99,14 @@ class Detect(Dense):
     detections: Positive
     max_objects: Positive
     milestones: list[Positive]
+
+    @model_validator(mode="after")
+    def _lowers_the_rate_step_by_step(self) -> "Detect":
+        if sorted({*self.milestones, self.steps}) != [*self.milestones, self.steps]:
+            raise ValueError(
+                f"milestones {self.milestones}: steps in ascending order, below steps {self.steps}"
+            )
+        return self
 
 
 class Segment(Dense):
@@ -100,6 +121,45 @@ class Segment(Dense):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     auxiliary: Rate
     auxiliary_channels: Positive
-    ratio: Pair
+    ratio: Factors
     max_class_share: Annotated[float, Field(gt=0, le=1)]
     jitter: bool
+
+    @model_validator(mode="after")
+    def _slides_without_gaps(self) -> "Segment":
+        if self.stride > self.crop:
+            raise ValueError(f"stride {self.stride} exceeds crop {self.crop}: windows would leave gaps")
+        return self
+
+    @model_validator(mode="after")
+    def _has_batches_to_normalise(self) -> "Segment":
+        if self.head == "upernet" and self.batch_size // self.accumulate < 2:
+            raise ValueError(
+                f"batch_size {self.batch_size} in {self.accumulate} parts: the batch norms of upernet need 2 "
+                "images at a time, or more"
+            )
+        return self
+
+
+def check_detect(detect: Detect, encoder: Encoder) -> None:
+    """Raise ValueError where the detector that these describe could not be built."""
+    named, blocks, patch = detect.global_blocks, encoder.blocks, encoder.patch
+    if blocks and max(named, default=0) >= blocks:
+        raise ValueError(f"detect.global_blocks {named}: the encoder's blocks are 0 to {blocks - 1}")
+    if patch and patch[0] != patch[1] and detect.patch_size is None:
+        raise ValueError(f"encoder.patch_size {list(patch)}: detection needs squares; set detect.patch_size")
+
+
+def check_segment(segment: Segment, encoder: Encoder) -> None:
+    """Raise ValueError where the segmenter that these describe could not be built."""
+    taps, blocks, patch = segment.taps, encoder.blocks, encoder.patch
+    if len(taps) != TAPS or taps != sorted(taps) or (blocks and taps[-1] != blocks - 1):
+        message = f"segment.taps {taps}: name {TAPS} ascending blocks that end with the encoder's last"
+        if blocks:
+            message += f", {blocks - 1}; such as {[blocks * part // 4 - 1 for part in (1, 2, 3, 4)]}"
+        raise ValueError(message)
+    if segment.head == "dpt" and patch and (patch[0] != patch[1] or patch[0] not in DPT_PATCHES):
+        raise ValueError(
+            f"segment.head dpt needs square patches of {', '.join(map(str, DPT_PATCHES))} pixels, not of "
+            f"{list(patch)}: take upernet"
+        )

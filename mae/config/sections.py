@@ -88,6 +88,13 @@ class Encoder(Section):
         return self.depth or (size and DEPTHS[size[1]])
 
     @property
+    def patch(self) -> tuple[int, int] | None:
+        """(rows, columns) of a patch in pixels; None where only timm could tell."""
+        named = re.search(r"_patch(\d+)", self.name)
+        size = self.patch_size or (named and int(named[1]))
+        return (size, size) if isinstance(size, int) else size
+
+    @property
     def overrides(self) -> dict[str, Any]:
         """What is said beyond the name and the image size."""
         return self.model_dump(exclude={"name", "img_size"}, exclude_none=True)

@@ -69,7 +69,7 @@ def test_an_encoder_file_gives_the_encoder_and_says_that_the_rest_is_new(from_fi
         ("encoder.num_heads", {"encoder": {"num_heads": 4}}),
         (
             "encoder.depth",
-            {"encoder": {"depth": 2}, "detect": {"global_blocks": [1]}, "segment": {"taps": [0, 1]}},
+            {"encoder": {"depth": 2}, "detect": {"global_blocks": [1]}, "segment": {"taps": [0, 0, 1, 1]}},
         ),
         ("encoder.img_size", {"encoder": {"img_size": 64}}),
         ("input.mean", {"input": {"mean": [0.5, 0.5, 0.5]}}),
