@@ -222,4 +222,3 @@ class Registry(Section):
 
 class Report(Section):
     title: str
-    pictures: Positive

@@ -15,10 +15,10 @@ from mae import config, distributed, interchange
 from mae.config import Params
 from mae.data.decode import decode
 from mae.data.loaders import evaluation_batches
-from mae.stages.files import ENCODER, NO_SET, REPORTS, DataSet, digest_of, read_json, require, write_text
+from mae.stages.files import ENCODER, NO_SET, REPORTS, DataSet, read_json, require, write_text
 from mae.stages.plots import compared_curves, empty, write_csv
 from mae.stages.progress import told
-from mae.stages.session import Session, session
+from mae.stages.session import PICTURES, Session, session
 from mae.stages.tracked import stage_folder, tracked
 from mae.tasks.dense import DenseRecipe, Schedule, train_dense
 from mae.tasks.model_file import save_dense
@@ -66,8 +66,7 @@ def run_dense(
     if read_json(require(files.index)) == NO_SET:
         _pass_over(stage, params, sections, model_file, left)
         return
-    inputs = [digest_of(require(ENCODER))]
-    with session(stage, params, sections, files=files, inputs=inputs) as at_work:
+    with session(stage, params, sections, files=files, encoder_file=ENCODER) as at_work:
         task = task_of(at_work)
         _require_judgeable(at_work, task)
         _compare(at_work, getattr(params, stage), task, model_file)
@@ -174,8 +173,8 @@ def _trial(at_work: Session, settings: config.Dense, task: DenseTask, init: str,
             model,
             task=task.name,
             categories=at_work.index.about["categories"],
-            mean=params.input.mean,
-            std=params.input.std,
+            mean=encoder["mean"],
+            std=encoder["std"],
             size=task.size,
         )
     distributed.barrier()
@@ -206,7 +205,7 @@ def pictured(
 ) -> Iterator[tuple[Tensor, Any, dict[str, Any]]]:
     """A few images of val for pictures: as decoded, uint8 (3, H, W), its target, and the batch made of it."""
     split = at_work.index.split("val")
-    count = min(at_work.params.report.pictures, len(split))
+    count = min(PICTURES, len(split))
     for row in np.linspace(0, len(split) - 1, count).astype(int).tolist():
         image, truth = decode(split.read(row)), target(split, row)
         made, about = transform(image, truth)

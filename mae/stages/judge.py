@@ -7,7 +7,7 @@ from typing import Any
 from mae import config, distributed
 from mae.config import Params
 from mae.stages import judged
-from mae.stages.files import ENCODER, FINETUNED, SCRATCH, digest_of, require
+from mae.stages.files import ENCODER, FINETUNED, SCRATCH
 from mae.stages.session import session
 from mae.stages.trial import save_classifier, train
 
@@ -77,8 +77,7 @@ def scratch(params: Params) -> None:
 
 def judging(stage: str, params: Params, sections: Sequence[str]) -> Any:
     """The stage's session; a stage that reads the encoder starts anew where that is another."""
-    inputs = [] if stage == "scratch" else [digest_of(require(ENCODER))]
-    return session(stage, params, sections, inputs=inputs)
+    return session(stage, params, sections, encoder_file=None if stage == "scratch" else ENCODER)
 
 
 def _probe(stage: str, params: Params, settings: config.Probe, protocol: str) -> None:

@@ -12,7 +12,7 @@ from mae.stages import judged
 from mae.stages.files import REPORTS
 from mae.stages.judge import RANDOM, judging
 from mae.stages.plots import heat, panels, scatter
-from mae.stages.session import Session
+from mae.stages.session import PICTURES, Session
 from mae.stages.trial import Encoder
 from mae.tasks.attention_maps import attention_maps, centre_share
 from mae.tasks.classify import build_classifier
@@ -71,7 +71,7 @@ def _pictures(at_work: Session, encoders: dict[str, Any]) -> dict[str, float]:
     """attention.png and projection.png, on rank 0; returns attention's mean share on the middle quarter."""
     folder, pool = REPORTS / "knn", at_work.params.knn.pool
     folder.mkdir(parents=True, exist_ok=True)
-    batch, images = _images(at_work, at_work.params.report.pictures)
+    batch, images = _images(at_work, PICTURES)
     maps = {name: attention_maps(vit, images, pool) for name, vit in encoders.items()}
     shown = [batch["images"].float() / 255]
     shown += [heat(found.cpu(), images.shape[2:]) for found in maps.values()]

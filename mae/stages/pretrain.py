@@ -26,7 +26,7 @@ from mae.stages.files import ENCODER, METHOD, REPORTS
 from mae.stages.fitted import fitted_for, fitted_inputs, kept_tokens
 from mae.stages.initial import method_config, take_up
 from mae.stages.plots import panels, training_curve, write_csv
-from mae.stages.session import Session, encoder_config, session
+from mae.stages.session import PICTURES, Session, encoder_config, session
 from mae.tasks.knn import online_probe
 from mae.tasks.layers import top1_by_layer
 
@@ -238,7 +238,7 @@ def _samples(at_work: Session, method: Any) -> tuple[Tensor, Tensor]:
     """The first images (N, C, H, W), of val where there is one, normalised; and noise (N, L) by the seed."""
     splits = at_work.index.about["splits"]
     split = at_work.index.split("val" if "val" in splits else "train")
-    batch = next(at_work.evaluation_batches(split, samples=at_work.params.report.pictures, alone=True))
+    batch = next(at_work.evaluation_batches(split, samples=PICTURES, alone=True))
     generator = torch.Generator().manual_seed(at_work.params.seed)
     noise = torch.rand(len(batch["images"]), *method.noise_shape, generator=generator)
     return at_work.normalize(batch["images"].to(at_work.device)), noise.to(at_work.device)

@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mae import distributed, tracking
+from mae import distributed, interchange, tracking
 from mae.config import Params
 from mae.data.files import write_json
 from mae.data.index import Index, Split
@@ -20,8 +21,10 @@ from mae.data.loaders import evaluation_batches, training_batches
 from mae.data.transforms import Normalize, evaluation
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import Interrupted
-from mae.stages.files import IMAGES, REPORTS, DataSet, require
+from mae.stages.files import IMAGES, REPORTS, DataSet, digest_of, require
 from mae.stages.tracked import stage_folder, tracked
+
+PICTURES = 8  # images that a stage draws, for a person to look at
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,21 @@ class Session:
     index: Index
     run: tracking.Run
     files: DataSet
+    encoder_file: Path | None = None
+
+    @cached_property
+    def encoder(self) -> dict[str, Any]:
+        """What describes the encoder: the file that the stage takes up, which may have come from elsewhere;
+        params.yaml where it takes none."""
+        if self.encoder_file is None:
+            return encoder_config(self.params)
+        return interchange.load_encoder(require(self.encoder_file))[1]
+
+    @property
+    def img_size(self) -> int | tuple[int, int]:
+        """The encoder's, in pixels."""
+        size = self.encoder["img_size"]
+        return size if isinstance(size, int) else tuple(size)
 
     @property
     def can_judge(self) -> bool:
@@ -48,8 +66,8 @@ class Session:
 
     @property
     def normalize(self) -> Normalize:
-        """uint8 images to floats, on the device."""
-        return Normalize(self.params.input.mean, self.params.input.std).to(self.device)
+        """uint8 images to floats as the encoder takes them, on the device."""
+        return Normalize(self.encoder["mean"], self.encoder["std"]).to(self.device)
 
     def evaluation_batches(
         self, split: Split, *, batch_size: int = 256, samples: int | None = None, alone: bool = False
@@ -61,7 +79,7 @@ class Session:
         count = min(samples or len(split), len(split))
         return evaluation_batches(
             split,
-            evaluation(self.params.encoder.img_size),
+            evaluation(self.img_size),
             rows=np.linspace(0, len(split) - 1, count).astype(np.int64),
             batch_size=count if alone else batch_size,
             rank=0 if alone else distributed.rank(),
@@ -159,20 +177,24 @@ def session(
     *,
     files: DataSet = IMAGES,
     inputs: Sequence[str] = (),
+    encoder_file: Path | None = None,
 ) -> Iterator[Session]:
     """Open a training stage: its sections of params.yaml and its inputs' digests name its resume folder.
+
+    encoder_file: the encoder that it takes up, one of its inputs.
 
     An interrupted stage finds its folder again and resumes, under changed code too; a changed one starts in a
     fresh folder. The checkpoints go when the stage is done, so that one that DVC repeats starts fresh.
     """
     runtime = params.runtime
+    taken_up = [] if encoder_file is None else [digest_of(require(encoder_file))]
     device = distributed.init(None if runtime.device == "auto" else runtime.device)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # The loader's processes need cores too; idle threads that spin on them cost a sixth of the speed.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - runtime.workers))
     try:
         index = _open_index(params, files)
-        folder = stage_folder(stage, params, sections, [index.digest, *inputs])
+        folder = stage_folder(stage, params, sections, [index.digest, *inputs, *taken_up])
         trainings = sorted((folder / "checkpoints").glob("*/"), key=lambda path: path.stat().st_mtime)
         opened = tracked(
             stage,
@@ -186,7 +208,7 @@ def session(
         )
         with opened as run:
             run.dataset("shards", digest=index.digest, source=str(files.index), context=stage)
-            yield Session(stage, params, folder, device, index, run, files)
+            yield Session(stage, params, folder, device, index, run, files, encoder_file)
             if distributed.is_main():
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     finally:

@@ -12,7 +12,7 @@ from mae.engine.loop import Fitted
 from mae.models.patches import unpatchify
 from mae.stages.files import REPORTS
 from mae.stages.plots import panels, value_curve, write_csv
-from mae.stages.session import Session
+from mae.stages.session import PICTURES, Session
 
 FOLDER = REPORTS / "tokenizer"
 NOTES = {
@@ -103,7 +103,7 @@ def _draw(at_work: Session, made: Any, path: Path) -> None:
     """Originals beside what comes back of them."""
     splits = at_work.index.about["splits"]
     split = at_work.index.split("val" if "val" in splits else "train")
-    batch = next(at_work.evaluation_batches(split, samples=at_work.params.report.pictures, alone=True))
+    batch = next(at_work.evaluation_batches(split, samples=PICTURES, alone=True))
     images = at_work.normalize(batch["images"].to(at_work.device))
     rebuilt = unpatchify(made.round_trip(images).float(), made.patch_size, made.grid)
     both = torch.stack([at_work.normalize.undo(one) for one in (images, rebuilt)], dim=1)

@@ -10,7 +10,6 @@ import numpy as np
 import safetensors.torch
 
 from mae import config, interchange
-from mae.config import Params
 from mae.data import transforms
 from mae.data.plan import Plan
 from mae.stages.files import CLASSIFIER, ENCODER, require
@@ -109,7 +108,7 @@ def _batches(
 ) -> Iterator[dict[str, Any]]:
     return at_work.training_batches(
         at_work.index.split("train"),
-        _augmentation(at_work.params, PROTOCOLS[protocol].augmentation, settings),
+        _augmentation(at_work, PROTOCOLS[protocol].augmentation, settings),
         settings,
         start=start,
         stop=steps,
@@ -118,15 +117,15 @@ def _batches(
     )
 
 
-def _augmentation(params: Params, kind: str, settings: Settings) -> transforms.Transform:
-    size = params.encoder.img_size
+def _augmentation(at_work: Session, kind: str, settings: Settings) -> transforms.Transform:
+    size = at_work.img_size
     if isinstance(settings, config.FineTune):
         return transforms.finetuning(
             size,
             scale=settings.crop_scale,
             flip=settings.flip,
             rand_augment=settings.rand_augment,
-            mean=params.input.mean,
+            mean=at_work.encoder["mean"],
         )
     if kind == "byol":
         return transforms.byol_crop(size, flip=settings.flip)

@@ -24,6 +24,22 @@ def test_every_stage_leaves_the_files_that_dvc_expects(ran, project):
                 assert path.exists(), f"{name}: {path}"
 
 
+# Where a stage runs, and how much of its data may turn out bad before it ends: nothing of what it computes.
+NOT_RESULTS = {"runtime", "shard", "shard_detect", "shard_segment"}
+
+
+def test_a_stage_reads_no_setting_that_dvc_does_not_watch(ran, sections_read, project):
+    stages = config.read_yaml(project / "dvc.yaml")["stages"]
+    unwatched = {}
+    for name, stage in stages.items():
+        if stage.get("always_changed"):  # it looks each time
+            continue
+        watched = {key.replace("${pretrain.method}", ran[1].pretrain.method) for key in stage["params"]}
+        unwatched[name] = sections_read[name] - watched - NOT_RESULTS
+    assert unwatched["detect"] == unwatched["pretrain"] == set()
+    assert not {name: keys for name, keys in unwatched.items() if keys}
+
+
 def test_the_numbers_are_of_this_run(ran):
     folder, _params = ran
     pretrained = metrics(folder, "pretrain")

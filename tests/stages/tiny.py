@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,19 @@ def laid(folder: Path, project: Path, store: Path, *more: str) -> config.Params:
     shutil.copy(store, folder / "mlflow.db")
     list(recipe.lay(None, [*TINY, *more], onto=folder / "params.yaml"))
     return config.load(folder / "params.yaml")
+
+
+class Watched:
+    """Params that note which of their sections are read."""
+
+    def __init__(self, params: config.Params) -> None:
+        self.params = params
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in config.Params.model_fields:
+            self.read.add(name)
+        return getattr(self.params, name)
 
 
 def run(folder: Path, params: config.Params, *stages: str) -> None:
