@@ -7,11 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 from stages.tiny import laid, run
 
+from mae import interchange
 from mae.data.sources import SourceError
+from mae.registry.weights import config_of
 from mae.stages import detect
+from mae.stages.files import DETECTION, DETECTOR, ENCODER
+from mae.stages.report_dense import dense_section
 
 
 @pytest.fixture
@@ -96,3 +101,45 @@ def test_a_val_split_without_anything_to_judge_by_is_refused_before_training(enc
         run(folder, params, f"ingest_{task}", f"shard_{task}")
         with pytest.raises(ValueError, match=f"2 images of the split val have no {missing}, nothing to"):
             run(folder, params, task)
+
+
+SIZES = [(1, 40), (6000, 40), (40, 32), (40, 32), (33, 47), (40, 1)]
+
+
+def odd(root):
+    """A COCO tree: a column, a strip of 6000 pixels, a crowd alone, nothing at all, runs, a row."""
+    holes = np.zeros((47, 33), np.uint8)
+    holes[4:16, 4:20:2] = 1
+    runs = coco_mask.encode(np.asfortranarray(holes))["counts"].decode()
+    objects = [
+        {"image_id": 0, "bbox": [0, 3, 1, 30]},
+        *({"image_id": 1, "bbox": [left, 2, 900, 30]} for left in range(0, 5100, 85)),
+        {"image_id": 2, **CROWD},
+        {"image_id": 4, "segmentation": {"size": [47, 33], "counts": runs}},
+        {"image_id": 5, "bbox": [5, 0, 20, 1]},
+    ]
+    for split in ("train", "val"):
+        coco(root, split, SIZES, objects)
+    return root
+
+
+@pytest.mark.slow
+def test_odd_images_are_detected_in_and_judged(encoder, tmp_path):
+    settings = "{image_size: 64, max_objects: 20, steps: 6, batch_size: 6, milestones: [5]}"
+    folder, params = encoder(
+        f"ingest_detect={{source: coco, root: {odd(tmp_path / 'coco')}}}", f"detect={settings}"
+    )
+    state, about = interchange.load_encoder(folder / ENCODER)
+    interchange.save_encoder(folder / ENCODER, state, {**about, "mean": [0.1, 0.2, 0.3]})
+    run(folder, params, "ingest_detect", "shard_detect", "detect")
+    found = json.loads((folder / "reports/detect/metrics.json").read_text())
+    assert found["samples"] == len(SIZES)
+    assert 0 <= found["box_AP_low"] <= found["box_AP"] <= 1
+    assert (folder / "reports/detect/predictions.png").stat().st_size > 0
+    assert config_of(folder / DETECTOR)["mean"] == [0.1, 0.2, 0.3], "as the encoder's own file says"
+    index = json.loads((folder / DETECTION.index).read_text())
+    assert (index["boxes_only"], index["rejected"]["count"]) == (2 * 62, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        said = "\n".join(dense_section("detect", found, params))
+    assert "124 objects have a box and no mask" in said
