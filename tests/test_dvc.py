@@ -1,5 +1,6 @@
 """What DVC runs again after which change: the project's own dvc.yaml, with quick stand-ins for the stages."""
 
+import csv
 import os
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from mae import recipe
+from mae import config, recipe
 
 # Writes every output of its stage as a digest of what the stage depends on, and notes that it ran.
 STAND_IN = """
@@ -36,6 +37,13 @@ with open("ran.txt", "a") as file:
 ALWAYS = {"ingest", "ingest_detect", "ingest_segment", "register"}
 
 
+def dvc(folder, *arguments):
+    """A command of DVC in a folder, in its own process."""
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    command = [sys.executable, "-m", "dvc", *arguments]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def repro(project, tmp_path_factory):
     """A function that runs `dvc repro` in a copy of the project and tells which stages ran."""
@@ -46,18 +54,13 @@ def repro(project, tmp_path_factory):
     graph = (project / "dvc.yaml").read_text().replace("python3 -m mae", f"{sys.executable} stand_in.py")
     (folder / "dvc.yaml").write_text(graph)
     (folder / "stand_in.py").write_text(STAND_IN)
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-
-    def dvc(*arguments):
-        command = [sys.executable, "-m", "dvc", *arguments]
-        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
 
     def run():
         (folder / "ran.txt").write_text("")
-        dvc("repro")
+        dvc(folder, "repro")
         return set((folder / "ran.txt").read_text().split())
 
-    dvc("init", "--no-scm")
+    dvc(folder, "init", "--no-scm")
     run.folder = folder
     run.first = run()
     return run
@@ -89,3 +92,20 @@ def test_a_setting_of_another_method_reruns_nothing(repro):
 def test_a_setting_of_one_judge_reruns_that_judge_and_the_report(repro):
     list(recipe.lay(None, ["linear.epochs=77"], onto=repro.folder / "params.yaml"))
     assert repro() == ALWAYS | {"linear", "report"}
+
+
+def test_dvc_plots_show_draws_the_projects_plots(project, tmp_path):
+    for name in ("dvc.yaml", "params.yaml", "reports"):
+        copy = shutil.copytree if (project / name).is_dir() else shutil.copy
+        copy(project / name, tmp_path / name)
+    dvc(tmp_path, "init", "--no-scm")
+    dvc(tmp_path, "plots", "show", "--out", "shown")
+    page = (tmp_path / "shown/index.html").read_text()
+    plots = config.read_yaml(project / "dvc.yaml")["plots"]
+    titles = [about["title"] for plot in plots for about in plot.values()]
+    assert len(titles) >= 5
+    assert not [title for title in titles if title not in page]
+    with (project / "reports/segment/classes.csv").open() as file:
+        assert not [row["class"] for row in csv.DictReader(file) if f'"class": "{row["class"]}"' not in page]
+    drawn = {path.name for path in (tmp_path / "shown/static").iterdir()}
+    assert {f"workspace_reports_{task}_predictions.png" for task in ("detect", "segment")} <= drawn

@@ -60,6 +60,19 @@ def test_an_independent_confusion_matrix_finds_the_reported_miou_in_the_predicte
     assert found["aAcc"] == pytest.approx(right.sum() / total.sum(), abs=1e-9)
 
 
+@pytest.mark.parametrize("stage", ["detect", "segment"])
+def test_the_pictures_of_the_report_are_artifacts_of_the_run(ran, stage):
+    from mlflow.tracking import MlflowClient
+
+    folder, _ = ran
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    identity = json.loads((folder / f"reports/{stage}/run.json").read_text())
+    sent = client.list_artifacts(identity["run_id"], "pictures")
+    drawn = {file.name: file.stat().st_size for file in (folder / f"reports/{stage}").glob("*.png")}
+    assert {"predictions.png", "curve.png"} < set(drawn)
+    assert {entry.path.removeprefix("pictures/"): entry.file_size for entry in sent} == drawn
+
+
 @pytest.mark.parametrize(("stage", "main"), [("detect", "box_AP"), ("segment", "mIoU")])
 def test_scratch_stands_beside_pretrained_with_a_paired_interval(ran, stage, main):
     folder, _ = ran
