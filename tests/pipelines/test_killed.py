@@ -14,6 +14,8 @@ from prefect.client.orchestration import get_client
 from ruamel.yaml import YAML
 from stages.tiny import OURS_TO_SET, laid
 
+from mae import config
+
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 LONGER = ["pretrain.epochs=60", "runtime.checkpoint_every=10", "flows.retries=0", "flows.grace=90.0"]
 
@@ -110,6 +112,33 @@ def test_however_a_flow_is_ended_training_saves_stops_and_goes_on_in_the_next(st
     assert f"going on from step {saved} of" in (copy / "flow.log").read_text()
     assert (copy / "models/pretrain/encoder.safetensors").is_file()
     assert running_in_mlflow(copy) <= {"repro"}
+
+
+def computed(folder):
+    """What dvc.lock says of each stage: all but what tells of one run, its id and how long it took."""
+    found = {}
+    for name, stage in config.read_yaml(folder / "dvc.lock")["stages"].items():
+        outs = [out for out in stage["outs"] if not out["path"].startswith("reports/")]
+        found[name] = stage | {"outs": outs}
+    return found
+
+
+def test_a_flow_that_was_killed_and_dvc_by_hand_leave_the_same_files_and_the_same_lock(
+    start, copy, dvc, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert start().wait(300) == 0, (copy / "flow.log").read_text()
+    lock = (copy / "dvc.lock").read_text()
+    dvc(copy, "repro", "--single-item", "shard", "tokenizer", "pretrain")
+    assert (copy / "dvc.lock").read_text() == lock  # there is nothing left to do by hand
+    for name in (".dvc", "dvc.yaml", "params.yaml", "mlflow.db"):
+        one = copy / name
+        (shutil.copytree if one.is_dir() else shutil.copy)(one, tmp_path / name)
+    shutil.rmtree(tmp_path / ".dvc/cache", ignore_errors=True)
+    dvc(tmp_path, "repro")
+    assert computed(tmp_path) == computed(copy)
+    encoder = "models/pretrain/encoder.safetensors"
+    assert (tmp_path / encoder).read_bytes() == (copy / encoder).read_bytes()
 
 
 def test_kill_9_of_the_worker_ends_the_flow_that_it_runs(project, tmp_path):
