@@ -11,7 +11,7 @@ from mae.methods.masked import MaskedMethod
 from mae.models.decoder import LatentDecoder
 from mae.models.encoder import encode
 from mae.models.masking import Mask
-from mae.models.patches import put
+from mae.models.patches import put, take
 from mae.models.regressor import Regressor
 
 
@@ -69,10 +69,11 @@ class CAE(MaskedMethod):
         return encode(self.encoder, images, mask.masked_ids)[:, 1:]
 
     def predict(self, images: Tensor, mask: Mask, wanted_ids: Tensor | None = None) -> Tensor:
-        """Only masked patches are predicted: among all L, the visible ones' predictions are zeros."""
+        """Only masked patches are predicted: the visible ones' predictions are zeros."""
         predicted = self.decoder(self.regress(images, mask), self._positions(mask.masked_ids))
-        everywhere = predicted.new_zeros(*mask.masked.shape, predicted.shape[-1])
-        return predicted if wanted_ids is mask.masked_ids else put(predicted, mask.masked_ids, everywhere)
+        nothing = predicted.new_zeros(*mask.masked.shape, predicted.shape[-1])
+        everywhere = put(predicted, mask.masked_ids, onto=nothing)
+        return everywhere if wanted_ids is None else take(everywhere, wanted_ids)
 
     def autoencode(self, images: Tensor) -> Tensor:
         return self.decoder(encode(self.encoder, images)[:, 1:], self._positions()[None])

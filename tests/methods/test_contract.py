@@ -10,7 +10,7 @@ from mae.engine.cost import training_flops
 from mae.methods import METHODS, Method
 from mae.methods.masked import MaskedMethod
 from mae.models.encoder import build
-from mae.models.patches import patchify, unpatchify
+from mae.models.patches import patchify, take, unpatchify
 from mae.models.targets import build_target
 
 LENGTH, PATCH, GRID = 16, 4, (4, 4)
@@ -140,6 +140,18 @@ def test_encoder_never_sees_a_masked_patch(method, batch):
     patches[~mask.masked] += 1
     changed = method.reconstruct(unpatchify(patches, PATCH, GRID), **noise)[0]
     assert (changed - predicted).abs().max() > 1e-3
+
+
+def test_what_is_asked_of_a_prediction_is_what_comes_in_that_order(method, batch):
+    if not method.masked:
+        pytest.skip("it predicts no patches")
+    (images,), noise = batch
+    mask = method.drawn(images, **noise)
+    everywhere = method.predict(images, mask)
+    assert everywhere.shape == (4, LENGTH, method.target.width)
+    backwards = mask.masked_ids.flip(1)
+    for wanted in (mask.masked_ids, mask.masked_ids.clone(), backwards, mask.visible_ids[:, :2]):
+        assert_close(method.predict(images, mask, wanted), take(everywhere, wanted))
 
 
 def test_noise_of_another_shape_is_refused(method, batch):
