@@ -207,6 +207,8 @@ def test_a_baseline_that_masks_has_its_papers_numbers(name, project, tmp_path):
     assert p.base_lr * p.batch_size / 256 == pytest.approx(BASELINES[name][0])
     assert (p.batch_size, p.epochs, p.weight_decay, p.mask, p.mask_ratio, p.target) == BASELINES[name][1:]
     assert (p.method, params.encoder.img_size, p.flip) == (name, 224, True)
+    # LayerScale: as BEiT's and SimMIM's releases have it for ViT-B.
+    assert params.encoder.init_values == (0.1 if name in ("beit", "simmim") else None)
 
 
 def test_the_baselines_that_mask_nothing_have_their_papers_numbers(project, tmp_path):
