@@ -1,14 +1,12 @@
 """What methods that hide patches share: the mask, what is to be predicted where, and predictions to draw."""
 
-from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torch.amp import is_autocast_available
 
-from mae.methods.method import Method
+from mae.methods.method import Method, without_autocast
 from mae.models.masking import Mask, Masking, masking
 from mae.models.targets import Target, build_target
 
@@ -80,9 +78,7 @@ class MaskedMethod(Method):
 
 def truth_of(target: Target, images: Tensor) -> Tensor:
     """What `target` says of images (N, C, H, W): no gradient, float32 or float64 whatever autocast says."""
-    device = images.device.type
-    exact = torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
-    with torch.no_grad(), exact:
+    with torch.no_grad(), without_autocast(images):
         return target(images if images.dtype == torch.float64 else images.float())
 
 

@@ -1,9 +1,12 @@
 """The contract that every pretraining method keeps; tests/methods/test_contract.py holds each to it."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 
 from mae.models.encoder import check_plain, initialise
 
@@ -46,3 +49,9 @@ class Method(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Called after every optimizer step with the share of training done (0 to 1); teachers move here."""
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """A context in which what is computed of `tensor` keeps its precision, whatever autocast says."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mae import distributed
-from mae.methods.method import Method
+from mae.methods.method import Method, without_autocast
 from mae.models.encoder import encode, xavier
 
 
@@ -76,9 +76,10 @@ class MoCoV3(Method):
             with torch.no_grad():
                 encoder, projector = self.teacher["encoder"], self.teacher["projector"]
                 keys = [projector(self._features(encoder, view)) for view in views]
-        first, second = (_unit(output, views[0].dtype) for output in outputs)
-        key_first, key_second = (_unit(key, views[0].dtype) for key in keys)
-        return {"loss": self._disagreement(first, key_second) + self._disagreement(second, key_first)}
+        with without_autocast(outputs[0]):  # of similarities over a temperature bfloat16 keeps two digits
+            first, second = (_unit(output, views[0].dtype) for output in outputs)
+            key_first, key_second = (_unit(key, views[0].dtype) for key in keys)
+            return {"loss": self._disagreement(first, key_second) + self._disagreement(second, key_first)}
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

@@ -71,6 +71,23 @@ def test_simclr_tells_each_of_2n_views_from_all_others_and_has_no_teacher():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_similarities_and_loss_are_float32_under_autocast(loss, monkeypatch):
+    method, compared = made(loss=loss).float(), []
+    of_float32 = method._disagreement
+
+    def seen(queries, keys):
+        compared.append((queries.detach().double(), keys.detach().double()))
+        return of_float32(queries, keys)
+
+    monkeypatch.setattr(method, "_disagreement", seen)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = method(*[view.float() for view in two_views()])["loss"]
+    assert found.dtype == torch.float32
+    exact = sum(of_float32(queries, keys) for queries, keys in compared)
+    assert_close(found.detach().double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_trainable_part_learns_and_the_teacher_gets_no_gradient(loss):
     method = made(loss=loss)
     method(*two_views())["loss"].backward()
