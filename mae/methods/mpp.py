@@ -10,7 +10,7 @@ from torch import Tensor
 from mae.methods.corrupted import CorruptedMethod
 from mae.models.encoder import encode
 from mae.models.masking import noise_for
-from mae.models.patches import take
+from mae.models.patches import patchify, take, unpatchify
 
 
 class Corruption(NamedTuple):
@@ -56,9 +56,9 @@ class MPP(CorruptedMethod):
         return Corruption(*mask, kept & mask.masked, swapped & mask.masked, (other * length).long())
 
     def tokens(self, images: Tensor, mask: Any) -> Tensor:
-        entering = torch.where(
-            mask.swapped[..., None],
-            take(self.encoder.patch_embed(images), mask.others),
-            self.mask_token,
-        )
-        return encode(self.encoder, images, corrupt=(mask.masked & ~mask.kept, entering))
+        embedding = self.encoder.patch_embed
+        patches = patchify(images, embedding.patch_size)
+        patches = torch.where(mask.swapped[..., None], take(patches, mask.others), patches)
+        swapped = unpatchify(patches, embedding.patch_size, embedding.grid_size)
+        hidden = mask.masked & ~mask.kept & ~mask.swapped
+        return encode(self.encoder, swapped, corrupt=(hidden, self.mask_token))

@@ -5,7 +5,9 @@ import torch
 from methods.small import small_encoder, some_images
 from torch.testing import assert_close
 
+from mae.engine.cost import training_flops
 from mae.methods.mpp import MPP
+from mae.methods.simmim import SimMIM
 from mae.models.masking import masking
 from mae.models.patches import patchify
 from mae.models.targets import build_target
@@ -49,6 +51,14 @@ def test_the_encoder_sees_what_was_drawn_and_the_loss_is_over_all_masked_patches
     tokens = vit.norm(vit.blocks(torch.cat([first, entering + vit.pos_embed[:, 1:]], dim=1)))
     error = (method.head(tokens[:, 1:]) - patchify(images, 4)).square()
     assert_close(method(images, noise)["loss"], error[found.masked].mean())
+
+
+def test_a_swapped_patch_costs_no_second_embedding():
+    encoder = small_encoder()
+    settings = {"masking": masking("random", (4, 4), 0.5), "target": build_target("pixels", encoder)}
+    images = some_images().float()
+    costs = [training_flops(kind(encoder, **settings), images) for kind in (MPP, SimMIM)]
+    assert costs[0] == costs[1]
 
 
 @pytest.mark.parametrize("target", ["mean_colour", "mosaic", "pixels"])
