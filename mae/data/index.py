@@ -105,6 +105,11 @@ class Index:
             self.directory / TARS, name, [shard["name"] for shard in split["shards"]], split["count"]
         )
 
+    @property
+    def viewed(self) -> Split:
+        """What pictures, and figures that need no labels, are of: val, or train where there is none."""
+        return self.split("val" if "val" in self.about["splits"] else "train")
+
     def _files(self) -> list[tuple[Path, int, str]]:
         tars = self.directory / TARS
         files = [(self.directory / REJECTED, self.about["rejected"])]

@@ -102,7 +102,6 @@ def _project(at_work: Session, encoders: dict[str, Any]) -> None:
 
 
 def _images(at_work: Session, count: int) -> tuple[dict[str, Any], Tensor]:
-    """A batch taken evenly out of val where there is one, and its images as the encoder takes them."""
-    split = at_work.index.split("val" if "val" in at_work.index.about["splits"] else "train")
-    batch = next(at_work.evaluation_batches(split, samples=count, alone=True))
+    """A batch of so many images, and these as the encoder takes them."""
+    batch = next(at_work.evaluation_batches(at_work.index.viewed, samples=count, alone=True))
     return batch, at_work.normalize(batch["images"].to(at_work.device))

@@ -235,10 +235,8 @@ def _cost(at_work: Session, method: Any) -> dict[str, float]:
 
 
 def _samples(at_work: Session, method: Any) -> tuple[Tensor, Tensor]:
-    """The first images (N, C, H, W), of val where there is one, normalised; and noise (N, L) by the seed."""
-    splits = at_work.index.about["splits"]
-    split = at_work.index.split("val" if "val" in splits else "train")
-    batch = next(at_work.evaluation_batches(split, samples=PICTURES, alone=True))
+    """A few images (N, C, H, W), normalised, and noise (N, L) by the seed."""
+    batch = next(at_work.evaluation_batches(at_work.index.viewed, samples=PICTURES, alone=True))
     generator = torch.Generator().manual_seed(at_work.params.seed)
     noise = torch.rand(len(batch["images"]), *method.noise_shape, generator=generator)
     return at_work.normalize(batch["images"].to(at_work.device)), noise.to(at_work.device)

@@ -111,8 +111,7 @@ def _index(shards: Path) -> Index:
 def _example(index: Index) -> bytes:
     """A real image of the data: the models' input example."""
     index = Index.open(index.directory)  # says what to do where the shards are not here
-    splits = index.about["splits"]
-    return index.split("val" if "val" in splits else "train").read(0)
+    return index.viewed.read(0)
 
 
 def _lineage(params: Params, index: Index) -> dict[str, str]:

@@ -43,13 +43,11 @@ def write_results(at_work: Session, made: Any, steps: int, fitted: Fitted | None
 
 @torch.no_grad()
 def _figures(at_work: Session, made: Any) -> dict[str, Any]:
-    """Over val, or train where there is none: the mean squared error of what comes back, and of the codes how
-    many are in use, and how many there would be at the same entropy if all were used alike (perplexity)."""
-    splits = at_work.index.about["splits"]
-    split = at_work.index.split("val" if "val" in splits else "train")
+    """Over a split: the mean squared error of what comes back, and of the codes how many are in use, and how
+    many there would be at the same entropy if all were used alike (perplexity)."""
     sums = torch.zeros(2, dtype=torch.float64)
     counts = torch.zeros(getattr(made, "num_codes", 0), dtype=torch.float64)
-    for batch in at_work.evaluation_batches(split):
+    for batch in at_work.evaluation_batches(at_work.index.viewed):
         images = at_work.normalize(batch["images"].to(at_work.device, non_blocking=True))
         error = made(images)["error"].item()
         sums += torch.tensor([error * len(images), len(images)], dtype=torch.float64)
@@ -101,9 +99,7 @@ def _curve(at_work: Session, made: Any) -> dict[str, float]:
 @torch.no_grad()
 def _draw(at_work: Session, made: Any, path: Path) -> None:
     """Originals beside what comes back of them."""
-    splits = at_work.index.about["splits"]
-    split = at_work.index.split("val" if "val" in splits else "train")
-    batch = next(at_work.evaluation_batches(split, samples=PICTURES, alone=True))
+    batch = next(at_work.evaluation_batches(at_work.index.viewed, samples=PICTURES, alone=True))
     images = at_work.normalize(batch["images"].to(at_work.device))
     rebuilt = unpatchify(made.round_trip(images).float(), made.patch_size, made.grid)
     both = torch.stack([at_work.normalize.undo(one) for one in (images, rebuilt)], dim=1)

@@ -128,3 +128,11 @@ def test_a_subset_takes_as_many_of_each_class_by_seed(small_index):
     assert np.bincount(split.labels[split.subset(10, seed=0)]).tolist() == [10, 10, 8]
     with pytest.raises(ValueError, match="per_class"):
         split.subset(0, seed=0)
+
+
+def test_what_is_looked_at_is_val_or_train_where_there_is_none(copy):
+    assert Index.open(copy).viewed.name == "val"
+    about = json.loads((copy / "index.json").read_text())
+    del about["splits"]["val"]
+    (copy / "index.json").write_text(json.dumps(about))
+    assert Index.open(copy).viewed.name == "train"
