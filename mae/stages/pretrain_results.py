@@ -43,12 +43,22 @@ def write_results(at_work: Session, method: Any, fitted: Fitted, steps: int, lay
             **_cost(at_work, method),
             "attempts": fitted.attempt + 1,
             "pictures_note": note(method),
+            "pictures_split": at_work.index.viewed.name,
+            **_kind(method),
             **({"knn_top1": probes[-1]} if probes else {}),
             **({"layers_top1": layers} if layers else {}),
         }
     )
     for number, top1 in enumerate(layers, start=1):
         at_work.run.log(number, {"layers_top1": top1})  # over blocks, not steps
+
+
+def _kind(method: Any) -> dict[str, Any]:
+    """What the method did to an image: how many patches it masked, how far its tokens saw."""
+    about: dict[str, Any] = {"attention": "causal" if method.causal else "full"}
+    if method.masked:
+        about |= {"patches": method.encoder.patch_embed.num_patches, "masked": method.masking.num_masked}
+    return about
 
 
 def _cost(at_work: Session, method: Any) -> dict[str, float]:

@@ -18,6 +18,7 @@ from mae.stages.files import (
 from mae.stages.plots import read_csv
 from mae.stages.report_dense import DENSE, dense_section, dense_summary
 from mae.stages.report_paper import paper_figures
+from mae.stages.report_pretraining import ONLY_BEFORE, pretraining_section, pretraining_summary
 from mae.stages.report_robustness import robustness_section
 from mae.stages.report_text import gain, page, percent, table
 from mae.stages.report_tokenizer import tokenizer_section
@@ -59,7 +60,7 @@ def _write(params: Params) -> None:
         *robustness_section(results["robustness"], params),
         *(part for stage in DENSE for part in dense_section(stage, results[stage], params)),
         *tokenizer_section(results["tokenizer"]),
-        *_pretraining(params, results["pretrain"]),
+        *pretraining_section(results["pretrain"]),
         *_data(),
         *_registry(),
         *_cost(results),
@@ -70,13 +71,7 @@ def _write(params: Params) -> None:
 
 
 def _summary(params: Params, results: dict[str, Any]) -> Iterator[str]:
-    method = params.pretrain.method.upper()
-    p = results["pretrain"]
-    yield (
-        f"{method} pretraining of `{params.encoder.name}` ({p['parameters'] / 1e6:.2f} M parameters in the "
-        f"encoder) on {p['samples']:,} images for {params.pretrain.epochs} epochs, mask ratio "
-        f"{params.pretrain.mask_ratio:g}."
-    )
+    yield pretraining_summary(params, results["pretrain"])
     if "skipped" in results["knn"]:
         yield f"**Not judged by classification**: {results['knn']['skipped']}"
     lines = [] if "skipped" in results["knn"] else list(_classified(results))
@@ -126,6 +121,8 @@ def _results(params: Params, results: dict[str, Any]) -> Iterator[str]:
         "scratch). Partial fine-tuning is its best number of blocks. The paper's column stands only beside "
         "its own encoders on the sets that it names."
     )
+    if results["pretrain"]["attention"] == "causal":
+        yield ONLY_BEFORE
 
 
 def _partial(result: dict[str, Any]) -> Iterator[str]:
@@ -150,14 +147,6 @@ def _looks(result: dict[str, Any]) -> Iterator[str]:
             f"{beside if 'random_attention_centre' in result else ''}; 25.0 % would be everywhere alike."
         )
     yield "![Patch embeddings in two dimensions](knn/projection.png)"
-
-
-def _pretraining(params: Params, result: dict[str, Any]) -> Iterator[str]:
-    yield "## Pretraining"
-    yield "![Pretraining curve](pretrain/curve.png)"
-    yield f"Loss from {result['first_loss']:.4f} to {result['loss']:.4f} in {result['steps']:,} steps."
-    yield "![Original, masked, reconstruction](pretrain/reconstructions.png)"
-    yield f"Reconstructions of images that were not trained on: {result['pictures_note']}"
 
 
 def _data() -> Iterator[str]:

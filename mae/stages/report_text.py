@@ -14,6 +14,11 @@ def gain(r: dict[str, float]) -> str:
     return f"{100 * r['gain']:+.1f} points, 95 % {100 * r['gain_low']:+.1f} to {100 * r['gain_high']:+.1f}"
 
 
+def of_split(split: str, done: str) -> str:
+    """Which images those of `Index.viewed` are, and whether the model was `done` ("trained") on them."""
+    return f"of {split}, " + (f"none {done} on" if split == "val" else f"{done} on, for there is no val")
+
+
 def table(rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

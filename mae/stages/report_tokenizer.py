@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mae.stages.report_text import percent, table
+from mae.stages.report_text import of_split, percent, table
 
 NAMES = {
     "fsq": "convolutions and finite scalar quantisation",
@@ -28,7 +28,7 @@ def tokenizer_section(result: dict[str, Any]) -> Iterator[str]:
     yield table(rows)
     yield (
         f"Fitted before pretraining in {result['steps']:,} steps and judged on {result['samples']:,} images "
-        "that it was not fitted on; the error is of normalised colours."
+        f"{of_split(result['split'], 'fitted')}; the error is of normalised colours."
     )
     yield "![Curve of the tokenizer](tokenizer/pictures/curve.png)"
     yield "![Original, rebuilt](tokenizer/pictures/rebuilt.png)"

@@ -54,7 +54,7 @@ def _figures(at_work: Session, made: Any) -> dict[str, Any]:
         if len(counts):
             counts += made.encode(images).flatten().bincount(minlength=len(counts)).cpu()
     error, samples = (distributed.mean(sums) * distributed.world_size()).tolist()
-    found = {"error": error / samples, "samples": round(samples)}
+    found = {"error": error / samples, "samples": round(samples), "split": at_work.index.viewed.name}
     if not len(counts):
         return found | {"explained_variance": made.explained.item(), "components": len(made.components)}
     return found | code_use(distributed.mean(counts))

@@ -51,7 +51,7 @@ class Killed(Exception):
 
 def test_it_ends_the_same_after_a_kill_and_its_encoder_is_timms(asked, monkeypatch):
     folder, params = asked
-    fit = stage.fit
+    name, fit = params.pretrain.method, stage.fit
 
     def killed_after_three_steps(*args, hooks, **settings):
         def hook(step):
@@ -67,7 +67,9 @@ def test_it_ends_the_same_after_a_kill_and_its_encoder_is_timms(asked, monkeypat
     run(folder, params, "pretrain")
     file = folder / "models/pretrain/method.safetensors"
     resumed = file.read_bytes()
-    assert json.loads((folder / "reports/pretrain/metrics.json").read_text())["steps"] == 6
+    found, kind = json.loads((folder / "reports/pretrain/metrics.json").read_text()), METHODS[name]
+    assert found["steps"] == 6
+    assert ("masked" in found, found["attention"] == "causal") == (kind.masked, kind.causal)
     run(folder, params, "pretrain")
     assert file.read_bytes() == resumed
 

@@ -62,9 +62,22 @@ def test_the_report_tells_what_was_measured(ran):
         assert f"{100 * metrics(folder, stage)['top1']:.1f}" in report
     for name in json.loads((folder / "data/ingest/manifest.json").read_text())["splits"]:
         assert name in report
+    assert "12 of 16 patches masked (random)" in report
+    assert "only itself and those before it" not in report
     page = (folder / "reports/report.html").read_text()
     assert page.count("data:image/png;base64,") == 11
     assert 'src="http' not in page
+
+
+def test_the_report_says_that_a_causal_encoder_is_judged_with_every_token_in_sight(ran, tmp_path):
+    folder, params = ran
+    shutil.copytree(folder, tmp_path / "again")
+    file = tmp_path / "again/reports/pretrain/metrics.json"
+    file.write_text(json.dumps(metrics(folder, "pretrain") | {"attention": "causal"}))
+    run(tmp_path / "again", params, "report")
+    report = (tmp_path / "again/reports/report.md").read_text()
+    results = report.partition("## Results")[2].partition("\n## ")[0]
+    assert "each token saw only itself and those before it" in results
 
 
 def test_the_first_model_is_champion_and_an_unchanged_one_is_not_judged_again(ran):
