@@ -99,6 +99,11 @@ class Encoder(Section):
         """What is said beyond the name and the image size."""
         return self.model_dump(exclude={"name", "img_size"}, exclude_none=True)
 
+    @property
+    def resized(self) -> bool:
+        """Whether patches, width, depth, heads or MLP are others than its name says."""
+        return bool(self.overrides.keys() - {"init_values"})
+
 
 class Input(Section):
     """Colour statistics in [0, 1], channel by channel."""

@@ -17,7 +17,7 @@ from mae.stages.files import (
 )
 from mae.stages.plots import read_csv
 from mae.stages.report_dense import DENSE, dense_section, dense_summary
-from mae.stages.report_paper import paper_figures
+from mae.stages.report_paper import paper_figures, paper_source
 from mae.stages.report_pretraining import ONLY_BEFORE, pretraining_section, pretraining_summary
 from mae.stages.report_robustness import robustness_section
 from mae.stages.report_text import gain, page, percent, table
@@ -119,7 +119,7 @@ def _results(params: Params, results: dict[str, Any]) -> Iterator[str]:
         f"Top-1 over all {results['finetune']['samples']:,} validation images; intervals and gains by "
         "bootstrap over them (gains: paired, against random initialisation or, for fine-tuning, against "
         "scratch). Partial fine-tuning is its best number of blocks. The paper's column stands only beside "
-        "its own encoders on the sets that it names."
+        f"its own method and encoders on the sets that it names.{paper_source(params, paper)}"
     )
     if results["pretrain"]["attention"] == "causal":
         yield ONLY_BEFORE

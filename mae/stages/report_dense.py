@@ -5,18 +5,9 @@ from typing import Any
 
 from mae.config import Params
 from mae.stages.files import DETECTION, SEGMENTATION, DataSet, read_json
+from mae.stages.report_paper import paper_source, published
 from mae.stages.report_text import gain, percent, table
 
-# He et al. 2021 (arXiv 2111.06377), tables 4 and 5, and for detection in the form that we train
-# (ViTDet, arXiv 2203.16527, tables 4 and 5 with MAE pretraining): AP and mIoU in %.
-PAPER = {
-    "detect": {
-        "vit_base_patch16_224": {"box_AP": 51.6, "mask_AP": 45.9},
-        "vit_large_patch16_224": {"box_AP": 55.5, "mask_AP": 49.2},
-        "vit_huge_patch14_224": {"box_AP": 56.7, "mask_AP": 50.2},
-    },
-    "segment": {"vit_base_patch16_224": {"mIoU": 48.1}, "vit_large_patch16_224": {"mIoU": 53.6}},
-}
 NAMES = {
     "detect": "Detection and instance segmentation (Mask R-CNN)",
     "segment": "Semantic segmentation",
@@ -65,6 +56,7 @@ def dense_section(stage: str, result: dict[str, Any], params: Params) -> Iterato
     yield (
         f"All {result['samples']:,} validation images; {MAIN[stage].replace('_', ' ')} of {result['init']}: "
         f"95 % interval {low} to {high}, by bootstrap over images. {_data(SETS[stage])}"
+        f"{paper_source(params, paper)}"
     )
     for picture in PICTURES[stage]:
         yield f"![{NAMES[stage]}: {picture.removesuffix('.png')}]({stage}/{picture})"
@@ -76,11 +68,10 @@ def _others(stage: str, result: dict[str, Any]) -> list[str]:
 
 
 def _paper(stage: str, params: Params) -> dict[str, float]:
-    index = read_json(SETS[stage].index)
+    index, found = read_json(SETS[stage].index), published(params)
     kind, count = OFFICIAL[stage]
     official = index["kind"] == kind and index["splits"].get("val", {}).get("count") == count
-    same = official and not params.encoder.overrides
-    return PAPER[stage].get(params.encoder.name, {}) if same else {}
+    return {name: found[name] for name in COLUMNS[stage] if official and name in found}
 
 
 def _data(files: DataSet) -> str:

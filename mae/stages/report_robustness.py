@@ -6,6 +6,7 @@ from typing import Any
 
 from mae.config import Params
 from mae.stages.files import REPORTS
+from mae.stages.report_paper import paper_source, published
 from mae.stages.report_text import table
 
 NAMES = {
@@ -14,18 +15,6 @@ NAMES = {
     "imagenet_r": ("ImageNet-R", "top-1", "top1"),
     "imagenet_sketch": ("ImageNet-Sketch", "top-1", "top1"),
 }
-# In %, He et al. 2021 (arXiv 2111.06377), table 13; a ViT of 224 pixels fine-tuned on ImageNet-1k.
-PAPER = {
-    "vit_base_patch16_224": {
-        "imagenet_c": 51.7, "imagenet_a": 35.9, "imagenet_r": 48.3, "imagenet_sketch": 34.5,
-    },
-    "vit_large_patch16_224": {
-        "imagenet_c": 41.8, "imagenet_a": 57.1, "imagenet_r": 59.9, "imagenet_sketch": 45.3,
-    },
-    "vit_huge_patch14_224": {
-        "imagenet_c": 33.8, "imagenet_a": 68.2, "imagenet_r": 64.4, "imagenet_sketch": 49.6,
-    },
-}  # fmt: skip
 # Images of the official sets, which the paper's numbers are of.
 OFFICIAL = {"imagenet_c": 3_750_000, "imagenet_a": 7500, "imagenet_r": 30_000, "imagenet_sketch": 50_889}
 
@@ -35,15 +24,15 @@ def robustness_section(result: dict[str, Any], params: Params) -> Iterator[str]:
     if "skipped" in result:
         return
     yield "## Other versions of ImageNet"
-    paper = {} if params.encoder.overrides else PAPER.get(params.encoder.name, {})
     rows = [["set", "images", "classes", "figure", "%", "95 % interval", "paper %"]]
     judged = {name: _figures(name, result) for name in NAMES}
+    whole = {name for name, of in judged.items() if of and of["samples"] == OFFICIAL[name]}
+    paper = {name: figure for name, figure in published(params).items() if name in whole}
     for name, of in judged.items():
         if not of:
             continue
         called, figure, key = NAMES[name]
         interval = (f"{100 * of['top1_low']:.1f} to {100 * of['top1_high']:.1f}") if "top1_low" in of else ""
-        stands = name in paper and of["samples"] == OFFICIAL[name]
         rows.append(
             [
                 called,
@@ -52,13 +41,14 @@ def robustness_section(result: dict[str, Any], params: Params) -> Iterator[str]:
                 figure,
                 f"{100 * of[key]:.1f}",
                 interval,
-                f"{paper[name]:.1f}" if stands else "",
+                f"{paper[name]:.1f}" if name in paper else "",
             ]
         )
     yield table(rows)
     yield (
         "The classifier of the fine-tuning, as it is. On ImageNet-A and -R it chooses among the classes that "
-        "the set has. The paper's column stands only beside its own encoders on the whole official sets."
+        "the set has. The paper's column stands only beside its own method and encoders on the whole "
+        f"official sets.{paper_source(params, paper)}"
     )
     if judged["imagenet_c"]:
         yield from _corruptions()
