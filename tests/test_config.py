@@ -26,7 +26,15 @@ def test_the_projects_parameters_load(project):
     ("section", "key", "value", "told"),
     [
         ("pretrain", "mask_ratio", "0.5", "pretrain.mask_ratio"),
-        ("pretrain", "mask_ratio", 1.0, "pretrain.mask_ratio"),
+        (
+            "pretrain",
+            "mask_ratio",
+            1.0,
+            "pretrain.mask_ratio: a share of the patches, above 0 and below 1, or",
+        ),
+        ("pretrain", "mask_ratio", 0, "pretrain.mask_ratio: a share of the patches"),
+        ("pretrain", "mask_ratio", True, "pretrain.mask_ratio: a share of the patches"),
+        ("pretrain", "mask_ratio", 36, "pretrain.mask_ratio 36: an image has 36 patches"),
         ("pretrain", "epochs", 2.5, "pretrain.epochs"),
         ("pretrain", "learning_rate", 0.1, "pretrain.learning_rate: unknown key"),
         ("encoder", "img_size", [32], "encoder.img_size"),
@@ -96,6 +104,14 @@ def test_blocks_are_not_asked_for_where_there_is_no_such_data(values):
     values["detect"]["global_blocks"] = [40]
     values["ingest_detect"]["source"] = "none"
     assert config.parse(values).detect.global_blocks == [40]
+
+
+def test_patches_are_timms(values):
+    for name, given in (("vit_huge_patch14_224", {}), ("vit_base_patch16_224", {"patch_size": [8, 4]})):
+        values["encoder"] |= {"name": name, "img_size": [224, 112], "patch_size": None, **given}
+        with torch.device("meta"):
+            vit = timm.create_model(name, img_size=(224, 112), **given)
+        assert config.parse(values).encoder.patches == vit.patch_embed.num_patches
 
 
 def test_depths_are_timms(values):

@@ -101,6 +101,16 @@ class Params(Methods):
         return self
 
     @model_validator(mode="after")
+    def _some_patches_stay_visible(self) -> "Params":
+        """Known before a tokenizer is trained for days, not after."""
+        ratio, patches = self.pretrain.mask_ratio, self.encoder.patches
+        if patches is not None and isinstance(ratio, int) and ratio >= patches:
+            raise ValueError(
+                f"pretrain.mask_ratio {ratio}: an image has {patches} patches, some must stay visible"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _dense_models_fit_the_encoder(self) -> "Params":
         """Known before pretraining, not days later when the encoder is taken up."""
         if self.ingest_detect.source != "none":

@@ -1,8 +1,8 @@
 """The sections of `params.yaml` about pretraining: what every method has, and one section for each."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from mae.config.sections import Decay, Fraction, Pair, Positive, Rate, Section, Training
 
@@ -10,6 +10,14 @@ from mae.config.sections import Decay, Fraction, Pair, Positive, Rate, Section, 
 Target = Literal["pixels", "normalised_pixels", "pca", "hog", "mean_colour", "mosaic", "tokens"]
 Mask = Literal["random", "block", "grid", "cells"]
 Augment = Literal["none", "fixed_crop", "crop", "crop_jitter", "two_views"]  # of data/augmentations.py
+
+
+def _share_or_count(value: Any) -> float:
+    if (type(value) is float and 0 < value < 1) or (type(value) is int and value > 0):
+        return value
+    raise ValueError(
+        f"a share of the patches, above 0 and below 1, or a whole number of them, found {value!r}"
+    )
 
 
 class OnlineProbe(Section):
@@ -24,14 +32,17 @@ class OnlineProbe(Section):
 
 
 class Pretrain(Training):
-    """init: a method file (any run's models/pretrain/method.safetensors) to go on from; null: random."""
+    """init: a method file (any run's models/pretrain/method.safetensors) to go on from; null: random.
+
+    mask_ratio: the share of the patches that are masked or, a whole number, how many of them.
+    """
 
     method: str
     init: str | None
     epochs: Positive
     target: Target
     mask: Mask
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)]
+    mask_ratio: Annotated[float, PlainValidator(_share_or_count)]
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     betas: Pair
     augment: Augment

@@ -95,6 +95,14 @@ class Encoder(Section):
         return (size, size) if isinstance(size, int) else size
 
     @property
+    def patches(self) -> int | None:
+        """How many an image has; None where only timm could tell."""
+        if self.patch is None:
+            return None
+        image = (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
+        return (image[0] // self.patch[0]) * (image[1] // self.patch[1])
+
+    @property
     def overrides(self) -> dict[str, Any]:
         """What is said beyond the name and the image size."""
         return self.model_dump(exclude={"name", "img_size"}, exclude_none=True)

@@ -20,12 +20,14 @@ class Mask(NamedTuple):
 
 
 def num_masked_of(length: int, mask_ratio: float) -> int:
-    """Patches to hide out of `length`: all but int(length * (1 - mask_ratio)), as the MAE release rounds.
+    """Patches to hide out of `length`: a whole mask_ratio says how many, one below 1 which share.
 
-    Raises ValueError where nothing would be hidden or nothing stay visible.
+    Of a share all but int(length * (1 - mask_ratio)) are hidden, as the MAE release rounds. Raises ValueError
+    where nothing would be hidden or nothing stay visible.
     """
-    visible = int(length * (1 - mask_ratio))
-    if not 0 < mask_ratio < 1 or not 0 < visible < length:
+    counted = isinstance(mask_ratio, int)
+    visible = length - int(mask_ratio) if counted else int(length * (1 - mask_ratio))
+    if not (counted or 0 < mask_ratio < 1) or not 0 < visible < length:
         raise ValueError(
             f"mask_ratio {mask_ratio} leaves {visible} of {length} patches visible: "
             "at least one must be visible and one masked"
@@ -60,8 +62,9 @@ def noise_for(images: Tensor, noise_shape: tuple[int, ...], noise: Tensor | None
 class Masking:
     """How the patches of an image are hidden: noise in, `Mask` out. This one hides them at random (MAE).
 
-    grid: patches in a column and in a row. num_masked: how many each image hides, whatever the noise.
-    noise_shape: of what is drawn uniformly from [0, 1) per image; it fixes the mask.
+    grid: patches in a column and in a row. mask_ratio: as `num_masked_of` takes it. num_masked: how many each
+    image hides, whatever the noise. noise_shape: of what is drawn uniformly from [0, 1) per image; it fixes
+    the mask.
     """
 
     def __init__(self, grid: Pair, mask_ratio: float) -> None:
@@ -158,8 +161,8 @@ class GridMasking(Masking):
 class CellMasking(Masking):
     """Random cells of 2x2 patches (SimMIM, arXiv 2111.09886: 32 pixels at patches of 16).
 
-    The ratio counts cells. Where a side is odd the cells at its end are cut, and to hide the same number in
-    every image one cell is hidden in part.
+    A share counts cells, a whole mask_ratio patches. Where a side is odd the cells at its end are cut, and to
+    hide the same number in every image one cell is hidden in part.
     """
 
     SIDE = 2
@@ -170,6 +173,8 @@ class CellMasking(Masking):
         self.noise_shape = (self.cells[0] * self.cells[1],)
 
     def number(self, mask_ratio: float) -> int:
+        if isinstance(mask_ratio, int):
+            return super().number(mask_ratio)
         cells, patches = self.cells[0] * self.cells[1], self.grid[0] * self.grid[1]
         return round(num_masked_of(cells, mask_ratio) / cells * patches)
 

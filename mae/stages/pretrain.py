@@ -18,7 +18,8 @@ from mae.engine.randomness import seed_process
 from mae.methods import METHODS
 from mae.methods.method import Method
 from mae.models import encoder as encoders
-from mae.models.masking import masking
+from mae.models.masking import Masking, masking
+from mae.models.patches import Pair
 from mae.models.targets import build_target
 from mae.stages.fitted import fitted_for, fitted_inputs, kept_tokens
 from mae.stages.initial import take_up
@@ -83,11 +84,18 @@ def build_method(params: Params) -> Any:
     vit = encoders.build(encoder.name, img_size=encoder.img_size, drop_path=p.drop_path, **encoder.overrides)
     settings = getattr(params, p.method).model_dump()
     if kind.masked:
-        settings["masking"] = masking(p.mask, vit.patch_embed.grid_size, p.mask_ratio)
+        settings["masking"] = _masking(params, vit.patch_embed.grid_size)
     if kind.predicts:
         colours = {"mean": params.input.mean, "std": params.input.std}
         settings["target"] = build_target(p.target, vit, fitted_for(params), **colours)
     return kind(vit, **settings)
+
+
+def _masking(params: Params, grid: Pair) -> Masking:
+    try:
+        return masking(params.pretrain.mask, grid, params.pretrain.mask_ratio)
+    except ValueError as error:
+        raise config.InvalidParams(f"pretrain.{error}") from error
 
 
 def _transform(params: Params, method: Method) -> tuple[Any, int]:

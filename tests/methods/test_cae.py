@@ -87,7 +87,7 @@ def test_it_equals_the_release():
     )
     method = METHODS["cae"](
         vit,
-        masking=masking("random", (4, 4), config["num_masked"] / 16),
+        masking=masking("random", (4, 4), config["num_masked"]),
         target=GivenTokens((16, 16), config["vocabulary"]),
         **{key: config[key] for key in ("regressor_depth", "decoder_depth", "alignment_weight")},
     ).double()

@@ -21,7 +21,19 @@ def test_rounding_keeps_the_whole_part_of_the_visible_share():
     assert num_masked_of(100, 0.9) == 91  # 100 * (1 - 0.9) is 9.999...: the release rounds down
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, 0.99])
+def test_a_whole_number_is_how_many_patches_are_masked_exactly():
+    assert [num_masked_of(196, count) for count in range(1, 196)] == list(range(1, 196))
+    for name in MASKINGS:
+        for grid in ((14, 14), (7, 9), (2, 8)):
+            length = grid[0] * grid[1]
+            for count in {1, 2, length // 3, 75, length - 1} & set(range(1, length)):
+                hides = masking(name, grid, count)
+                mask = hides(torch.rand(20, *hides.noise_shape))
+                assert hides.num_masked == count
+                assert (mask.masked.sum(1) == count).all()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, 0.99, 0, 16, -1])
 def test_a_ratio_that_masks_nothing_or_everything_is_refused(ratio):
     with pytest.raises(ValueError, match="mask_ratio"):
         num_masked_of(16, ratio)

@@ -15,7 +15,7 @@ from mae.stages import pretrain as stage
 
 # What a method asks of `pretrain` beyond the tiny settings.
 ASKS = {
-    "cae": "pretrain={target: pixels, mask: block, mask_ratio: 0.4, drop_path: 0.1}",
+    "cae": "pretrain={target: pixels, mask: block, mask_ratio: 7, drop_path: 0.1}",
     "beit": "pretrain={target: mean_colour, mask: block, drop_path: 0.1}",
     "simmim": "pretrain={target: pixels, mask: cells, mask_ratio: 0.5}",
     "mpp": "pretrain={target: mosaic, mask_ratio: 0.5}",
@@ -70,6 +70,8 @@ def test_it_ends_the_same_after_a_kill_and_its_encoder_is_timms(asked, monkeypat
     found, kind = json.loads((folder / "reports/pretrain/metrics.json").read_text()), METHODS[name]
     assert found["steps"] == 6
     assert ("masked" in found, found["attention"] == "causal") == (kind.masked, kind.causal)
+    if name == "cae":
+        assert (found["masked"], found["patches"]) == (7, 16)
     run(folder, params, "pretrain")
     assert file.read_bytes() == resumed
 
