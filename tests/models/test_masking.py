@@ -107,6 +107,15 @@ def test_blocks_hide_the_centre_and_spare_the_border(name, ratio, centre, border
     assert centre_and_border(masks(name, ratio)) == pytest.approx((centre, border), abs=0.02)
 
 
+@pytest.mark.parametrize("ratio", [75, 0.5])
+def test_blocks_favour_no_side_of_the_image(ratio):
+    """One that is one row wide is hidden to 13 %, the standard error of that over the images is .25 %."""
+    share = masks("block", ratio, images=20000).mean(0)
+    for turned in (share.flip(0), share.flip(1), share.T):
+        assert_close(share.mean(1), turned.mean(1), rtol=0, atol=0.01)
+        assert_close(share.mean(0), turned.mean(0), rtol=0, atol=0.01)
+
+
 @pytest.mark.parametrize(
     ("name", "ratio", "neighbours"),
     [("random", 0.75, 0.93), ("grid", 0.75, 1.24), ("block", 0.38, 0.54), ("block", 0.75, 0.25)],
