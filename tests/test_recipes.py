@@ -80,6 +80,18 @@ def test_pretraining_is_the_papers(laid):
     assert (p.target, p.mask, p.drop_path) == ("normalised_pixels", "random", 0)
 
 
+def test_a_tokenizer_has_the_size_of_the_images_and_sees_the_crops_of_its_papers(laid, project):
+    params, _ = laid
+    t = params.tokenizer
+    assert (t.kind, t.components, math.prod(t.levels), t.codes) == ("none", 96, 8192, 8192)
+    assert (t.width, t.depth) == (64, 2), "the constructor's"
+    assert (t.crop_scale, t.flip, t.batch_size) == ((0.08, 1.0), True, 512)
+    assert t.epochs >= 10, "a pass over ImageNet is 2,500 steps"
+    own = config.read_yaml(project / "params.yaml")["tokenizer"]
+    named = config.read_yaml(project / f"recipes/imagenet_vit_{params.encoder.name.split('_')[1]}.yaml")
+    assert set(own) - set(named["tokenizer"]) == {"precision", "compile"}, "of the machine, not of the images"
+
+
 def test_fine_tuning_is_the_released_recipe(laid):
     params, paper = laid
     f = params.finetune
@@ -149,7 +161,14 @@ def test_cae_is_the_papers(size, project, tmp_path):
     assert (p.betas, p.weight_decay, p.clip_grad, p.drop_path) == ((0.9, 0.999), 0.05, 3, 0.1)
     assert (p.augment, p.crop_scale, p.flip) == ("crop", (0.08, 1.0), True)
     assert (c.regressor_depth, c.decoder_depth, c.alignment_weight) == (4, 4, 2)
-    assert math.prod(params.tokenizer.levels) == 8192
+    t = params.tokenizer
+    assert (t.kind, math.prod(t.levels), t.width, t.crop_scale, t.flip) == (
+        "fsq",
+        8192,
+        64,
+        p.crop_scale,
+        p.flip,
+    )
     scale, *finetuning = CAE[size]
     assert params.encoder.init_values == c.init_values == scale
     rate = f.base_lr * 4096 / 256
