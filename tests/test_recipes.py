@@ -13,6 +13,7 @@ import torch
 
 from mae import config, recipe
 from mae.__main__ import main
+from mae.methods import METHODS
 from mae.stages import detect, segment
 from mae.stages.session import encoder_config
 
@@ -294,6 +295,34 @@ def test_what_is_laid_one_over_another_makes_a_detector_and_a_segmenter(commands
         if given.source != "none":
             with torch.device("meta"):
                 stage._build(at_work, encoder_config(params), None)
+
+
+def _orders(project):
+    """Of each recipe that is laid over others: what its first lines say to lay, in order."""
+    for file in sorted((project / "recipes").glob("*.yaml")):
+        order = re.findall(r"mae recipe recipes/(\w+)\.yaml", file.read_text())
+        if len(order) > 1:
+            yield order
+
+
+def _keys(project, name):
+    return {key for key, _ in recipe.leaves(config.read_yaml(project / f"recipes/{name}.yaml"))}
+
+
+def test_an_encoders_recipe_sets_every_key_that_a_recipe_over_it_changes(project):
+    """Laying it again leaves nothing of what was laid over it before."""
+    imagenet = [f"imagenet_vit_{size}" for size in BY_SIZE]
+    assert _keys(project, imagenet[0]) == _keys(project, imagenet[1]) == _keys(project, imagenet[2])
+    for base, *over in _orders(project):
+        there = config.read_yaml(project / f"recipes/{base}.yaml")
+        # A method reads its own section alone; a dense task without data reads none.
+        unread = set(METHODS)
+        for task in ("detect", "segment"):
+            if there[f"ingest_{task}"]["source"] == "none":
+                unread |= {task, f"shard_{task}", f"ingest_{task}"}
+        for name in over:
+            left = {key for key in _keys(project, name) if key.split(".")[0] not in unread}
+            assert left <= _keys(project, base), f"{base} under {name}"
 
 
 def test_a_recipe_keeps_the_comments_and_changes_only_what_it_says(project, tmp_path):
