@@ -45,9 +45,10 @@ Values = list[Annotated[Value, BeforeValidator(lambda v: v if isinstance(v, dict
 class Axis(_Part):
     """What is varied. key: the parameter that takes `at`, where a value does not `set` others itself.
 
-    recipe and settings: laid under every value. demo, demo_settings: other values, more settings, and no
-    recipe, for models and data as small as the demo's.
-    source: whose numbers `paper` are, and of which model. stages: null takes those of the file.
+    recipe, settings: laid under every value, for a model of the papers' size: what `paper` was measured with.
+    demo, demo_settings: other values, and settings in the place of both, for a model as small as the demo's.
+    source: whose numbers `paper` are, and of which model. note: more to be said below the table. stages: null
+    takes those of the file.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Axis(_Part):
     recipe: str | None = None
     settings: dict[str, Any] = {}
     source: str = ""
+    note: str = ""
     values: Values
     demo: Values | None = None
     demo_settings: dict[str, Any] = {}
@@ -119,18 +121,21 @@ def plan(
     """The experiments of the axis `name`, `seeds` of each value, over params.yaml as it is now.
 
     Under each value lie the recipe (the demo's small one, where the images are the demo's and none is
-    named), the axis's recipe and settings, and `settings` ("section.key" -> value). Raises InvalidParams.
+    named), what the axis has for models of that size, and `settings` ("section.key" -> value). A model is
+    small where the encoder is less than its name says. Raises InvalidParams.
     """
     root, sweeps = Path(root), load(root)
     axis, base = sweeps.axis(name), read_yaml(root / PARAMS)
-    small = recipe_file is None and base["ingest"]["source"] == "demo"
-    if small:
+    if recipe_file is None and base["ingest"]["source"] == "demo":
         recipe_file = str(root / sweeps.demo_recipe)
     stages = tuple(axis.stages or sweeps.stages)
     common = copy.deepcopy(base)
     recipe.merge(common, recipe_file, {})
-    under = axis.settings | (axis.demo_settings if small else {})
-    recipe.merge(common, None if small else _below(root, axis.recipe), under)
+    small = parse(common, f"{PARAMS} with {recipe_file}").encoder.resized
+    if small:
+        recipe.merge(common, None, axis.demo_settings)
+    else:
+        recipe.merge(common, _below(root, axis.recipe), axis.settings)
     recipe.merge(common, None, settings or {})
     drafts = []
     for value in axis.demo if small and axis.demo else axis.values:

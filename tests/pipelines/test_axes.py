@@ -45,6 +45,32 @@ def test_every_value_can_be_swept_at_the_papers_size_too(name, planned):
     planned(name, recipe_file=LARGE, settings={"ingest.root": "/data/imagenet"})
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_papers_numbers_were_measured_with_is_laid_at_the_papers_size_alone(name, planned, project):
+    """`source` says it in words; a target or a schedule that the axis itself varies is not laid."""
+    source = axes.load(project).axis(name).source
+    told = {
+        "pretrain.epochs": 800 if "800 epochs" in source else None,
+        "pretrain.target": "pixels" if "raw pixels" in source else None,
+    }
+    told = {key: value for key, value in told.items() if value is not None}
+    assert told == axes.load(project).axis(name).settings
+    for one in planned(name, recipe_file=LARGE, settings={"ingest.root": "/data/imagenet"}):
+        assert {key: one.settings.get(key) for key in told} == told, one.at
+    for one in planned(name):
+        assert one.settings.get("pretrain.epochs", 0) <= 32, one.at
+    assert told or not source.startswith("ViT-L")
+
+
+def test_a_small_model_on_other_images_is_swept_as_the_demo_is(planned, project):
+    tiny = str(project / "recipes/tiny_imagenet_vit_tiny.yaml")
+    found = planned("decoder_width", recipe_file=tiny, settings={"ingest.root": "/images"})
+    assert [one.at for one in found] == [16, 32, 64, 128]
+    assert {(one.settings["pretrain.epochs"], one.settings.get("pretrain.target")) for one in found} == {
+        (20, None)
+    }
+
+
 def test_the_demo_is_made_small_and_another_recipe_is_laid_instead(planned):
     small = planned("mask_ratio")[0].settings
     large = planned("mask_ratio", recipe_file=LARGE, settings={"ingest.root": "/images"})[0].settings
