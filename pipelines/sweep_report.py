@@ -85,6 +85,7 @@ def text(name: str, axis: Axis, rows: Sequence[Row]) -> str:
     missing = [row["experiment"] for row in rows if not any(stage in row for stage in stages)]
     notes = [f"{seeds} seeds: mean ± standard deviation." if seeds > 1 else "One seed: no spread is known."]
     notes += [f"The paper's column: {axis.source}."] if beside else []
+    notes += [axis.note] if axis.note else []
     if spent:
         notes.append(
             "Cost of pretraining: floating-point operations of forward and backward, images per second and "

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from mae import config
+from mae.methods import METHODS
 from pipelines import axes
 
 NAMES = tuple(axes.load(Path(__file__).parents[2]).axes)
+BASE = str(Path(__file__).parents[2] / "recipes/imagenet_vit_base.yaml")
 LARGE = str(Path(__file__).parents[2] / "recipes/imagenet_vit_large.yaml")
 
 
@@ -139,6 +141,17 @@ def test_a_method_is_swept_by_its_own_recipe_and_on_the_demo_by_its_settings(pla
     assert large["BEiT"]["tokenizer.kind"] == "fsq"
     assert small["BEiT"]["tokenizer.kind"] == "kmeans"
     assert large["BEiT"]["pretrain.method"] == small["BEiT"]["pretrain.method"] == "beit"
+
+
+def test_every_method_that_has_a_recipe_has_a_place_among_the_methods_on_the_demo_too(planned, project):
+    recipes = (config.read_yaml(file) for file in (project / "recipes").glob("*.yaml"))
+    with_recipe = {one["pretrain"]["method"] for one in recipes if "method" in one.get("pretrain", {})}
+    assert with_recipe <= set(METHODS)
+    for options in ({}, {"recipe_file": BASE, "settings": {"ingest.root": "/images"}}):
+        found = planned("method", **options)
+        assert {one.settings.get("pretrain.method", "mae") for one in found} == with_recipe
+        assert "scratch" in found[0].stages
+    assert "MAE's learning rate" in axes.load(project).axis("method").note
 
 
 def test_a_section_that_dvc_reads_out_of_the_parameters_is_part_of_the_name(planned):

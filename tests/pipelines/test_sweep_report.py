@@ -13,6 +13,7 @@ AXIS = Axis.model_validate(
         "label": "blocks",
         "key": "mae.decoder_depth",
         "source": "ViT-L",
+        "note": "Depth costs.",
         "values": [{"at": 1, "paper": {"linear": 65.5}}, 8],
     }
 )
@@ -53,6 +54,7 @@ def test_seeds_become_a_mean_with_its_spread_beside_the_papers_number():
     text = sweep_report.text("depth", AXIS, rows)
     assert "| 1 | 60.0 ± 10.0 | 65.5 |" in text
     assert "3 seeds" in text
+    assert text.rstrip().endswith("The paper's column: ViT-L. Depth costs.")
 
 
 def test_one_seed_claims_no_spread():
