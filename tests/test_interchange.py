@@ -13,6 +13,8 @@ from torch.testing import assert_close
 from mae.interchange import convert, detect, export, import_, load_encoder, read, save_encoder
 from mae.methods import METHODS
 from mae.models.encoder import build, encode
+from mae.models.pca import PatchPCA
+from mae.models.targets import build_target
 
 SIZES = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0, "in_chans": 3}
 CONFIG = {"name": "vit_tiny_patch16_224", "img_size": 16, "mean": [0.5] * 3, "std": [0.25] * 3} | SIZES
@@ -73,6 +75,18 @@ def test_a_full_model_gives_its_encoder_away_and_an_encoder_never_becomes_a_full
         convert(method.encoder.state_dict(), "official")
     with pytest.raises(ValueError, match="unknown kind 'flax'"):
         convert(method.encoder.state_dict(), "flax")
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_what_a_target_was_fitted_to_is_nobodys_weight(older):
+    encoder = build(CONFIG["name"], img_size=16, **(SIZES | {"mlp_ratio": 4.0}))
+    target = build_target("pca", encoder, PatchPCA((4, 4), (4, 4), components=5))
+    state = METHODS["mae"](encoder, target=target, decoder_embed_dim=16, decoder_num_heads=2).state_dict()
+    if older:
+        state |= {f"target.pca.{name}": value for name, value in target.fitted.state_dict().items()}
+    assert set(convert(state, "timm")) == set(encoder.state_dict())
+    assert set(convert(convert(state, "official"), "timm")) == set(encoder.state_dict())
+    assert not [name for name in convert(state, "hf") if "target" in name]
 
 
 def test_the_releases_names_are_those_of_its_files(method):

@@ -104,7 +104,8 @@ def _from_mae(state: Mapping[str, Tensor]) -> State:
             return "mask_token"
         return re.sub(r"^decoder\.", "decoder_", name.removeprefix("encoder."))
 
-    return {rename(name): value for name, value in state.items()}
+    # Older files hold what their target was fitted to as well.
+    return {rename(name): value for name, value in state.items() if not name.startswith("target.")}
 
 
 def _to_mae(state: Mapping[str, Tensor]) -> State:

@@ -24,14 +24,19 @@ class Target(nn.Module):
     """Images in, what to predict for each patch out. Always in eval mode, without a trainable parameter.
 
     width: T, what a head predicts per patch. classes: how many there are, None where values are real.
+    fitted: what the stage `tokenizer` made for it. A run is given it, as its images: it moves with the target
+    and is no part of its state, so that no checkpoint and no file of another run can put its own there.
     """
 
     width: int
     classes: int | None = None
+    fitted: nn.Module | None
 
-    def __init__(self, patch_size: Pair, width: int) -> None:
+    def __init__(self, patch_size: Pair, width: int, fitted: nn.Module | None = None) -> None:
         super().__init__()
         self.patch_size, self.width = patch_size, width
+        # Past nn.Module, which would make it a submodule.
+        vars(self)["fitted"] = None if fitted is None else fitted.requires_grad_(False).eval()
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -53,6 +58,12 @@ class Target(nn.Module):
     def note(self) -> str:
         """What a caption must say of `as_pixels`."""
         return "masked patches are shown as predicted"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Target":
+        """To another device or dtype, by which torch means submodules."""
+        if self.fitted is not None:
+            self.fitted._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> "Target":
         """Stays in eval mode, whatever the method around it does."""
@@ -90,15 +101,16 @@ class NormalisedPixels(Pixels):
 class Coefficients(Target):
     """Coefficients (N, L, K) of each patch's first principal components (MAE's Table 1d: 96)."""
 
+    fitted: PatchPCA
+
     def __init__(self, pca: PatchPCA) -> None:
-        super().__init__(pca.patch_size, len(pca.components))
-        self.pca = pca
+        super().__init__(pca.patch_size, len(pca.components), pca)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.pca.coefficients(images)
+        return self.fitted.coefficients(images)
 
     def as_pixels(self, predicted: Tensor, patches: Tensor) -> Tensor | None:
-        return self.pca.rebuilt(predicted)
+        return self.fitted.rebuilt(predicted)
 
 
 class HOG(Target):
@@ -117,8 +129,8 @@ class Classes(Target):
 
     classes: int
 
-    def __init__(self, patch_size: Pair, count: int, parts: int = 1) -> None:
-        super().__init__(patch_size, parts * count)
+    def __init__(self, patch_size: Pair, count: int, parts: int = 1, fitted: nn.Module | None = None) -> None:
+        super().__init__(patch_size, parts * count, fitted)
         self.classes, self.parts = count, parts
 
     def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
@@ -152,20 +164,21 @@ class Tokens(Classes):
     The tokenizer is given the encoder's images, and makes its own view of them on their device.
     """
 
+    fitted: Tokenizer
+
     def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__(tokenizer.patch_size, tokenizer.num_codes)
-        self.tokenizer = tokenizer.requires_grad_(False)
+        super().__init__(tokenizer.patch_size, tokenizer.num_codes, fitted=tokenizer)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.tokenizer.encode(images)
+        return self.fitted.encode(images)
 
     def as_pixels(self, predicted: Tensor, patches: Tensor) -> Tensor | None:
-        return self.tokenizer.decode(self.likeliest(predicted)[..., 0], patches)
+        return self.fitted.decode(self.likeliest(predicted)[..., 0], patches)
 
     @property
     def note(self) -> str:
         likeliest = "masked patches are shown as the tokenizer draws their likeliest codes"
-        borrows = isinstance(self.tokenizer, KMeans) and not isinstance(self.tokenizer, Palette)
+        borrows = isinstance(self.fitted, KMeans) and not isinstance(self.fitted, Palette)
         return f"{likeliest}: {BORROWED}" if borrows else likeliest
 
 

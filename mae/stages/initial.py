@@ -43,7 +43,8 @@ def take_up(method: Any, params: Params) -> Origin | None:
     """Give `method` the weights of pretrain.init; None where there is no such file to begin with.
 
     A method file (models/pretrain/method.safetensors of any run) gives all of them, an encoder file
-    (encoder.safetensors, or one that `mae import` wrote) those of the encoder.
+    (encoder.safetensors, or one that `mae import` wrote) those of the encoder. What the target was fitted to
+    is of this run in any case.
     Raises ValueError naming the file, and each key of the parameters or weight that does not fit it.
     """
     if params.pretrain.init is None:
@@ -51,6 +52,8 @@ def take_up(method: Any, params: Params) -> Origin | None:
     file = Path(params.pretrain.init)
     try:
         state, config = interchange.open_weights(file)
+        # Older files hold what their target was fitted to; this run has its own.
+        state = {name: value for name, value in state.items() if not name.startswith("target.")}
         whole = any(name.startswith("encoder.") for name in state)
         _check_settings(method, params, config, file, whole)
         part = method if whole else method.encoder

@@ -1,5 +1,7 @@
 """Facts about targets."""
 
+import copy
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -127,6 +129,17 @@ def test_predictions_are_drawn_as_pixels_or_not_at_all(target):
 def test_a_target_is_frozen_and_stays_in_eval_mode(target):
     assert not any(parameter.requires_grad for parameter in target.parameters())
     assert not target.train().training
+
+
+def test_what_is_fitted_goes_where_the_target_goes_and_is_no_part_of_its_state(target):
+    inside = torch.nn.Sequential(target).double()
+    assert not inside.state_dict()
+    copied = copy.deepcopy(inside).to("meta")[0]
+    if target.fitted is not None:
+        weights = [*target.fitted.parameters(), *target.fitted.buffers()]
+        assert {weight.dtype for weight in weights} == {torch.float64}
+        assert all(w.is_meta for w in [*copied.fitted.parameters(), *copied.fitted.buffers()])
+        assert not any(weight.is_meta or weight.requires_grad for weight in weights)
 
 
 def test_pca_with_all_components_is_pixels_turned():

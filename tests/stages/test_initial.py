@@ -10,14 +10,17 @@ from stages.tiny import run
 from torch.testing import assert_close
 
 from mae import config, interchange, recipe
-from mae.stages.initial import take_up
+from mae.models.patches import patchify
+from mae.models.pca import Moments, PatchPCA
+from mae.models.tokenizer import KMeans
+from mae.stages.initial import method_config, take_up
 from mae.stages.pretrain import build_method
 
 METHOD, ENCODER = "models/pretrain/method.safetensors", "models/pretrain/encoder.safetensors"
 
 
-def changed(params: config.Params, **sections) -> config.Params:
-    values = params.model_dump()
+def changed(params: config.Params, seed: int = 0, **sections) -> config.Params:
+    values = params.model_dump() | {"seed": seed}
     for name, more in sections.items():
         values[name] |= more
     return config.parse(values)
@@ -98,6 +101,42 @@ def test_a_file_from_before_there_were_targets_is_still_known(norm_pix, target, 
         else:
             with pytest.raises(ValueError, match=f"pretrain.target is {other}, there {target}"):
                 take_up(build_method(params), params)
+
+
+def fitted(target, seed):
+    """What the stage `tokenizer` would leave for the tiny encoder, of images by that seed."""
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    if target == "tokens":
+        made = KMeans((4, 4), (8, 8), codes=8)
+        made.start(made.vectors(images).flatten(0, 1), seed=seed)
+        return made
+    made, moments = PatchPCA((4, 4), (8, 8), components=8), Moments(192)
+    moments.add(patchify(images, 8).flatten(0, 1))
+    made.take(moments)
+    return made
+
+
+@pytest.mark.parametrize(("target", "kind"), [("tokens", "kmeans"), ("pca", "pca")])
+@pytest.mark.parametrize("older", [False, True])
+def test_the_target_that_was_fitted_for_this_run_stays(target, kind, older, ran, tmp_path, monkeypatch):
+    file = tmp_path / "first.safetensors"
+    params = changed(
+        ran[1], pretrain={"target": target}, tokenizer={"kind": kind, "components": 8, "codes": 8}
+    )
+    monkeypatch.setattr("mae.stages.pretrain.fitted_for", lambda _: fitted(target, seed=0))
+    first = build_method(params)
+    state = dict(first.state_dict())
+    assert not any(name.startswith("target.") for name in state)
+    if older:
+        state |= {f"target.{kind}.{name}": value for name, value in first.target.fitted.state_dict().items()}
+    interchange.save_method(file, state, method_config(params))
+
+    monkeypatch.setattr("mae.stages.pretrain.fitted_for", lambda _: fitted(target, seed=1))
+    params = changed(params, seed=5, pretrain={"init": str(file)})
+    method = build_method(params)
+    assert take_up(method, params).whole
+    assert_close(method.state_dict(), first.state_dict())
+    assert_close(method.target.fitted.state_dict(), fitted(target, seed=1).state_dict(), rtol=0, atol=0)
 
 
 def test_the_same_encoder_under_another_name_is_taken(from_file):
