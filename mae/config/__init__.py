@@ -60,6 +60,7 @@ __all__ = [
     "Scenes",
     "Segment",
     "StageFlow",
+    "Tokenizer",
     "digest",
     "load",
     "parse",

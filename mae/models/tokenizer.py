@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mae import distributed
 from mae.models.colours import spread_tiles, tile_colours
 from mae.models.patches import Pair, normalise, pair, patchify, unnormalise
 from mae.models.pca import PatchPCA
@@ -124,7 +125,9 @@ class KMeans(Tokenizer):
 
     It learns by mini-batches, holding no data: its loss is how far each centre is from the mean of the
     vectors nearest to it, so an SGD step of rate 1 puts the centre there, as Lloyd's algorithm does, and
-    smaller rates average over batches. Ranks average their steps. Begin by `start`.
+    smaller rates average over batches. In training mode that is the mean over the images of all ranks, so
+    any number of them learns the same; accumulated steps would be averaged, however many vectors each has:
+    give it the images of a step at once, it holds no activations of them. Begin by `start`.
     """
 
     def __init__(self, grid: Pair, patch_size: Pair, *, channels: int = 3, codes: int = 512) -> None:
@@ -155,12 +158,23 @@ class KMeans(Tokenizer):
     def forward(self, images: Tensor) -> Parts:
         vectors = self.vectors(images).flatten(0, 1)
         codes = self._nearest(vectors)
-        # By index_add, which adds in order; the gradient of centres[codes] would not, on a CPU either.
-        sums = torch.zeros_like(self.centres).index_add(0, codes, vectors)
-        counts = torch.zeros_like(sums[:, 0]).index_add(0, codes, torch.ones_like(vectors[:, 0]))
-        away = (self.centres - sums / counts.clamp(min=1)[:, None]).square().sum(1)
+        means, found = self._means(vectors, codes)
+        away = (self.centres - means).square().sum(1)
         error = (vectors - self.centres.detach()[codes]).square().mean()
-        return {"loss": 0.5 * (away * (counts > 0)).sum(), "error": error}
+        return {"loss": 0.5 * (away * found).sum(), "error": error}
+
+    @torch.no_grad()
+    def _means(self, vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Of vectors (n, T) with codes (n,): the mean (K, T) of each code's, and whether it has any (K,)."""
+        counted = torch.cat([torch.ones_like(vectors[:, :1]), vectors], dim=1).double()
+        # By index_add, which adds in order, as the gradient of centres[codes] would not; in float64, so that
+        # the order in which ranks share the vectors does not matter either.
+        sums = counted.new_zeros(self.num_codes, counted.shape[1]).index_add(0, codes, counted)
+        if self.training:
+            sums = distributed.mean(sums)
+        found = sums[:, :1] > 0
+        means = sums[:, 1:] / sums[:, :1].where(found, 1)
+        return means.to(vectors.dtype), found[:, 0]
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -97,12 +97,13 @@ class Session:
         start: int,
         stop: int,
         attempt: int,
+        alone: bool = False,
         **options: Any,
     ) -> Iterator[dict[str, Any]]:
         """This rank's part of the steps [start, stop) of a training with these settings.
 
-        settings: a section of params.yaml with `batch_size` and `accumulate`; options: more arguments of
-        `loaders.training_batches` (rows, views, noise_shape, target ...).
+        settings: a section of params.yaml with `batch_size` and `accumulate`; alone: all of it on this rank;
+        options: more arguments of `loaders.training_batches` (rows, views, noise_shape, target ...).
         """
         return training_batches(
             split,
@@ -113,8 +114,8 @@ class Session:
             seed=self.params.seed,
             attempt=attempt,
             accumulate=settings.accumulate,
-            rank=distributed.rank(),
-            world=distributed.world_size(),
+            rank=0 if alone else distributed.rank(),
+            world=1 if alone else distributed.world_size(),
             workers=self.params.runtime.workers,
             max_skipped=self.max_skipped,
             **options,

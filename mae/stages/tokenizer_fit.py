@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mae import config, distributed, interchange
-from mae.config import Params
+from mae.config import Params, Tokenizer
 from mae.data import transforms
 from mae.data.augmentations import augmentation
 from mae.data.index import Split
@@ -75,19 +75,27 @@ def _config(params: Params) -> dict[str, Any]:
     return tokenizer_config(given.kind, grid, patch_size, vit.in_chans, settings)
 
 
-def _batches(at_work: Session, steps: int, start: int, attempt: int) -> Generator[tuple[Tensor], None, None]:
+def _batches(
+    at_work: Session, steps: int, start: int, attempt: int, *, alone: bool = False
+) -> Generator[tuple[Tensor], None, None]:
     """Images (n, C, H, W), augmented as pretraining's crops are and normalised, on the device."""
     params, given = at_work.params, at_work.params.tokenizer
     batches = at_work.training_batches(
         at_work.index.split("train"),
         transforms.pretraining(params.encoder.img_size, scale=given.crop_scale, flip=given.flip),
-        given,
+        given.model_copy(update={"accumulate": _accumulate(given)}),
         start=start,
         stop=steps,
         attempt=attempt,
+        alone=alone,
     )
     for batch in batches:
         yield (at_work.normalize(batch["images"].to(at_work.device, non_blocking=True)),)
+
+
+def _accumulate(given: Tokenizer) -> int:
+    """Only FSQ holds activations; what the others make of a step they make of all its images at once."""
+    return given.accumulate if given.kind == "fsq" else 1
 
 
 def _train(at_work: Session, made: Any, steps: int) -> Fitted:
@@ -113,7 +121,7 @@ def _train(at_work: Session, made: Any, steps: int) -> Fitted:
         learning_rate=lambda step: warmup_cosine(step, peak=peak, floor=floor, warmup=warmup, total=steps),
         seed=params.seed,
         device=at_work.device,
-        accumulate=given.accumulate,
+        accumulate=_accumulate(given),
         precision=at_work.precision(given.precision) if given.kind == "fsq" else "fp32",
         clip_grad=given.clip_grad if given.kind == "fsq" else None,
         checkpoints=checkpoints,
@@ -126,11 +134,11 @@ def _train(at_work: Session, made: Any, steps: int) -> Fitted:
 
 
 def _start(at_work: Session, made: Any, steps: int) -> None:
-    """Centres from a few vectors for each, out of the first batches, the same on every rank."""
+    """Centres from a few vectors for each, out of the first batches, which every rank reads as a whole."""
     wanted = _VECTORS * made.num_codes
     generator = torch.Generator().manual_seed(at_work.params.seed)
     found: list[Tensor] = []
-    batches = _batches(at_work, steps, 0, 0)
+    batches = _batches(at_work, steps, 0, 0, alone=True)
     for (images,) in batches:
         vectors = made.vectors(images).flatten(0, 1)
         # A share of each batch: the vectors of one image are alike.
@@ -146,11 +154,11 @@ def _start(at_work: Session, made: Any, steps: int) -> None:
 def _components(at_work: Session, made: Any, steps: int) -> None:
     """In one pass, which an interruption begins anew."""
     moments = Moments(made.components.shape[1], at_work.device)
-    every, wanted = at_work.params.runtime.log_every, steps * at_work.params.tokenizer.accumulate
+    every = at_work.params.runtime.log_every
     for done, (images,) in enumerate(_batches(at_work, steps, 0, 0), 1):
         moments.add(patchify(images, made.patch_size).flatten(0, 1))
         if done % every == 0:
-            _log.info("took %d of %d batches", done, wanted)
+            _log.info("took %d of %d batches", done, steps)
     moments.sums = distributed.mean(moments.sums)
     made.take(moments)
 

@@ -1,13 +1,16 @@
 """The stage `tokenizer` on a tiny demo: what each kind leaves, and what pretraining makes of it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from engine.processes import context, free_port
 from stages.tiny import TINY, laid, run
+from torch.testing import assert_close
 
 from mae import config, recipe
 from mae.data.augmentations import augmentation
@@ -16,6 +19,7 @@ from mae.data.index import Index
 from mae.data.transforms import Normalize
 from mae.stages.fitted import read_tokenizer
 
+FILE = "models/tokenizer/tokenizer.safetensors"
 SMALL = "tokenizer={epochs: 2, batch_size: 20, warmup_epochs: 0.5}"
 KINDS = {
     "fsq": ["tokenizer={kind: fsq, levels: [5, 5], width: 8}", "pretrain.target=tokens"],
@@ -63,6 +67,58 @@ def test_every_kind_is_fitted_judged_drawn_and_predicted(kind, sharded, project)
     before = (sharded / "models/tokenizer/tokenizer.safetensors").read_bytes()
     run(sharded, params, "tokenizer")
     assert (sharded / "models/tokenizer/tokenizer.safetensors").read_bytes() == before
+
+
+def as_rank(rank, jobs):
+    """One of two ranks that fit the tokenizer of each folder in turn. jobs: (folder, a free port)."""
+    torch.set_num_threads(1)
+    for folder, port in jobs:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MASTER_ADDR", "127.0.0.1")
+            for name, value in place.items():
+                patch.setenv(name, str(value))
+            run(folder, config.load(folder / "params.yaml"), "tokenizer")
+
+
+def copied(folder, to):
+    """The folder's data, run store and parameters at another place."""
+    shutil.copytree(folder / "data", to / "data")
+    for name in ("mlflow.db", "params.yaml"):
+        shutil.copy(folder / name, to)
+    return to
+
+
+@pytest.mark.filterwarnings("ignore:Grad strides do not match")  # of 1x1 convolutions; it only costs a copy
+def test_two_ranks_fit_the_tokenizer_of_one_process(sharded, project, tmp_path):
+    alone, jobs = {}, []
+    for kind in ("fsq", "kmeans"):
+        params = given(sharded, project, *KINDS[kind])
+        jobs.append((copied(sharded, tmp_path / kind), free_port()))
+        run(sharded, params, "tokenizer")
+        alone[kind] = read_tokenizer(sharded / FILE).state_dict()
+    other = context().Process(target=as_rank, args=(1, jobs), daemon=True)
+    other.start()
+    as_rank(0, jobs)  # this process has imported already what costs seconds
+    other.join(60)
+    assert other.exitcode == 0
+    together = {kind: read_tokenizer(tmp_path / kind / FILE).state_dict() for kind in alone}
+    assert_close(together["kmeans"], alone["kmeans"], rtol=0, atol=0)
+    # Adam makes whole steps of gradients that are nothing but rounding: few weights have such.
+    apart, size = (
+        sum(part(together["fsq"][name], value) for name, value in alone["fsq"].items())
+        for part in (lambda ours, theirs: (ours - theirs).abs().sum(), lambda _, theirs: theirs.abs().sum())
+    )
+    assert apart / size < 1e-5
+
+
+def test_k_means_of_accumulated_steps_is_that_of_whole_ones(sharded, project):
+    found = []
+    for accumulate in (1, 2):
+        params = given(sharded, project, *KINDS["kmeans"], f"tokenizer.accumulate={accumulate}")
+        run(sharded, params, "tokenizer")
+        found.append((sharded / FILE).read_bytes())
+    assert found[0] == found[1]
 
 
 def test_kept_tokens_are_those_of_the_view_that_pretraining_has_and_train_the_same(sharded, project):
