@@ -15,6 +15,7 @@ from mae.models.encoder import build, encode
 from mae.models.masking import masking
 from mae.models.patches import patchify, unpatchify
 from mae.models.targets import Target, build_target
+from mae.models.tokenizer import KMeans
 
 EXPECTED = json.loads((Path(__file__).parent.parent / "reference" / "reference.json").read_text())[
     "cae_small_f64"
@@ -123,7 +124,7 @@ def test_it_equals_the_release():
     assert sums == pytest.approx(EXPECTED["grad_abs"], rel=1e-8)
 
 
-def small(target="pixels", **settings):
+def small(target="pixels", fitted=None, **settings):
     torch.manual_seed(0)
     vit = build(
         "vit_tiny_patch16_224",
@@ -131,7 +132,7 @@ def small(target="pixels", **settings):
     )  # fmt: skip
     settings = {"regressor_depth": 1, "decoder_depth": 1} | settings
     return METHODS["cae"](
-        vit, target=build_target(target, vit), masking=masking("block", (4, 4), 0.5), **settings
+        vit, target=build_target(target, vit, fitted), masking=masking("block", (4, 4), 0.5), **settings
     )
 
 
@@ -199,7 +200,9 @@ def spread_kept(loss):
         with torch.no_grad():
             return encode(method.encoder, judged)[:, 1:].flatten(0, 1).var(0).mean().item()
 
-    judged, method = smooth(64), small("mean_colour")
+    judged, tokenizer = smooth(64), KMeans((4, 4), (4, 4), codes=32)
+    tokenizer.start(tokenizer.vectors(judged).flatten(0, 1), seed=0)
+    method = small("tokens", tokenizer)
     optimizer = torch.optim.AdamW(
         [p for p in method.parameters() if p.requires_grad], lr=3e-3, weight_decay=0.05
     )
@@ -212,7 +215,7 @@ def spread_kept(loss):
     return spread() / before
 
 
-def test_alignment_alone_collapses_and_with_the_prediction_it_does_not():
+def test_alignment_alone_collapses_and_with_the_tokens_it_does_not():
     assert spread_kept("alignment_loss") < 0.5
     assert spread_kept("loss") > 0.65
 

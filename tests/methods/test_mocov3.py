@@ -136,17 +136,23 @@ def as_rank(rank, port, file):
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
     device = distributed.init("cpu")
-    method = made()
-    replica = distributed.replicate(method, device)
-    loss = replica(*[view[rank::2] for view in two_views()])["loss"]
-    loss.backward()
-    grads = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
+    found = {}
+    for name in LOSSES:
+        method = made(loss=name)
+        replica = distributed.replicate(method, device)
+        found[name] = loss_and_gradients(method, replica(*[view[rank::2] for view in two_views()]))
     if distributed.is_main():
-        torch.save({"loss": loss.detach(), "grads": grads}, file)
+        torch.save(found, file)
     distributed.shutdown()
 
 
-def test_two_ranks_compute_the_loss_and_gradients_of_one_process(tmp_path):
+def loss_and_gradients(method, parts):
+    parts["loss"].backward()
+    grads = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
+    return {"loss": parts["loss"].detach(), "grads": grads}
+
+
+def test_two_ranks_compute_the_loss_and_gradients_of_one_process_for_every_loss(tmp_path):
     port, file = free_port(), tmp_path / "found.pt"
     ranks = [context().Process(target=as_rank, args=(rank, port, file)) for rank in range(2)]
     for process in ranks:
@@ -155,9 +161,8 @@ def test_two_ranks_compute_the_loss_and_gradients_of_one_process(tmp_path):
         process.join(90)
         assert process.exitcode == 0
     found = torch.load(file, weights_only=True)
-    method = made()
-    loss = method(*two_views())["loss"]
-    loss.backward()
-    assert_close(found["loss"], loss.detach(), rtol=1e-9, atol=0)
-    expected = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
-    assert_close(found["grads"], expected, rtol=1e-7, atol=1e-12)
+    for name in LOSSES:
+        method = made(loss=name)
+        expected = loss_and_gradients(method, method(*two_views()))
+        assert_close(found[name]["loss"], expected["loss"], rtol=1e-9, atol=0)
+        assert_close(found[name]["grads"], expected["grads"], rtol=1e-7, atol=1e-12)
