@@ -1,12 +1,17 @@
-"""Every method pretrains as a stage, goes on after a kill as if nothing had happened, and exports to timm."""
+"""Every method pretrains as a stage, goes on after SIGKILL as if nothing had happened, and is exported."""
 
+import importlib
 import json
+import os
 import shutil
+import signal
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import timm
 import torch
+from engine.processes import context
 from stages.tiny import TINY, run
 
 from mae import config, recipe
@@ -37,37 +42,62 @@ def sharded(project, tmp_path_factory, migrated_store):
     return folder
 
 
-@pytest.fixture(params=sorted(METHODS))
-def asked(request, sharded):
-    shutil.copy(sharded / "tiny.yaml", sharded / "params.yaml")
-    settings = [f"pretrain.method={request.param}", *filter(None, [ASKS.get(request.param)])]
-    list(recipe.lay(None, settings, onto=sharded / "params.yaml"))
-    return sharded, config.load(sharded / "params.yaml")
+def asked(folder, name):
+    """Params of the tiny settings with that method, and what it asks for."""
+    file = shutil.copy(folder / "tiny.yaml", folder / f"{name}.yaml")
+    list(recipe.lay(None, [f"pretrain.method={name}", *filter(None, [ASKS.get(name)])], onto=Path(file)))
+    return config.load(file)
 
 
-class Killed(Exception):
-    pass
+def pretrain_and_be_killed(folder, name):
+    """The stage, until this process kills itself after step 3; the newest checkpoint is then of step 2."""
+    fit = stage.fit
 
-
-def test_it_ends_the_same_after_a_kill_and_its_encoder_is_timms(asked, monkeypatch):
-    folder, params = asked
-    name, fit = params.pretrain.method, stage.fit
-
-    def killed_after_three_steps(*args, hooks, **settings):
+    def fit_and_be_killed(*args, hooks, **settings):
         def hook(step):
-            if step == 3:  # the newest checkpoint is of step 2
-                raise Killed
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
 
         return fit(*args, hooks={**hooks, 1: hook}, **settings)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "fit", killed_after_three_steps)
-        with pytest.raises(Killed):
-            run(folder, params, "pretrain")
-    run(folder, params, "pretrain")
+    stage.fit = fit_and_be_killed
+    run(folder, asked(folder, name), "pretrain")
+
+
+def kill_one_by_one(folder, names):
+    """A process for each method, forked off this one, which has imported what they need."""
+    torch.set_num_threads(1)
+    importlib.import_module("mlflow")
+    for name in names:
+        child = os.fork()
+        if child == 0:
+            try:
+                pretrain_and_be_killed(folder, name)
+            finally:
+                os._exit(1)
+        (folder / f"{name}.killed").write_text(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+
+
+@pytest.fixture(scope="module")
+def killed(sharded):
+    """The folder, after every method's pretraining was killed in it."""
+    process = context().Process(target=kill_one_by_one, args=(sharded, sorted(METHODS)), daemon=True)
+    process.start()
+    process.join(600)
+    assert process.exitcode == 0
+    return sharded
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_it_ends_the_same_after_a_kill_and_its_encoder_is_timms(name, killed, caplog):
+    folder, params, kind = killed, asked(killed, name), METHODS[name]
+    assert (folder / f"{name}.killed").read_text() == str(-signal.SIGKILL)
+    with caplog.at_level("INFO"):
+        run(folder, params, "pretrain")
+    assert "going on from step 2 of 6" in caplog.text
     file = folder / "models/pretrain/method.safetensors"
     resumed = file.read_bytes()
-    found, kind = json.loads((folder / "reports/pretrain/metrics.json").read_text()), METHODS[name]
+    found = json.loads((folder / "reports/pretrain/metrics.json").read_text())
     assert found["steps"] == 6
     assert ("masked" in found, found["attention"] == "causal") == (kind.masked, kind.causal)
     if name == "cae":
