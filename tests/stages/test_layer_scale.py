@@ -17,7 +17,7 @@ SETTINGS = [
     *(f"{probe}={{epochs: 1, random_baseline: false}}" for probe in ("linear", "attentive")),
     "partial.blocks=[0.5]",
     *(f"{training}.epochs=1" for training in ("finetune", "scratch")),
-    *(f"{task}={{inits: [pretrained], steps: 2, warmup_steps: 0}}" for task in ("detect", "segment")),
+    *(f"{task}={{inits: [pretrained], warmup_steps: 0}}" for task in ("detect", "segment")),
 ]
 pytestmark = pytest.mark.slow
 JUDGES = ("knn", "linear", "attentive", "partial", "finetune", "scratch", "detect", "segment")
