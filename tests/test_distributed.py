@@ -3,23 +3,14 @@
 import pytest
 import torch
 from engine import toy
-from engine.processes import context, free_port
+from engine.processes import run_ranks
 
 from mae import distributed
 
 
-def run_ranks(directory, stop_at=None, world=2):
+def found_by_ranks(directory, stop_at=None, world=2):
     directory.mkdir(exist_ok=True)
-    port = free_port()
-    ranks = [
-        context().Process(target=toy.as_rank, args=(rank, world, port, directory, stop_at))
-        for rank in range(world)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(90)
-        assert process.exitcode == 0
+    run_ranks(toy.as_rank, directory, stop_at, world=world)
     return [torch.load(directory / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
 
 
@@ -27,7 +18,7 @@ def run_ranks(directory, stop_at=None, world=2):
 def interrupted_ranks(tmp_path_factory):
     """Two gloo ranks, one of them told to stop in step 20; then the same two again."""
     directory = tmp_path_factory.mktemp("ranks") / "run"
-    return run_ranks(directory, stop_at=20), run_ranks(directory)
+    return found_by_ranks(directory, stop_at=20), found_by_ranks(directory)
 
 
 def test_two_ranks_give_the_loss_curve_and_weights_of_one_process_at_the_same_global_batch(interrupted_ranks):

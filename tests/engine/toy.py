@@ -89,17 +89,13 @@ def to_the_end(directory: Path) -> None:
     torch.save({"toy": toy.state_dict(), "ema": fitted.ema.state_dict()}, directory / "final.pt")
 
 
-def as_rank(rank: int, world: int, port: int, directory: Path, stop_at: int | None) -> None:
-    """One of `world` ranks under torchrun's variables; leaves its curve, weights and end in rank<n>.pt.
+def as_rank(directory: Path, stop_at: int | None) -> None:
+    """One of the ranks of `run_ranks`; leaves its curve, weights and end in rank<n>.pt.
 
     The last rank alone sends itself SIGTERM in step `stop_at`.
     """
-    # The fork server may be one that a loader started with these blocked (mae/data/workers.py).
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-    torch.set_num_threads(1)
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
     device = distributed.init("cpu")
+    rank, world = distributed.rank(), distributed.world_size()
     curve: dict[int, float] = {}
     found: dict = {
         "curve": curve,

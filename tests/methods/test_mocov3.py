@@ -1,11 +1,10 @@
 """MoCo v3 and its relatives: losses as told by the papers, teachers that follow, any number of ranks."""
 
 import math
-import os
 
 import pytest
 import torch
-from engine.processes import context, free_port
+from engine.processes import run_ranks
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -131,16 +130,15 @@ def test_an_unknown_loss_is_refused():
         made(loss="dino")
 
 
-def as_rank(rank, port, file):
-    torch.set_num_threads(1)
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+def as_rank(file):
     device = distributed.init("cpu")
     found = {}
     for name in LOSSES:
         method = made(loss=name)
         replica = distributed.replicate(method, device)
-        found[name] = loss_and_gradients(method, replica(*[view[rank::2] for view in two_views()]))
+        found[name] = loss_and_gradients(
+            method, replica(*[view[distributed.rank() :: 2] for view in two_views()])
+        )
     if distributed.is_main():
         torch.save(found, file)
     distributed.shutdown()
@@ -153,13 +151,8 @@ def loss_and_gradients(method, parts):
 
 
 def test_two_ranks_compute_the_loss_and_gradients_of_one_process_for_every_loss(tmp_path):
-    port, file = free_port(), tmp_path / "found.pt"
-    ranks = [context().Process(target=as_rank, args=(rank, port, file)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(90)
-        assert process.exitcode == 0
+    file = tmp_path / "found.pt"
+    run_ranks(as_rank, file)
     found = torch.load(file, weights_only=True)
     for name in LOSSES:
         method = made(loss=name)

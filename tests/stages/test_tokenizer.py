@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from engine.processes import context, free_port
+from engine.processes import run_ranks
 from stages.tiny import TINY, laid, run
 from torch.testing import assert_close
 
@@ -69,16 +69,9 @@ def test_every_kind_is_fitted_judged_drawn_and_predicted(kind, sharded, project)
     assert (sharded / "models/tokenizer/tokenizer.safetensors").read_bytes() == before
 
 
-def as_rank(rank, jobs):
-    """One of two ranks that fit the tokenizer of each folder in turn. jobs: (folder, a free port)."""
-    torch.set_num_threads(1)
-    for folder, port in jobs:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MASTER_ADDR", "127.0.0.1")
-            for name, value in place.items():
-                patch.setenv(name, str(value))
-            run(folder, config.load(folder / "params.yaml"), "tokenizer")
+def as_rank(folder):
+    """One of the ranks that fit the tokenizer of a folder."""
+    run(folder, config.load(folder / "params.yaml"), "tokenizer")
 
 
 def copied(folder, to):
@@ -91,17 +84,13 @@ def copied(folder, to):
 
 @pytest.mark.filterwarnings("ignore:Grad strides do not match")  # of 1x1 convolutions; it only costs a copy
 def test_two_ranks_fit_the_tokenizer_of_one_process(sharded, project, tmp_path):
-    alone, jobs = {}, []
+    alone = {}
     for kind in ("fsq", "kmeans"):
         params = given(sharded, project, *KINDS[kind])
-        jobs.append((copied(sharded, tmp_path / kind), free_port()))
+        copied(sharded, tmp_path / kind)
         run(sharded, params, "tokenizer")
         alone[kind] = read_tokenizer(sharded / FILE).state_dict()
-    other = context().Process(target=as_rank, args=(1, jobs), daemon=True)
-    other.start()
-    as_rank(0, jobs)  # this process has imported already what costs seconds
-    other.join(60)
-    assert other.exitcode == 0
+        run_ranks(as_rank, tmp_path / kind)
     together = {kind: read_tokenizer(tmp_path / kind / FILE).state_dict() for kind in alone}
     assert_close(together["kmeans"], alone["kmeans"], rtol=0, atol=0)
     # Adam makes whole steps of gradients that are nothing but rounding: few weights have such.
