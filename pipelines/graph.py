@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipelines.dvc_files import opened
+
 
 def upstreams(root: Path, targets: Iterable[str] | None = None) -> dict[str, tuple[str, ...]]:
     """Each stage -> the stages that it depends on directly, in an order in which they can run.
@@ -17,9 +19,8 @@ def upstreams(root: Path, targets: Iterable[str] | None = None) -> dict[str, tup
     Raises ValueError for a target that is no stage; DVC's own errors for a dvc.yaml that it cannot read.
     """
     import networkx
-    from dvc.repo import Repo
 
-    with Repo(str(root)) as repo:
+    with opened(root) as repo:
         graph = repo.index.graph.copy()
         # A frozen stage is run without what it depends on, as `dvc repro` does it.
         graph.remove_edges_from([edge for edge in graph.edges if edge[0].frozen])

@@ -1,4 +1,4 @@
-"""How a retraining is brought to its end, by itself or, where it was killed, by the flow that comes next."""
+"""How a flow is brought to its end, by itself or, where it was killed, by the flow that comes next."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines import verdict
+from pipelines import dvc_files, verdict
 from pipelines.arrivals import Arrivals
 from pipelines.overlay import Overlay, folder_of
 
 
 def settle(root: Path, log: Callable[[str], Any]) -> None:
-    """What a killed retraining left: a decision of the gate counts; settings laid are put back."""
+    """What a killed flow left: DVC's files are repaired, a decision counts, settings are put back."""
+    if repaired := dvc_files.secure(root):
+        log(repaired)
     folder = folder_of(root)
     if verdict.is_open(folder):
         found = verdict.verdicts(root, folder)

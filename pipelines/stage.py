@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from mae.__main__ import EXIT_INTERRUPTED, EXIT_REJECTED
 from mae.config import Flows, StageFlow
-from pipelines import locks
+from pipelines import dvc_files, locks
 from pipelines.guard import EXIT_LIMIT
 
 QUIET = {
@@ -85,6 +85,8 @@ def run_stage(
     # The flag before the command: wait for another dvc that looks around in the same working copy.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name]
     status = run_guarded(command, root, grace=settings.grace, limit=limit, env=env, log=passing, keep=keep)
+    if repaired := dvc_files.secure(root):
+        log(repaired)
     state: State = "Ran"
     if status == EXIT_LIMIT:
         state = "TimedOut"

@@ -170,6 +170,18 @@ def test_a_stage_past_its_time_is_ended_and_says_so(repo, settings, reproduce):
     assert runs["endless"].state.name == "TimedOut"
 
 
+def test_a_stage_that_is_ended_while_dvc_writes_its_lock_file_keeps_no_other_from_running(
+    repo, settings, reproduce
+):
+    stages = {"first": ("true", []), "cut": ("echo stages > dvc.lock; sleep 300", ["first"])}
+    reproduce(repo(stages), settings(), targets=["first"])
+    folder = repo(stages | {"next": ("true", ["first"])})
+    short = StageFlow(retries=0, retry_delay=0.0, timeout=3.0)
+    outcomes = reproduce(folder, settings(stages={"cut": short}), targets=["cut"])[0]
+    outcomes |= reproduce(folder, settings(), targets=["next"])[0]
+    assert states(outcomes) == {"first": "Unchanged", "cut": "TimedOut", "next": "Ran"}
+
+
 def test_a_stage_that_saved_and_ended_was_interrupted_and_goes_on_in_the_next_attempt(
     repo, settings, reproduce
 ):

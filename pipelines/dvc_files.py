@@ -1,0 +1,82 @@
+"""DVC's own files in a working copy, kept usable: it writes dvc.lock and its rwlock in place.
+
+A kill, or the Ctrl-C with which the guard ends a stage, may come in the middle of that, and then no command
+of DVC works until somebody repairs the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+LOCK = "dvc.lock"
+COPY = "work/dvc.lock.whole"
+RWLOCK = ".dvc/tmp/rwlock"
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[Any]:
+    """The dvc.repo.Repo at `root`, while no other process of DVC writes what it reads."""
+    from dvc.repo import Repo, lock_repo
+
+    # What `dvc --wait-for-lock` does.
+    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        yield repo
+
+
+def secure(root: Path) -> str:
+    """Copy dvc.lock where it is whole; else put the latest copy back. Returns what there is to say of it.
+
+    What the copy does not know yet comes out of DVC's run cache: it is not computed again.
+    """
+    lock, copy, rwlock = (Path(root) / name for name in (LOCK, COPY, RWLOCK))
+    said = []
+    with opened(root):
+        if _is_cut(rwlock):
+            rwlock.unlink()
+            said.append(f"{RWLOCK} was half written and is removed")
+        if not lock.exists():
+            copy.unlink(missing_ok=True)
+        elif _is_whole(lock):
+            _place(lock, copy)
+        elif copy.exists():
+            _place(copy, lock)
+            said.append(f"{LOCK} was half written; it is again as it was before")
+        else:
+            lock.unlink()
+            said.append(f"{LOCK} was half written and is removed: DVC's run cache knows what was computed")
+    return "; ".join(said)
+
+
+def _is_whole(lock: Path) -> bool:
+    from dvc.exceptions import DvcException
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from dvc.utils import strictyaml
+
+    try:
+        strictyaml.load(str(lock), COMPILED_LOCKFILE_SCHEMA)
+    except DvcException:
+        return False
+    return True
+
+
+def _is_cut(file: Path) -> bool:
+    try:
+        json.loads(file.read_text())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
+
+
+def _place(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{target.name}.part")
+    shutil.copyfile(source, beside)
+    os.replace(beside, target)
