@@ -132,9 +132,16 @@ def _decision(root: Path) -> dict[str, Any]:
 
 
 def _challengers(decision: dict[str, Any]) -> dict[str, list[list[str]]]:
-    """kind -> the versions that are challengers: those that were registered last."""
+    """kind -> the models that are challengers: those that were registered last.
+
+    Told apart by their ids: the decision that lies in a fresh clone is about versions of another registry.
+    """
     return {
-        kind: sorted([m["name"], m["version"]] for m in about["models"] if "challenger" in m["aliases"])
+        kind: sorted(
+            [m["name"], m["version"], m.get("model_id")]
+            for m in about["models"]
+            if "challenger" in m["aliases"]
+        )
         for kind, about in decision.items()
     }
 

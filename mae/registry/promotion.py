@@ -120,7 +120,11 @@ def _way_back(client: Any, names: list[str]) -> dict[str, Any]:
 
 
 def summary(uri: str, names: list[str]) -> list[dict[str, Any]]:
-    """Every aliased version of the models: [{"name", "version", "aliases"}]."""
+    """Every aliased version of the models: [{"name", "version", "model_id", "aliases"}].
+
+    model_id: of the logged model, as MLflow has it. Version 1 is in every registry, this in one; null of a
+    version that somebody else made.
+    """
     rows = []
     with registry(uri) as client:
         for name in names:
@@ -128,7 +132,9 @@ def summary(uri: str, names: list[str]) -> list[dict[str, Any]]:
             for alias, number in aliases(client, name).items():
                 by_version.setdefault(str(number), []).append(alias)
             for number in sorted(by_version, key=int, reverse=True):
-                rows.append({"name": name, "version": number, "aliases": sorted(by_version[number])})
+                model_id = client.get_model_version(name, number).tags.get("model_id")
+                row = {"name": name, "version": number, "model_id": model_id}
+                rows.append({**row, "aliases": sorted(by_version[number])})
     return rows
 
 

@@ -61,7 +61,8 @@ class World:
         about = {"promote": self.promote, "reason": "measured", "figure": "accuracy", "samples": 9}
         about |= dict.fromkeys(("challenger", "champion", "gain", "low", "high"), 0.5)
         who = ["challenger", *(["champion"] if self.promote else [])]
-        about["models"] = [{"name": "mae-encoder", "version": str(self.version), "aliases": who}]
+        model = {"name": "mae-encoder", "version": str(self.version), "model_id": f"m-{self.version}"}
+        about["models"] = [{**model, "aliases": who}]
         self.write("reports/register/decision.json", json.dumps({"encoder": about}))
 
     def write(self, name, text):

@@ -48,7 +48,8 @@ if stage == "pretrain":
     write("models/encoder", images)
 if stage == "register":
     version = str(images.count("\\n"))
-    model = {"name": "mae-encoder", "version": version, "aliases": ["challenger", "champion"]}
+    model = {"name": "mae-encoder", "version": version, "model_id": f"m-{version}"}
+    model["aliases"] = ["challenger", "champion"]
     about = {"promote": True, "reason": "better", "figure": "accuracy", "samples": 9, "models": [model]}
     about |= dict.fromkeys(("challenger", "champion", "gain", "low", "high"), 0.5)
     write("reports/register/decision.json", json.dumps({"encoder": about}))

@@ -7,7 +7,7 @@ import pytest
 from pipelines import verdict
 
 
-def outcome(version, *, promote, champion_is=None, **other):
+def outcome(version, *, promote, champion_is=None, store="", **other):
     """What `register` writes: of a model that was promoted just now, unless another one is champion."""
     if champion_is is None:
         champion_is = version if promote else "1"
@@ -24,7 +24,8 @@ def outcome(version, *, promote, champion_is=None, **other):
         "high": 0.015,
         "samples": 100,
         "models": [
-            {"name": "mae-encoder", "version": number, "aliases": who} for number, who in aliases.items()
+            {"name": "mae-encoder", "version": number, "model_id": f"m-{store}{number}", "aliases": who}
+            for number, who in aliases.items()
         ],
         **other,
     }
@@ -48,6 +49,16 @@ def test_a_decision_of_an_earlier_run_promotes_nothing_now(tmp_path, decide):
     assert not found.promoted
     assert str(found) == "encoder: the same model as before"
     decide(encoder=outcome("3", promote=True))
+    (found,) = verdict.verdicts(tmp_path, tmp_path)
+    assert found.promoted
+
+
+def test_a_first_champion_is_promoted_in_a_fresh_clone_which_has_the_decision_of_another_registry(
+    tmp_path, decide
+):
+    decide(encoder=outcome("1", promote=True, store="theirs"))
+    verdict.note_before(tmp_path, tmp_path)
+    decide(encoder=outcome("1", promote=True, store="ours"))
     (found,) = verdict.verdicts(tmp_path, tmp_path)
     assert found.promoted
 
