@@ -65,6 +65,14 @@ class Arrivals:
             if former not in (taken, self.decided):
                 shutil.rmtree(former, ignore_errors=True)
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the listings taken are those of the working copy: nobody has listed anew since."""
+        taken = self._named(_PENDING)
+        return taken is not None and all(
+            _told(taken / stage) == _told(listing) for stage, listing in self._listings.items()
+        )
+
     def changed(self) -> list[str]:
         """The stages whose listing is another one than was decided upon; all before the first decision."""
         decided = self.decided

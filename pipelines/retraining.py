@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,21 +62,42 @@ class Retraining:
         """Returns the flow's final state. Raises CommandFailed, mae.config.InvalidParams."""
         try:
             self._lay(overrides)
-            self._stages(self._arrivals.stages)
-            arrived = self._judge_data(force)
-            if arrived is not None:
-                self._lay({"pretrain.init": self._origin(start or self._params.retrain.start)})
-            verdict.note_before(self._root, self._folder)
-            self._stages(self._arrivals.sharding)
-            self._judge_shards(arrived, force)
+            laid = None if force or start else self._go_on()
+            if laid is None:
+                laid = self._begin(start or self._params.retrain.start, force)
             # Annotated images are no reason to pretrain: only what depends on them runs.
-            below = None if arrived is not None else downstreams(self._root, self._arrivals.changed())
+            below = None if laid else downstreams(self._root, self._arrivals.changed())
             return self._decide(self._all_stages(below))
         except _Ended as ended:
             return ended.state
         finally:
             if said := self._overlay.restore():
                 self._log(said)
+
+    def _begin(self, start: Start, force: bool) -> dict[str, Any]:
+        """Look at what arrived and shard it; the settings to train with, {} to pretrain nothing."""
+        self._stages(self._arrivals.stages)
+        arrived = self._judge_data(force)
+        laid = {} if arrived is None else {"pretrain.init": self._origin(start)}
+        self._lay(laid)
+        self._stages(self._arrivals.sharding)
+        self._judge_shards(arrived, force)
+        verdict.note_before(self._root, self._folder, laid)
+        return laid
+
+    def _go_on(self) -> dict[str, Any] | None:
+        """The settings of a retraining that did not come to its end, to go on with it; None to begin one.
+
+        Its data stays as it was sharded: with other images it would begin its training anew, and where some
+        arrive every day it might never end.
+        """
+        laid = verdict.laid_before(self._folder)
+        if laid is None or not self._arrivals.at_hand:
+            return None
+        self._log("going on with the retraining that did not end: what came since waits for the next one")
+        self._outcomes += [Outcome(stage, "Unchanged") for stage in self._arrivals.stages]
+        self._lay(laid)
+        return laid
 
     def _judge_data(self, force: bool) -> int | None:
         """How many images arrived; None where only annotated images did. Ends where there is no reason."""
@@ -137,7 +159,9 @@ class Retraining:
             self._log("there is no champion to go on from: training starts from scratch")
             return None
         for former in out.iterdir():
-            if former.name not in (found.name, Path(self._params.pretrain.init or "").name):
+            if former.is_dir():  # a download that was killed
+                shutil.rmtree(former)
+            elif former.name not in (found.name, Path(self._params.pretrain.init or "").name):
                 former.unlink()
         return str(found.relative_to(self._root) if found.is_relative_to(self._root) else found)
 
@@ -160,9 +184,13 @@ class Retraining:
         below: of these stages only.
         """
         found = self._run(None, only=below)
-        if not any(outcome.stage == GATE and outcome.done for outcome in found):
-            message = f"{concluded(found).message} (the champion is the same; run again to go on)"
-            raise _Ended(Failed(message=message))
+        gate = next((outcome for outcome in found if outcome.stage == GATE), None)
+        if gate is None or not gate.done:
+            asked = (
+                gate is not None and gate.state != "Skipped"
+            )  # it may have decided of one model, not of all
+            who = "the gate had begun" if asked else "the champion is the same"
+            raise _Ended(Failed(message=f"{concluded(found).message} ({who}; run again to go on)"))
         return found
 
     def _run(self, targets: list[str] | None, only: list[str] | None = None) -> list[Outcome]:

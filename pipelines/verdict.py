@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 DECISION = Path("reports/register/decision.json")
-_BEFORE = "challengers.json"
+_BEFORE = "begun.json"
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,32 @@ class Verdict:
         return f"{self.kind}: {'promoted' if self.promoted else 'the champion stays'}: {self.about['reason']}"
 
 
-def note_before(root: Path, folder: Path) -> None:
-    """Remember which challengers there are, once per decision: a run that goes on after a kill asks again."""
-    if not is_open(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _BEFORE).write_text(json.dumps(_challengers(_decision(root))))
+def note_before(root: Path, folder: Path, laid: Mapping[str, Any]) -> None:
+    """Training begins, with these settings over the parameters: note them, and which challengers there are.
+
+    The challengers once per decision: a run that goes on after a kill notes again.
+    """
+    before = _noted(folder)["challengers"] if is_open(folder) else _challengers(_decision(root))
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f".{_BEFORE}"
+    beside.write_text(json.dumps({"challengers": before, "laid": dict(laid)}))
+    beside.replace(folder / _BEFORE)
 
 
 def is_open(folder: Path) -> bool:
-    """Whether a retraining began that has not come to its end."""
+    """Whether a retraining began to train that has not come to its end."""
     return (folder / _BEFORE).is_file()
+
+
+def laid_before(folder: Path) -> dict[str, Any] | None:
+    """The settings of the retraining that has not come to its end; None where there is none."""
+    return dict(_noted(folder)["laid"]) if is_open(folder) else None
 
 
 def verdicts(root: Path, folder: Path) -> list[Verdict]:
     """What was decided since `note_before`."""
     decision = _decision(root)
-    before, now = json.loads((folder / _BEFORE).read_text()), _challengers(decision)
+    before, now = _noted(folder)["challengers"], _challengers(decision)
     return [Verdict(kind, now[kind] != before.get(kind), about) for kind, about in decision.items()]
 
 
@@ -129,6 +139,10 @@ def _decision(root: Path) -> dict[str, Any]:
         return dict(json.loads((root / DECISION).read_text()))
     except OSError:
         return {}
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / _BEFORE).read_text()))
 
 
 def _challengers(decision: dict[str, Any]) -> dict[str, list[list[str]]]:

@@ -33,7 +33,8 @@ def jpeg(seed: int = 0, size: int = 48) -> bytes:
 
 
 def judge(uri: str, done: dict[str, Registered], decision: Decision) -> dict[str, Any]:
-    return registry.conclude(uri, done, decision)
+    against = {model.name: registry.champion_version(uri, model.name) for model in done.values()}
+    return registry.conclude(uri, done, decision, against)
 
 
 def aliases(uri: str) -> dict[str, dict[str, str]]:
@@ -288,6 +289,19 @@ def detector(uri: str, number: int) -> dict[str, Registered]:
 
 def champions(uri: str) -> dict[str, str | None]:
     return {name: registry.champion_version(uri, name) for name in (*NAMES, "mae-detector")}
+
+
+def test_a_champion_that_came_while_a_model_was_judged_is_not_replaced_unseen(
+    mlflow_uri: str, candidates: Any
+) -> None:
+    judge(mlflow_uri, candidates(1, 1), FIRST)
+    against = both("1")
+    slow = candidates(2, 2)
+    judge(mlflow_uri, candidates(3, 3), BETTER)
+    for decision in (BETTER, WORSE):
+        with pytest.raises(registry.Overtaken, match="mae-encoder: version 3 is champion now, not 1"):
+            registry.conclude(mlflow_uri, slow, decision, against)
+    assert champions(mlflow_uri) == both("3") | {"mae-detector": None}
 
 
 def test_a_detector_is_promoted_alone_by_its_own_decision(mlflow_uri: str, candidates: Any) -> None:

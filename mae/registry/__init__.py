@@ -4,6 +4,7 @@ from mae.registry.continuation import NoChampion, champion_method
 from mae.registry.gate import Decision, decide, decide_gain, unjudged
 from mae.registry.models import Registered, register
 from mae.registry.promotion import (
+    Overtaken,
     champion_files,
     champion_version,
     conclude,
@@ -18,6 +19,7 @@ from mae.registry.weights import load_model
 __all__ = [
     "Decision",
     "NoChampion",
+    "Overtaken",
     "Registered",
     "RegistryError",
     "champion_files",

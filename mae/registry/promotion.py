@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,18 @@ def champion_version(uri: str, name: str) -> str | None:
         return aliases(client, name).get(CHAMPION)
 
 
-def conclude(uri: str, candidate: dict[str, Registered], decision: Decision) -> dict[str, Any]:
+class Overtaken(RegistryError):
+    """Another model became champion than the one that the candidate was judged against."""
+
+
+def conclude(
+    uri: str, candidate: dict[str, Registered], decision: Decision, against: Mapping[str, str | None]
+) -> dict[str, Any]:
     """Write the gate's decision onto the candidate's versions and, if it says so, make them champions.
+
+    against: each model's champion when it was judged, `champion_version` of it. Raises Overtaken, before
+    anything is changed, where it is another one by now: two working copies share a registry, or a rollback
+    came meanwhile.
 
     There is a champion at every moment: an alias moves in one step. A promotion that a kill interrupted is
     carried out by `finish`. Returns what happened, for the register stage's report.
@@ -46,9 +57,12 @@ def conclude(uri: str, candidate: dict[str, Registered], decision: Decision) -> 
     models = list(candidate.values())
     verdict = {"gate.reason": decision.reason, "gate.numbers": json.dumps(decision.as_dict())}
     with registry(uri) as client:
+        for model in models:
+            now = aliases(client, model.name).get(CHAMPION)
+            if now != against[model.name]:
+                raise Overtaken(f"{model.name}: version {now} is champion now, not {against[model.name]}")
         if decision.promote:
-            before = {model.name: aliases(client, model.name).get(CHAMPION) for model in models}
-            moves = {model.name: {CHAMPION: model.version, PREVIOUS: before[model.name]} for model in models}
+            moves = {model.name: {CHAMPION: model.version, PREVIOUS: against[model.name]} for model in models}
             verdict |= {"promoted_at": _now(), "gate.decision": "promoted"}
             tags = [[model.name, model.version, verdict] for model in models]
             _begin(client, {"what": "promotion", "aliases": moves, "tags": tags})

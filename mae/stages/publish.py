@@ -78,9 +78,14 @@ def _registered(
         _log.info("%s: unchanged: %s", kind, outcome["reason"])
         return outcome
     gate = {"encoder": classification, "detector": detection, "segmenter": segmentation}[kind]
-    with TemporaryDirectory() as folder:
-        decision = gate(params, uri, Path(folder))
-    return registry.conclude(uri, candidate, decision)
+    while True:
+        against = {model.name: registry.champion_version(uri, model.name) for model in candidate.values()}
+        with TemporaryDirectory() as folder:
+            decision = gate(params, uri, Path(folder))
+        try:
+            return registry.conclude(uri, candidate, decision, against)
+        except registry.Overtaken as overtaken:
+            _log.warning("%s: %s; judging again", kind, overtaken)
 
 
 def rollback(params: Params, kind: str = "encoder") -> None:

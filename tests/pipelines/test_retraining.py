@@ -25,6 +25,7 @@ class World:
         self.promote, self.version = True, 0
         self.fails, self.unusable = set(), set()
         self.ran, self.params, self.pages = [], None, {}
+        self.champion = "cafe"
 
     def run_stages(self, root, settings, *, targets=None, skip=()):
         del settings
@@ -34,6 +35,8 @@ class World:
 
     def stage(self, name):
         self.ran.append(name)
+        if "pretrain" in self.fails and name in ("register", "report"):
+            return Outcome(name, "Skipped")
         if name in self.fails:
             return Outcome(name, "Failed", message=f"{name} broke")
         if name in self.unusable:
@@ -74,8 +77,9 @@ class World:
         if command == "champion":
             if self.version == 0:
                 return []
-            self.write(CHAMPION, "weights")
-            return [str(root / CHAMPION)]
+            file = CHAMPION.replace("cafe", self.champion)
+            self.write(file, "weights")
+            return [str(root / file)]
         assert command == "drift"
         self.write("work/retrain/drift/drift.json", json.dumps(self.drift))
         return []
@@ -159,7 +163,7 @@ def test_from_scratch_is_a_choice_of_the_run(settled):
 
 def test_a_stage_that_fails_undoes_the_settings_and_the_next_run_goes_on(settled):
     for stage in ("ingest", "shard", "pretrain"):
-        settled.fails = {stage, "register"}
+        settled.fails = {stage}
         state = retrain(settled)
         assert state.is_failed()
         assert f"{stage} Failed: {stage} broke" in state.message
@@ -168,6 +172,56 @@ def test_a_stage_that_fails_undoes_the_settings_and_the_next_run_goes_on(settled
     settled.fails = set()
     assert retrain(settled).name == "Champion kept"
     assert settled.params.pretrain.init == CHAMPION
+
+
+def test_a_training_that_did_not_end_goes_on_with_its_data_and_its_origin(settled):
+    settled.fails = {"pretrain"}
+    retrain(settled)
+    settled.images, settled.fails, settled.champion = "third", set(), "other"
+    state = retrain(settled)
+    assert state.name == "Champion kept"
+    assert settled.ran == ["shard", "pretrain", "shard_detect", "register", "report"]
+    assert settled.params.pretrain.init == CHAMPION
+    assert (settled.root / "data/ingest/listing.tsv").read_text() == "second"
+    assert retrain(settled).name == "Champion kept"  # the next one takes what came meanwhile
+    assert (settled.root / "data/ingest/listing.tsv").read_text() == "third"
+    assert settled.params.pretrain.init == CHAMPION.replace("cafe", "other")
+
+
+@pytest.mark.parametrize("anew", [{"force": True}, {"start": "scratch"}])
+def test_a_training_that_did_not_end_is_begun_anew_where_somebody_says_so(settled, anew):
+    settled.fails = {"pretrain"}
+    retrain(settled)
+    settled.images, settled.fails = "third", set()
+    retrain(settled, **anew)
+    assert (settled.root / "data/ingest/listing.tsv").read_text() == "third"
+
+
+def test_a_training_whose_listing_somebody_made_anew_is_begun_anew(settled):
+    settled.fails = {"pretrain"}
+    retrain(settled)
+    settled.images, settled.fails = "third", set()
+    settled.stage("ingest")
+    assert retrain(settled).name == "Champion kept"
+    assert settled.ran[:2] == ["ingest", "ingest_detect"]
+
+
+def test_a_gate_that_was_broken_off_says_no_word_of_the_champion_and_is_asked_again(settled):
+    settled.promote, settled.fails = True, {"register"}
+    state = retrain(settled)
+    assert state.message.endswith("(the gate had begun; run again to go on)")
+    settled.champion, settled.fails = "new", set()  # it had promoted
+    assert retrain(settled).name == "Promoted"
+    assert settled.params.pretrain.init == CHAMPION
+    assert retrain(settled).name == "Unchanged data"
+
+
+def test_a_download_of_the_champion_that_was_killed_is_cleared_away(settled):
+    left = settled.root / "work/retrain/champion/tmpabcd"
+    left.mkdir(parents=True)
+    (left / "part").touch()
+    assert retrain(settled).name == "Champion kept"
+    assert not left.exists()
 
 
 def test_a_file_that_the_sharding_refuses_is_suspect_data_named_and_kept_from_training(settled):

@@ -43,7 +43,7 @@ def decide(tmp_path):
 
 def test_a_decision_of_an_earlier_run_promotes_nothing_now(tmp_path, decide):
     decide(encoder=outcome("2", promote=True))
-    verdict.note_before(tmp_path, tmp_path)
+    verdict.note_before(tmp_path, tmp_path, {})
     (found,) = verdict.verdicts(tmp_path, tmp_path)
     assert not found.new
     assert not found.promoted
@@ -57,7 +57,7 @@ def test_a_first_champion_is_promoted_in_a_fresh_clone_which_has_the_decision_of
     tmp_path, decide
 ):
     decide(encoder=outcome("1", promote=True, store="theirs"))
-    verdict.note_before(tmp_path, tmp_path)
+    verdict.note_before(tmp_path, tmp_path, {})
     decide(encoder=outcome("1", promote=True, store="ours"))
     (found,) = verdict.verdicts(tmp_path, tmp_path)
     assert found.promoted
@@ -66,7 +66,7 @@ def test_a_first_champion_is_promoted_in_a_fresh_clone_which_has_the_decision_of
 def test_a_model_made_again_that_was_replaced_as_champion_is_not_promoted(tmp_path, decide):
     """E.g. the images are those of before again: what was recorded of that model is that it was promoted."""
     decide(encoder=outcome("2", promote=True))
-    verdict.note_before(tmp_path, tmp_path)
+    verdict.note_before(tmp_path, tmp_path, {})
     decide(encoder=outcome("1", promote=True, champion_is="2"))
     (found,) = verdict.verdicts(tmp_path, tmp_path)
     assert found.new
@@ -75,9 +75,9 @@ def test_a_model_made_again_that_was_replaced_as_champion_is_not_promoted(tmp_pa
 
 
 def test_a_run_that_goes_on_after_a_kill_asks_what_was_decided_since_the_first(tmp_path, decide):
-    verdict.note_before(tmp_path, tmp_path)  # before anything was ever decided
+    verdict.note_before(tmp_path, tmp_path, {})  # before anything was ever decided
     decide(encoder=outcome("1", promote=True))
-    verdict.note_before(tmp_path, tmp_path)
+    verdict.note_before(tmp_path, tmp_path, {})
     assert verdict.verdicts(tmp_path, tmp_path)[0].promoted
     assert verdict.is_open(tmp_path)
     verdict.forget(tmp_path)
@@ -85,7 +85,7 @@ def test_a_run_that_goes_on_after_a_kill_asks_what_was_decided_since_the_first(t
 
 
 def test_the_page_has_the_figures_the_interval_and_who_is_what(tmp_path, decide):
-    verdict.note_before(tmp_path, tmp_path)
+    verdict.note_before(tmp_path, tmp_path, {})
     first = {"champion": None, "gain": None, "low": None, "high": None}
     decide(encoder=outcome("2", promote=False), detector=outcome("1", promote=True, **first))
     text = verdict.table(verdict.verdicts(tmp_path, tmp_path))
