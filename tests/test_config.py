@@ -54,7 +54,7 @@ def test_the_projects_parameters_load(project):
         ("segment", "accumulate", 16, "segment: batch_size 16 in 16 parts: the batch norms of upernet"),
         ("detect", "jitter_scale", [2.0, 1.0], "detect.jitter_scale: [2.0, 1.0]: expected 0 < low <= high"),
         ("detect", "milestones", [276, 225], "detect: milestones [276, 225]: steps in ascending order"),
-        ("detect", "milestones", [225, 300], "below steps 300"),
+        ("detect", "milestones", [225, 600], "below steps 600"),
         ("encoder", "patch_size", [4, 8], "encoder.patch_size [4, 8]: detection needs squares"),
     ],
 )
