@@ -37,9 +37,9 @@ def secure(root: Path) -> str:
     lock, copy, rwlock = (Path(root) / name for name in (LOCK, COPY, RWLOCK))
     said = []
     with opened(root):
-        if _is_cut(rwlock):
+        if _is_nobodys(rwlock):
             rwlock.unlink()
-            said.append(f"{RWLOCK} was half written and is removed")
+            said.append(f"{RWLOCK} was left by a process that was killed and is removed")
         if not lock.exists():
             copy.unlink(missing_ok=True)
         elif _is_whole(lock):
@@ -65,14 +65,29 @@ def _is_whole(lock: Path) -> bool:
     return True
 
 
-def _is_cut(file: Path) -> bool:
+def _is_nobodys(rwlock: Path) -> bool:
+    """Whether it is cut short, or none of the processes that it names is DVC.
+
+    DVC itself looks whether a process of that number lives: in the next container, another program.
+    """
     try:
-        json.loads(file.read_text())
+        held = json.loads(rwlock.read_text())
     except FileNotFoundError:
         return False
     except ValueError:
         return True
-    return False
+    readers = (one for several in held.get("read", {}).values() for one in several)
+    holders = [*held.get("write", {}).values(), *readers]
+    return bool(holders) and not any(_is_dvc(holder["pid"]) for holder in holders)
+
+
+def _is_dvc(pid: int) -> bool:
+    import psutil
+
+    try:
+        return any("dvc" in word for word in psutil.Process(pid).cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _place(source: Path, target: Path) -> None:

@@ -1,5 +1,7 @@
 """Files of DVC that a kill cut short do not keep the next flow from running."""
 
+import json
+
 import pytest
 
 from pipelines.dvc_files import COPY, LOCK, RWLOCK, secure
@@ -43,10 +45,28 @@ def test_a_lock_file_that_somebody_removed_does_not_come_back(done):
     assert not (done / COPY).exists()
 
 
+LEFT = ".dvc/tmp/rwlock was left by a process that was killed and is removed"
+
+
 def test_an_rwlock_cut_short_is_removed_and_a_whole_one_stays(done, dvc):
     whole = (done / RWLOCK).read_text()
     secure(done)
     assert (done / RWLOCK).read_text() == whole
     (done / RWLOCK).write_text(whole[:-1])
-    assert secure(done) == ".dvc/tmp/rwlock was half written and is removed"
+    assert secure(done) == LEFT
     assert "up to date" in dvc(done, "repro")
+
+
+def test_an_rwlock_of_a_number_that_is_another_process_now_blocks_nothing(done, dvc, popen):
+    other = popen(["sleep", "300"])
+    held = {"write": {str(done / "b"): {"pid": other.pid, "cmd": "dvc repro"}}, "read": {}}
+    (done / RWLOCK).write_text(json.dumps(held))
+    assert secure(done) == LEFT
+    dvc(done, "repro", "--force", "b")
+
+
+def test_an_rwlock_of_a_dvc_at_work_stays(done, popen):
+    working = popen(["python3", "-c", "import time; time.sleep(300)", "dvc", "repro"])
+    held = {"write": {}, "read": {str(done / "a"): [{"pid": working.pid, "cmd": "dvc repro"}]}}
+    (done / RWLOCK).write_text(json.dumps(held))
+    assert secure(done) == ""
