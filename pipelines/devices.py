@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 LEASE_S = 60.0  # as long as Prefect believes that a holder lives that it does not hear of
-HELD_BACK_S = 60.0  # how often it is asked for a device that a person holds back
+HELD_BACK_S = 10.0  # how often it is asked for a device that a person holds back
 POLL_S = 0.5
 
 
@@ -64,30 +64,35 @@ class Devices:
     def _take(self, held: contextlib.ExitStack, log: Callable[[str], Any]) -> Place:
         waiting = False
         while not self._closed.is_set():
+            held_back = False
             for device, environment in self._seen.items():
                 fd = _lock(f"mae-device-{device}")
-                if fd is not None:
-                    held.callback(os.close, fd)
-                    if self._shown:
-                        self._show(held, f"{socket.gethostname()}-device-{device}")
+                if fd is None:
+                    continue
+                with contextlib.ExitStack() as own:
+                    own.callback(os.close, fd)
+                    if self._shown and not _show(own, f"{socket.gethostname()}-device-{device}"):
+                        held_back = True
+                        continue
+                    held.push(own.pop_all())
                     return Place(environment, (fd,))
             if not waiting:
                 log(f"waiting for a device ({', '.join(self._seen)}) of {socket.gethostname()}: all in use")
             waiting = True
-            self._closed.wait(POLL_S)
+            self._closed.wait(HELD_BACK_S if held_back else POLL_S)
         raise Closed
 
-    def _show(self, held: contextlib.ExitStack, name: str) -> None:
-        """Occupy the limit in Prefect: at once, or as soon as a person lets it have a place."""
-        from prefect.concurrency.sync import concurrency
 
-        _vacate(name)
-        while not self._closed.is_set():
-            taken = concurrency(name, timeout_seconds=HELD_BACK_S, lease_duration=LEASE_S)
-            with contextlib.suppress(TimeoutError):
-                held.enter_context(taken)
-                return
-        raise Closed
+def _show(held: contextlib.ExitStack, name: str) -> bool:
+    """Occupy the limit in Prefect; False where a person holds the device back."""
+    from prefect.concurrency.sync import concurrency
+
+    if _vacate(name) == 0:
+        return False
+    with contextlib.suppress(TimeoutError):
+        held.enter_context(concurrency(name, timeout_seconds=HELD_BACK_S, lease_duration=LEASE_S))
+        return True
+    return False
 
 
 def _lock(name: str) -> int | None:
@@ -104,8 +109,8 @@ def _lock(name: str) -> int | None:
     return fd
 
 
-def _vacate(name: str) -> None:
-    """Make the limit, or free it of a holder that is dead: we have the lock."""
+def _vacate(name: str) -> int:
+    """Make the limit, or free it of a holder that is dead: we have the lock. Returns how many it lets in."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -116,3 +121,4 @@ def _vacate(name: str) -> None:
         except ObjectNotFound:
             with contextlib.suppress(ObjectAlreadyExists):
                 client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+        return int(client.read_global_concurrency_limit_by_name(name).limit)

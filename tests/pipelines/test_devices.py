@@ -41,6 +41,18 @@ def test_a_place_that_a_killed_holder_left_taken_in_prefect_is_free():
         assert limit(7).active_slots == 1
 
 
+def test_a_device_that_a_person_holds_back_is_passed_over():
+    with get_client(sync_client=True) as client:
+        held_back = GlobalConcurrencyLimitCreate(name=f"{socket.gethostname()}-device-4", limit=0)
+        client.create_global_concurrency_limit(held_back)
+    devices = Devices([4, 5])
+    with devices.one() as place:
+        assert place.environment == {"CUDA_VISIBLE_DEVICES": "5"}
+        threading.Timer(1, devices.close).start()
+        with pytest.raises(Closed), devices.one():
+            pass
+
+
 def test_a_device_is_held_until_what_inherited_it_has_ended():
     with Devices([6]).one() as place:
         training = subprocess.Popen(["sleep", "2"], pass_fds=place.fds)
