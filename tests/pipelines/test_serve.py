@@ -15,7 +15,7 @@ from pipelines import pages, serve
 
 NEW_DATA = "mae.data.arrived"
 GPU_VARIABLES = {
-    "docker": {"gpus", "shm_size"},
+    "docker": {"gpus", "shm_size", "user"},
     "kubernetes": {"gpus", "shm_size", "volume_claim", "grace_seconds"},
 }
 
@@ -154,6 +154,7 @@ def test_prefect_deploys_every_deployment_of_the_file_to_its_pool(project, clien
     for pool in GPU_VARIABLES:
         add_pool(client, pool, json.loads((project / f"pipelines/pools/{pool}.json").read_text()))
     environment = {**os.environ, "PREFECT_API_URL": str(client.api_url).rstrip("/"), "PWD": str(project)}
+    environment["MLFLOW_TRACKING_URI"] = "http://mlflow.example.com"
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -168,6 +169,9 @@ def test_prefect_deploys_every_deployment_of_the_file_to_its_pool(project, clien
         {"prefect.deployments.steps.set_working_directory": {"directory": str(project)}}
     ]
     assert here.job_variables["env"]["PYTHONPATH"] == str(project)
+    for pool in GPU_VARIABLES:  # a container inherits nothing of its worker
+        there = client.read_deployment_by_name(f"retrain/{pool}").job_variables["env"]
+        assert there["MLFLOW_TRACKING_URI"] == environment["MLFLOW_TRACKING_URI"]
 
 
 def of_prefect(pool):
