@@ -99,7 +99,13 @@ def run_stage(
     elif "Restored" in said:
         state = "Restored"
     message = "" if status == 0 else _reason(lines, status)
-    return Outcome(name, state, round(time.monotonic() - began, 1), message, mlflow_url(root, name))
+    return Outcome(
+        name,
+        state,
+        round(time.monotonic() - began, 1),
+        message,
+        mlflow_url(root, name, settings.mlflow_pages),
+    )
 
 
 def is_changed(name: str, root: Path) -> bool:
@@ -172,8 +178,8 @@ def _close(process: subprocess.Popen[str]) -> None:
         process.stdin.close()
 
 
-def mlflow_url(root: Path, stage: str) -> str | None:
-    """A page of the run that reports/<stage>/run.json names: of its server, else of `make ui`."""
+def mlflow_url(root: Path, stage: str, pages: str | None = None) -> str | None:
+    """A page of the run that reports/<stage>/run.json names: of `pages`, else its server, else `make ui`."""
     try:
         noted = json.loads((Path(root) / "reports" / stage / "run.json").read_text())
         run_id, store = str(noted["run_id"]), str(noted["tracking"])
@@ -181,7 +187,7 @@ def mlflow_url(root: Path, stage: str) -> str | None:
         return None
     if run_id.startswith("offline-"):  # the server was away; `mae sync` delivers it
         return None
-    base = store.rstrip("/") if store.startswith("http") else LOCAL_MLFLOW_UI
+    base = (pages or (store if store.startswith("http") else LOCAL_MLFLOW_UI)).rstrip("/")
     return f"{base}/#/runs/{run_id}"
 
 

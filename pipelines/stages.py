@@ -17,6 +17,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from mae.__main__ import PARALLEL
 from mae.config import Flows
+from pipelines import artifacts
 from pipelines.devices import Closed, Devices, Place
 from pipelines.graph import upstreams
 from pipelines.stage import REPRODUCTION, Outcome, end_all, is_changed, of_stage, run_stage
@@ -38,7 +39,8 @@ def run_stages(
         skip: stages to take as done, because the caller has just run them.
 
     Returns the outcomes in the order in which the stages ended. Never raises for a stage that fails: what
-    depends on it is Skipped, and nothing else. When the flow itself is ended, ends what runs and raises on.
+    depends on it is Skipped, and nothing else. When the flow itself is ended, ends what runs, leaves the
+    artifact `stages` of what came of it, and raises on.
     """
     done = set(skip)
     graph = upstreams(Path(root), targets)
@@ -75,6 +77,8 @@ class _Reproduction:
             # While a training saves, the working copy is not free and its settings stay as they were laid.
             for future in futures.values():
                 future.wait()
+            with contextlib.suppress(Exception):  # what is raised is how the flow run ended
+                artifacts.stages_table(list(self._latest.values()))
             raise
         return list(self._outcomes.values())
 

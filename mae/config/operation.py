@@ -21,7 +21,8 @@ class Flows(StageFlow):
     grace: what a stage gets to save its checkpoint before it is killed; above the time that one takes to
     write, and above torchrun's own 30 s. parallel: stages side by side. devices: the accelerators' numbers,
     one stage each; empty: one stage at a time sees them all. sharding: how shards are written side by side.
-    notify: a Prefect notification block ("slack-webhook/name"), null for the log alone.
+    notify: a Prefect notification block ("slack-webhook/name"), null for the log alone. mlflow_pages: where
+    people's browsers find MLflow, if that is not where the runs send their metrics.
     """
 
     grace: Annotated[float, Field(gt=0)]
@@ -29,6 +30,7 @@ class Flows(StageFlow):
     devices: list[Count]
     sharding: Literal["none", "threads", "processes", "dask", "ray"]
     notify: str | None
+    mlflow_pages: Annotated[str, Field(pattern="^https?://")] | None
     stages: dict[str, StageFlow]
 
     @model_validator(mode="after")

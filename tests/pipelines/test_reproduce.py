@@ -57,6 +57,12 @@ def test_overrides_are_laid_and_what_came_of_it_is_told_in_state_and_artifacts(c
     assert reproduce(targets=["report"], return_state=True).message == "1 Unchanged"
 
 
+def test_the_links_lead_where_people_find_mlflow(copy):
+    pages = {"flows.mlflow_pages": "https://pages.example/", "flows.retries": 0}
+    reproduce(targets=["report"], overrides=pages)
+    assert "[run](https://pages.example/#/runs/0123abcd)" in artifact("stages")
+
+
 def test_an_override_that_is_no_parameter_fails_the_flow_and_changes_nothing(copy):
     before = (copy / "params.yaml").read_text()
     state = reproduce(overrides={"pretrain.epoch": 7}, return_state=True)

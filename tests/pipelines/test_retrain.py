@@ -162,9 +162,12 @@ def test_a_second_run_in_the_same_copy_ends_at_once_and_says_who_is_there(copy, 
     assert (copy / locks.FILE).is_file()
 
 
-def test_rollback_without_a_previous_champion_fails_and_says_so(copy, monkeypatch):
+def test_rollback_asks_the_registry_while_a_flow_is_at_work_and_says_that_there_is_no_way_back(
+    copy, monkeypatch
+):
     monkeypatch.chdir(copy)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    state = rollback(return_state=True)
+    with locks.alone(copy):
+        state = rollback(return_state=True)
     assert state.is_failed()
     assert "there is no previous champion" in state.message

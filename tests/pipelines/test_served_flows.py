@@ -219,6 +219,8 @@ def test_cancelling_on_the_page_ends_the_training_which_saves(served):
     served.wait(lambda: served.state(run) == "Cancelled", "the cancelled run")
     served.wait(lambda: ended(training), "the training's end")
     assert (served.copy / f"saved-{training.pid}").exists()
+    (table,) = served.post("artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    assert "| pretrain | Interrupted |" in table["data"]
 
 
 def test_after_kill_9_nothing_trains_on_and_what_is_served_again_can_run(served):
