@@ -112,6 +112,13 @@ class Params(Methods):
         return self
 
     @model_validator(mode="after")
+    def _tunes_blocks_that_there_are(self) -> "Params":
+        named, blocks = self.partial.blocks, self.encoder.blocks
+        if blocks is not None and max(named) > blocks:
+            raise ValueError(f"partial.blocks {named}: the encoder has {blocks}")
+        return self
+
+    @model_validator(mode="after")
     def _dense_models_fit_the_encoder(self) -> "Params":
         """Known before pretraining, not days later when the encoder is taken up."""
         if self.ingest_detect.source != "none":

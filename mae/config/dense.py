@@ -1,25 +1,17 @@
 """The sections of `params.yaml` about the dense tasks: detection and segmentation, and their data."""
 
-import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from mae.config.sections import Count, Encoder, Pair, Positive, Rate, Section, Steps
+from mae.config.sections import Betas, Count, Encoder, Factors, Positive, Rate, Section, Steps
 
 # What models/ holds to as well, without torch; a test compares.
 TAPS = 4
 DPT_PATCHES = (1, 2, 4, 8, 16, 32)
 
 
-def _from_low_to_high(factors: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < factors[0] <= factors[1] < math.inf:
-        raise ValueError(f"{list(factors)}: expected 0 < low <= high")
-    return factors
-
-
 LayerDecay = Annotated[float, Field(gt=0, le=1)] | None
-Factors = Annotated[Pair, AfterValidator(_from_low_to_high)]
 
 
 class IngestDetect(Section):
@@ -59,7 +51,7 @@ class Dense(Steps):
     inits: Annotated[list[Literal["pretrained", "scratch"]], Field(min_length=1)]
     steps: Positive
     warmup_steps: Count
-    betas: Pair
+    betas: Betas
     layer_decay: LayerDecay
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     channels: Positive

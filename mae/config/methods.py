@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, model_validator
 
-from mae.config.sections import Decay, Fraction, Pair, Positive, Rate, Section, Training
+from mae.config.sections import Betas, Decay, Fraction, Positive, Rate, Section, Shares, Training
 
 # Rows of the tables in mae/models, named here because those modules import torch; a test compares.
 Target = Literal["pixels", "normalised_pixels", "pca", "hog", "mean_colour", "mosaic", "tokens"]
@@ -44,9 +44,9 @@ class Pretrain(Training):
     mask: Mask
     mask_ratio: Annotated[float, PlainValidator(_share_or_count)]
     drop_path: Annotated[float, Field(ge=0, lt=1)]
-    betas: Pair
+    betas: Betas
     augment: Augment
-    crop_scale: Pair
+    crop_scale: Shares
     flip: bool
     ema: Decay | None
     probe: OnlineProbe
@@ -59,6 +59,15 @@ class MAE(Section):
     decoder_depth: Positive
     decoder_num_heads: Positive
     mask_tokens: Literal["decoder", "encoder"]
+
+    @model_validator(mode="after")
+    def _shares_its_width_among_heads(self) -> "MAE":
+        if self.decoder_embed_dim % self.decoder_num_heads:
+            raise ValueError(
+                f"decoder_embed_dim {self.decoder_embed_dim} is not divisible by decoder_num_heads "
+                f"{self.decoder_num_heads}"
+            )
+        return self
 
 
 class CAE(Section):
@@ -79,6 +88,12 @@ class MPP(Section):
 
     swap: Fraction
     keep: Fraction
+
+    @model_validator(mode="after")
+    def _shares_no_more_than_all(self) -> "MPP":
+        if self.swap + self.keep > 1:
+            raise ValueError(f"swap {self.swap} and keep {self.keep} are shares: at most 1 in all")
+        return self
 
 
 class MoCoV3(Section):

@@ -1,20 +1,42 @@
 """The sections of `params.yaml` about images, classification, and the registry."""
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
+Betas = Annotated[tuple[Below1, Below1], Field(strict=False)]
 Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
 Colour = Annotated[tuple[float, float, float], Field(strict=False)]
 DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}  # timm's, a test says
 Precision = Literal["auto", "fp32", "bf16"]
+RAND_AUGMENT = (
+    r"^rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t[a-z]*))*$"  # of timm's strings, its own part
+)
+
+
+def _from_low_to_high(factors: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < factors[0] <= factors[1] < math.inf:
+        raise ValueError(f"{list(factors)}: expected 0 < low <= high")
+    return factors
+
+
+def _of_the_image(shares: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < shares[0] <= shares[1] <= 1:
+        raise ValueError(f"{list(shares)}: expected 0 < low <= high <= 1, shares of the image's area")
+    return shares
+
+
+Factors = Annotated[Pair, AfterValidator(_from_low_to_high)]
+Shares = Annotated[Pair, AfterValidator(_of_the_image)]
 
 
 class Section(BaseModel):
@@ -174,20 +196,21 @@ class Probe(Training):
 
 
 class Linear(Probe):
-    """pool: the class token, as the paper has it, or the mean of the patch tokens."""
+    """pool: the class token, as the paper has it, or the mean of the patch tokens. LARS decays nothing."""
 
     pool: Literal["token", "avg"]
+    weight_decay: Annotated[float, Field(ge=0, le=0)]
 
 
 class Augmented(Training):
     """What the trainings that change the encoder have in common."""
 
-    betas: Pair
+    betas: Betas
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None
-    drop_path: Annotated[float, Field(ge=0, lt=1)]
-    crop_scale: Pair
+    drop_path: Below1
+    crop_scale: Shares
     flip: bool
-    rand_augment: str | None
+    rand_augment: Annotated[str, Field(pattern=RAND_AUGMENT)] | None
     random_erasing: Fraction
     mixup: Rate
     cutmix: Rate
@@ -201,9 +224,9 @@ class FineTune(Augmented):
 
 
 class Partial(Augmented):
-    """One training per entry of `blocks` and of `epochs`; the best of `epochs` counts."""
+    """One training per entry of `blocks` (0.5: the MLP of the last) and of `epochs`; their best counts."""
 
-    blocks: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    blocks: Annotated[list[Annotated[float, Field(ge=0, multiple_of=0.5)]], Field(min_length=1)]
     epochs: Annotated[list[Positive], Field(min_length=1)]
 
 

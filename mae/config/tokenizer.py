@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mae.config.sections import Pair, Positive, Training
+from mae.config.sections import Betas, Positive, Shares, Training
 
 # What each value of pretrain.target needs; iGPT's tokens are colours.
 NEEDS = {"tokens": ("fsq", "kmeans"), "pca": ("pca",)}
@@ -22,13 +22,18 @@ class Tokenizer(Training):
     components: Positive
     cache: bool
     epochs: Positive
-    betas: Pair
-    crop_scale: Pair
+    betas: Betas
+    crop_scale: Shares
     flip: bool
 
 
 def check_asked_for(tokenizer: Tokenizer, pretrain: Any) -> None:
     """Raise ValueError where `pretrain` asks for what will not have been fitted, or would not be right."""
+    if pretrain.method == "igpt" and pretrain.target not in ("mean_colour", "tokens"):
+        raise ValueError(
+            "pretrain.method igpt predicts classes: its target is mean_colour or tokens, it is "
+            f"{pretrain.target}"
+        )
     needs = NEEDS | COLOURS.get(pretrain.method, {})
     kinds = needs.get(pretrain.target, (tokenizer.kind,))
     if tokenizer.kind not in kinds:

@@ -72,6 +72,11 @@ class Checkpoints:
             left.unlink(missing_ok=True)
         return final
 
+    def clear(self) -> None:
+        """Remove all of them: the training is over, and what came of it is kept elsewhere."""
+        for step in self.steps():
+            self.path(step).unlink(missing_ok=True)
+
     def load(self, step: int) -> dict[str, Any]:
         """The state saved at `step`, on the CPU; CheckpointError naming the file if it cannot be read."""
         path = self.path(step)

@@ -9,7 +9,7 @@ Figures = dict[str, float]
 # In %. Method -> (timm's name of the encoder at 224 pixels, its LayerScale at the start) -> figures: top-1 on
 # ImageNet-1k by protocol, top-1 fine-tuned on other sets by the source of the images, AP, mIoU, and top-1 (of
 # imagenet_c: mCE) on other versions of ImageNet.
-# MAE: arXiv 2111.06377, tables 3, 5, 6, 10, 13; AP in our form, ViTDet's (arXiv 2203.16527, tables 4, 5).
+# MAE: arXiv 2111.06377, tables 3, 5, 6, 10, 13; AP in our form: ViTDet's release, in detectron2.
 # CAE: arXiv 2202.03026, 1600 epochs; its AP is of another schedule (1x), so it does not stand here.
 PUBLISHED: dict[str, dict[tuple[str, float | None], Figures]] = {
     "mae": {
@@ -46,7 +46,7 @@ SCRATCH = {"vit_base_patch16_224": 82.3, "vit_large_patch16_224": 82.6, "vit_hug
 # Where settings of its own make a method another: those that its figures are of.
 OWN = {"mae": {"mask_tokens": "decoder"}, "mocov3": {"loss": "mocov3"}}
 SOURCES = {
-    "mae": "He et al. 2021 (arXiv 2111.06377), box and mask AP as in ViTDet (2203.16527)",
+    "mae": "He et al. 2021 (arXiv 2111.06377), box and mask AP of ViTDet's release in detectron2",
     "cae": "Chen et al. 2022 (arXiv 2202.03026), 1600 epochs",
     "beit": "table 3 of He et al. 2021, with relative positions, which this encoder has not",
     "mocov3": "table 3 of He et al. 2021",

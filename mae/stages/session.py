@@ -130,15 +130,20 @@ class Session:
         return {"auto": "bf16" if self.device.type == "cuda" else "fp32"}.get(wanted, wanted)
 
     def once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """`compute()`, or what it gave before this stage was interrupted; all ranks call it together."""
+        """`compute()`, or what it gave before this stage was interrupted; all ranks call it together.
+
+        The checkpoints of the training called `name` go once it is done: a stage may have dozens.
+        """
         file = self.folder / "checkpoints" / f"{name}.json"
-        done = distributed.broadcast(json.loads(file.read_text()) if file.is_file() else None)
-        if done is None:
-            done = compute()
+        kept = distributed.broadcast(json.loads(file.read_text()) if file.is_file() else None)
+        if kept is None or "found" not in kept:
+            kept = {"run_id": self.run.id, "found": compute()}
             if distributed.is_main():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_json(file, done)
-        return done
+                write_json(file, kept)
+                self.checkpoints(name).clear()
+        found: dict[str, Any] = kept["found"]
+        return found
 
     def curve(self, names: Sequence[str]) -> list[dict[str, float]]:
         """What this run logged, a row per step: `step`, and those of `names` that were logged at it."""
@@ -196,14 +201,13 @@ def session(
     try:
         index = _open_index(params, files)
         folder = stage_folder(stage, params, sections, [index.digest, *inputs, *taken_up])
-        trainings = sorted((folder / "checkpoints").glob("*/"), key=lambda path: path.stat().st_mtime)
         opened = tracked(
             stage,
             params,
             sections,
             folder=folder,
             device=_name(device),
-            run_id=next(filter(None, (Checkpoints(path).run_id() for path in reversed(trainings))), None),
+            run_id=_run_to_go_on(folder / "checkpoints"),
             enabled=distributed.is_main(),
             interruptions=(Interrupted, KeyboardInterrupt),
         )
@@ -214,6 +218,16 @@ def session(
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     finally:
         distributed.shutdown()
+
+
+def _run_to_go_on(checkpoints: Path) -> str | None:
+    """The tracking run of what an interrupted stage did last; None where it did nothing."""
+    for path in sorted(checkpoints.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True):
+        kept = json.loads(path.read_text()) if path.suffix == ".json" else {}
+        run_id: str | None = kept.get("run_id") or Checkpoints(path).run_id()
+        if run_id is not None:
+            return run_id
+    return None
 
 
 def _open_index(params: Params, files: DataSet) -> Index:

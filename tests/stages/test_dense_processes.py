@@ -64,6 +64,8 @@ def test_a_dense_stage_killed_in_its_second_training_keeps_the_first_and_ends_th
     process.communicate(timeout=60)
     (first,) = folder.glob("work/segment/*/checkpoints/pretrained_results/model.safetensors")
     before = first.stat().st_mtime_ns
+    assert not list(folder.glob("work/segment/*/checkpoints/pretrained/step-*.pt"))
+    noted = json.loads((first.parents[1] / "pretrained.json").read_text())["run_id"]
     assert not (folder / "models/segment/segmenter.safetensors").exists()
     process = start(folder, "segment")
     while not (folder / "models/segment/segmenter.safetensors").exists():
@@ -76,6 +78,7 @@ def test_a_dense_stage_killed_in_its_second_training_keeps_the_first_and_ends_th
     assert process.returncode == 0, said
     assert "going on from step" in said
     assert (folder / "models/segment/segmenter.safetensors").read_bytes() == unbroken
+    assert json.loads((folder / "reports/segment/run.json").read_text())["run_id"] == noted
     again = json.loads((folder / "reports/segment/metrics.json").read_text())
     found.pop("images_per_second"), again.pop("images_per_second")
     assert again == found

@@ -74,7 +74,7 @@ def test_on_another_set_stands_its_fine_tuning_alone(figures, kind, classes, top
 
 def test_beside_another_encoder_or_other_classes_stands_nothing(figures):
     assert figures("folder", 200) == {}
-    assert figures("folder", 1000, "encoder.depth=6") == {}
+    assert figures("folder", 1000, "partial.blocks=[0, 1, 6]", "encoder.depth=6") == {}
 
 
 @pytest.mark.parametrize(
