@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,6 +153,20 @@ def plan(
         )
         for at, seed, laid in drafts
     ]
+
+
+def waves(planned: Iterable[Experiment]) -> list[list[Experiment]]:
+    """What may run side by side: one experiment of each pretraining, then those that find it in the cache.
+
+    All at once, experiments that differ in how they are judged alone would each pretrain the same.
+    """
+    first: dict[str, Experiment] = {}
+    others = []
+    for one in planned:
+        before = {key: of for key, of in one.settings.items() if key.partition(".")[0] not in one.stages}
+        if first.setdefault(json.dumps(before, sort_keys=True), one) is not one:
+            others.append(one)
+    return [wave for wave in (list(first.values()), others) if wave]
 
 
 def _below(root: Path, file: str | None) -> str | None:

@@ -159,3 +159,11 @@ def test_a_section_that_dvc_reads_out_of_the_parameters_is_part_of_the_name(plan
     cae = planned("cae_mask_ratio")[0].name
     assert planned("cae_mask_ratio", settings={"cae.regressor_depth": 3})[0].name != cae
     assert planned("cae_mask_ratio", settings={"mae.decoder_depth": 3})[0].name == cae
+
+
+def test_what_is_pretrained_alike_is_pretrained_once_before_the_rest_is_judged(planned):
+    blocks = planned("blocks", seeds=2)
+    first, rest = axes.waves(blocks)
+    assert [(one.at, one.seed) for one in first] == [(0, 0), (0, 1)]
+    assert sorted(one.name for one in (*first, *rest)) == sorted(one.name for one in blocks)
+    assert len(axes.waves(planned("mask", seeds=2))) == 1
