@@ -127,6 +127,7 @@ def draw(path: Path, axis: Axis, rows: Sequence[Row]) -> None:
         for at, mean in zip(shown, means, strict=True):
             panel.annotate(f"{mean:.1f}", (across[at], mean), (5, 5), textcoords="offset points", fontsize=8)
         panel.set(ylabel=f"{NAMES.get(stage, stage)}, %")
+        panel.margins(x=0.09)  # room for the last number
         panel.grid(color=FAINT, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
     grid[-1, 0].set_xticks(list(across.values()), [str(at) for at in across], rotation=0 if numeric else 20)
