@@ -94,6 +94,8 @@ class Retraining:
         laid = verdict.laid_before(self._folder)
         if laid is None or not self._arrivals.at_hand:
             return None
+        if (init := laid.get("pretrain.init")) and not (self._root / init).is_file():  # somebody made room
+            return None
         self._log("going on with the retraining that did not end: what came since waits for the next one")
         self._outcomes += [Outcome(stage, "Unchanged") for stage in self._arrivals.stages]
         self._lay(laid)

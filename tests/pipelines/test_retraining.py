@@ -206,6 +206,16 @@ def test_a_training_whose_listing_somebody_made_anew_is_begun_anew(settled):
     assert settled.ran[:2] == ["ingest", "ingest_detect"]
 
 
+def test_a_training_whose_origin_somebody_removed_is_begun_anew(settled):
+    settled.fails = {"pretrain"}
+    retrain(settled)
+    (settled.root / CHAMPION).unlink()
+    settled.fails = set()
+    assert retrain(settled).name == "Champion kept"
+    assert settled.ran[:2] == ["ingest", "ingest_detect"]
+    assert settled.params.pretrain.init == CHAMPION
+
+
 def test_a_gate_that_was_broken_off_says_no_word_of_the_champion_and_is_asked_again(settled):
     settled.promote, settled.fails = True, {"register"}
     state = retrain(settled)
