@@ -84,6 +84,7 @@ class Experiments:
 
         names: whose changes of state are told. A KeyboardInterrupt lets trainings save, then goes on up.
         """
+        self._clear_mailboxes(jobs)
         workers = [threading.Thread(target=self._worker, args=(n + 1, devices, log)) for n in range(jobs)]
         for worker in workers:
             worker.start()
@@ -101,9 +102,19 @@ class Experiments:
             for worker in workers:
                 worker.join()
 
+    def _clear_mailboxes(self, jobs: int) -> None:
+        """What was said to workers that had ended, to shut down above all, would reach those of this time."""
+        with self._queue() as queue, queue.celery.connection_for_write() as connection:
+            for number in range(1, jobs + 1):
+                connection.default_channel.queue_purge(f"{self._node(number)}.celery.pidbox")
+
+    def _node(self, number: int) -> str:
+        """As DVC calls the workers of a working copy."""
+        copy = hashlib.sha256(str(self._root.resolve()).encode()).hexdigest()[:6]
+        return f"dvc-exp-{copy}-{number}@localhost"
+
     def _worker(self, number: int, devices: Devices, log: Log) -> None:
-        node = hashlib.sha256(str(self._root.resolve()).encode()).hexdigest()[:6]
-        command = [sys.executable, "-m", "dvc", "exp", "queue-worker", f"dvc-exp-{node}-{number}@localhost"]
+        command = [sys.executable, "-m", "dvc", "exp", "queue-worker", self._node(number)]
         said = self._root / "work" / "sweep" / f"worker-{number}.log"
         said.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(Closed), devices.one(log) as place, said.open("w") as file:

@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+from dvc.repo import Repo
 
 from pipelines import sweep
 
@@ -120,6 +121,17 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on_with_what_is_not_finished(
     assert places == {("7", f"sqlite:///{root}/mlflow.db")}, "its device alone; a store outside the copies"
     status = subprocess.run(["git", "status", "--porcelain"], cwd=root, check=True, capture_output=True)
     assert status.stdout.decode().split() == ["??", "reports/"], "the working copy is as it was"
+
+
+@pytest.mark.slow
+def test_what_was_said_to_workers_that_had_ended_does_not_end_those_of_the_next_sweep(project, working_copy):
+    root, log = working_copy
+    assert _start(project, root, log).wait() == 0
+    with Repo(str(root)) as repo:
+        repo.experiments.celery_queue.shutdown()
+    (root / "sweeps.yaml").write_text(AXES.replace("[0.25, 0.5]", "[0.6, 0.7]"))
+    assert _start(project, root, log).wait() == 0
+    assert ["linear", "0.7"] in _runs(log)
 
 
 def test_images_that_the_copies_would_not_find_are_an_error_before_anything_is_queued(
