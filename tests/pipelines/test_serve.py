@@ -154,7 +154,7 @@ def test_prefect_deploys_every_deployment_of_the_file_to_its_pool(project, clien
     for pool in GPU_VARIABLES:
         add_pool(client, pool, json.loads((project / f"pipelines/pools/{pool}.json").read_text()))
     environment = {**os.environ, "PREFECT_API_URL": str(client.api_url).rstrip("/"), "PWD": str(project)}
-    environment["MLFLOW_TRACKING_URI"] = "http://mlflow.example.com"
+    environment |= {"MLFLOW_TRACKING_URI": "http://mlflow.example.com", "WORKER_USER": "1000:1000"}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -172,6 +172,7 @@ def test_prefect_deploys_every_deployment_of_the_file_to_its_pool(project, clien
     for pool in GPU_VARIABLES:  # a container inherits nothing of its worker
         there = client.read_deployment_by_name(f"retrain/{pool}").job_variables["env"]
         assert there["MLFLOW_TRACKING_URI"] == environment["MLFLOW_TRACKING_URI"]
+    assert client.read_deployment_by_name("retrain/docker").job_variables["user"] == "1000:1000"
 
 
 def of_prefect(pool):
@@ -223,11 +224,14 @@ def test_a_kubernetes_pod_gets_gpus_shared_memory_the_working_copy_and_time_to_s
     assert pod["terminationGracePeriodSeconds"] > read_yaml(project / "params.yaml")["flows"]["grace"]
 
 
-def test_a_docker_container_gets_gpus_as_the_docker_client_takes_them(project, prefect_yaml):
+def test_a_docker_container_gets_gpus_and_its_user_as_the_docker_client_takes_them(project, prefect_yaml):
+    from docker.models.containers import RUN_CREATE_KWARGS
     from docker.types import HostConfig
 
-    job = rendered(project, prefect_yaml, "docker")
-    host = HostConfig(version="1.44", **job["container_create_kwargs"])
+    given = rendered(project, prefect_yaml, "docker")["container_create_kwargs"]
+    assert given.pop("user") == "{{ $WORKER_USER }}"  # which `prefect deploy` fills in
+    assert "user" in RUN_CREATE_KWARGS
+    host = HostConfig(version="1.44", **given)
     assert host["DeviceRequests"][0]["Capabilities"] == [["gpu"]]
     assert host["DeviceRequests"][0]["Count"] == -1
     assert host["ShmSize"] == 16 * 2**30
