@@ -45,7 +45,8 @@ def retrain(
     Args:
         start: Go on from the champion's weights or from scratch; empty: as retrain.start of params.yaml says.
         overrides: Values over params.yaml, as {"pretrain.epochs": 100}; put back unless the result wins.
-        force: Train though nothing changed, too little arrived, or what arrived looks suspect.
+        force: Train though nothing changed, too little arrived, or what arrived looks suspect; and on all of
+            it, where a retraining did not end.
     """
     root = Path.cwd()
     try:
