@@ -25,7 +25,7 @@ from pipelines.overlay import as_settings
 from pipelines.stage import end_all, run_guarded
 
 DONE, RUNNING, QUEUED, FAILED = "Success", "Running", "Queued", "Failed"
-POLL_S = 3.0
+POLL_S = 10.0  # reading the queue takes time by the messages that there ever were
 Log = Callable[[str], Any]
 
 
@@ -105,6 +105,7 @@ class Experiments:
     def _clear_mailboxes(self, jobs: int) -> None:
         """What was said to workers that had ended, to shut down above all, would reach those of this time."""
         with self._queue() as queue, queue.celery.connection_for_write() as connection:
+            queue.celery.clean()
             for number in range(1, jobs + 1):
                 connection.default_channel.queue_purge(f"{self._node(number)}.celery.pidbox")
 
