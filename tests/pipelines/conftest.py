@@ -37,6 +37,14 @@ def prefect_server():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def paths_of_the_tests():
+    """Prefect leaves the folder of a flow that it loads on sys.path: its `stages` is none of the tests'."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
 @pytest.fixture(scope="session", autouse=True)
 def devices_of_the_tests(tmp_path_factory):
     """The machine's device locks lie in its folder for temporary files: not among those of real flows."""
