@@ -26,7 +26,6 @@ from mae.config.operation import Flows, Retrain, StageFlow
 from mae.config.sections import (
     KNN,
     Augmented,
-    Count,
     Demo,
     Encoder,
     FineTune,
@@ -43,6 +42,7 @@ from mae.config.sections import (
     Shard,
 )
 from mae.config.tokenizer import Tokenizer, check_asked_for
+from mae.config.values import Count
 from mae.yaml_files import InvalidParams, read_yaml
 
 __all__ = [

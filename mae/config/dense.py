@@ -4,14 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mae.config.sections import Betas, Count, Encoder, Factors, Positive, Rate, Section, Steps
+from mae.config.sections import Encoder, Section, Steps
+from mae.config.values import Below1, Betas, Count, Factors, LayerDecay, Positive, Rate
 
 # What models/ holds to as well, without torch; a test compares.
 TAPS = 4
 DPT_PATCHES = (1, 2, 4, 8, 16, 32)
-
-
-LayerDecay = Annotated[float, Field(gt=0, le=1)] | None
 
 
 class IngestDetect(Section):
@@ -19,7 +17,7 @@ class IngestDetect(Section):
 
     source: Literal["demo", "coco", "none"]
     root: str
-    val_fraction: Annotated[float, Field(ge=0, lt=1)]
+    val_fraction: Below1
 
 
 class IngestSegment(Section):
@@ -27,7 +25,7 @@ class IngestSegment(Section):
 
     source: Literal["demo", "ade20k", "camvid", "label_maps", "none"]
     root: str
-    val_fraction: Annotated[float, Field(ge=0, lt=1)]
+    val_fraction: Below1
 
 
 class ShardAnnotated(Section):
@@ -53,7 +51,7 @@ class Dense(Steps):
     warmup_steps: Count
     betas: Betas
     layer_decay: LayerDecay
-    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    drop_path: Below1
     channels: Positive
     flip: bool
     scratch: WithoutPretraining
@@ -110,7 +108,7 @@ class Segment(Dense):
     short: Positive
     stride: Positive
     taps: list[Count]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: Below1
     auxiliary: Rate
     auxiliary_channels: Positive
     ratio: Factors

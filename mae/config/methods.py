@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
-from mae.config.sections import Betas, Decay, Fraction, Positive, Rate, Section, Shares, Training
+from mae.config.sections import Section, Training
+from mae.config.values import Below1, Betas, Decay, Fraction, Positive, Rate, Shares
 
 # Rows of the tables in mae/models, named here because those modules import torch; a test compares.
 Target = Literal["pixels", "normalised_pixels", "pca", "hog", "mean_colour", "mosaic", "tokens"]
@@ -43,7 +44,7 @@ class Pretrain(Training):
     target: Target
     mask: Mask
     mask_ratio: Annotated[float, PlainValidator(_share_or_count)]
-    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    drop_path: Below1
     betas: Betas
     augment: Augment
     crop_scale: Shares
@@ -110,7 +111,7 @@ class MoCoV3(Section):
 class Supervised(Section):
     num_classes: Positive
     pool: Literal["token", "avg"]
-    smoothing: Annotated[float, Field(ge=0, lt=1)]
+    smoothing: Below1
 
 
 class Methods(Section):

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mae.config.sections import Count, Fraction, Positive, Rate, Section
+from mae.config.sections import Section
+from mae.config.values import Count, Fraction, Positive, Rate
 
 
 class StageFlow(Section):

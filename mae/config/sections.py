@@ -1,42 +1,27 @@
 """The sections of `params.yaml` about images, classification, and the registry."""
 
-import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Decay = Annotated[float, Field(gt=0, lt=1)]
-Below1 = Annotated[float, Field(ge=0, lt=1)]
-Pair = Annotated[tuple[float, float], Field(strict=False)]
-Betas = Annotated[tuple[Below1, Below1], Field(strict=False)]
-Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
-Colour = Annotated[tuple[float, float, float], Field(strict=False)]
-DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}  # timm's, a test says
-Precision = Literal["auto", "fp32", "bf16"]
-RAND_AUGMENT = (
-    r"^rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t[a-z]*))*$"  # of timm's strings, its own part
+from mae.config.values import (
+    Below1,
+    Betas,
+    Colour,
+    Count,
+    Decay,
+    Fraction,
+    LayerDecay,
+    Positive,
+    Precision,
+    RandAugment,
+    Rate,
+    Shares,
+    Size,
 )
 
-
-def _from_low_to_high(factors: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < factors[0] <= factors[1] < math.inf:
-        raise ValueError(f"{list(factors)}: expected 0 < low <= high")
-    return factors
-
-
-def _of_the_image(shares: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < shares[0] <= shares[1] <= 1:
-        raise ValueError(f"{list(shares)}: expected 0 < low <= high <= 1, shares of the image's area")
-    return shares
-
-
-Factors = Annotated[Pair, AfterValidator(_from_low_to_high)]
-Shares = Annotated[Pair, AfterValidator(_of_the_image)]
+DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}  # timm's, a test says
 
 
 class Section(BaseModel):
@@ -80,7 +65,7 @@ class Ingest(Section):
         "demo", "folder", "imagenet_tar", "flat", "inat2017", "inat2018", "inat2019", "places205", "places365"
     ]
     root: str
-    val_fraction: Annotated[float, Field(ge=0, lt=1)]
+    val_fraction: Below1
 
 
 class Shard(Section):
@@ -206,15 +191,15 @@ class Augmented(Training):
     """What the trainings that change the encoder have in common."""
 
     betas: Betas
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None
+    layer_decay: LayerDecay
     drop_path: Below1
     crop_scale: Shares
     flip: bool
-    rand_augment: Annotated[str, Field(pattern=RAND_AUGMENT)] | None
+    rand_augment: RandAugment | None
     random_erasing: Fraction
     mixup: Rate
     cutmix: Rate
-    smoothing: Annotated[float, Field(ge=0, lt=1)]
+    smoothing: Below1
     ema: Decay | None
     labels_per_class: Positive | None
 

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mae.config.sections import Betas, Positive, Shares, Training
+from mae.config.sections import Training
+from mae.config.values import Betas, Positive, Shares
 
 # What each value of pretrain.target needs; iGPT's tokens are colours.
 NEEDS = {"tokens": ("fsq", "kmeans"), "pca": ("pca",)}
