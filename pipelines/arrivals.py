@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.config import Retrain, read_yaml
+from pipelines.files import write_whole
 
 IMAGES = "ingest"
 LISTING, MANIFEST = "listing.tsv", "manifest.json"
@@ -58,9 +59,7 @@ class Arrivals:
             (taken / stage).mkdir(parents=True)
             for name in (LISTING, MANIFEST):
                 shutil.copyfile(listing / name, taken / stage / name)
-        beside = self._folder / f".{_PENDING}"
-        beside.write_text(json.dumps({"folder": taken.name}))
-        os.replace(beside, self._folder / _PENDING)
+        write_whole(self._folder / _PENDING, json.dumps({"folder": taken.name}).encode())
         for former in self._folder.glob("listings-*/"):
             if former not in (taken, self.decided):
                 shutil.rmtree(former, ignore_errors=True)

@@ -77,7 +77,8 @@ class Devices:
                     held.push(own.pop_all())
                     return Place(environment, (fd,))
             if not waiting:
-                log(f"waiting for a device ({', '.join(self._seen)}) of {socket.gethostname()}: all in use")
+                named = f"({', '.join(self._seen)}) of {socket.gethostname()}"
+                log(f"waiting for a device {named}: in use, or held back by a person")
             waiting = True
             self._closed.wait(HELD_BACK_S if held_back else POLL_S)
         raise Closed

@@ -7,12 +7,12 @@ of DVC works until somebody repairs the file.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from pipelines.files import write_whole
 
 LOCK = "dvc.lock"
 COPY = "work/dvc.lock.whole"
@@ -43,9 +43,9 @@ def secure(root: Path) -> str:
         if not lock.exists():
             copy.unlink(missing_ok=True)
         elif _is_whole(lock):
-            _place(lock, copy)
+            write_whole(copy, lock.read_bytes())
         elif copy.exists():
-            _place(copy, lock)
+            write_whole(lock, copy.read_bytes())
             said.append(f"{LOCK} was half written; it is again as it was before")
         else:
             lock.unlink()
@@ -88,10 +88,3 @@ def _is_dvc(pid: int) -> bool:
         return any("dvc" in word for word in psutil.Process(pid).cmdline())
     except psutil.NoSuchProcess:
         return False
-
-
-def _place(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, beside)
-    os.replace(beside, target)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mae import config, recipe
+from pipelines.files import write_whole
 
 PARAMS = "params.yaml"
 RECORD = "params.before.json"
@@ -48,9 +49,7 @@ class Overlay:
         # The record first: whenever this is killed, what the file was is known.
         before = self._noted()["before"] if self._record.is_file() else self._params.read_text()
         note = {"before": before, "laid": _digest(self._draft)}
-        beside = self._record.with_suffix(".tmp")
-        beside.write_text(json.dumps(note))
-        os.replace(beside, self._record)
+        write_whole(self._record, json.dumps(note).encode())
         os.replace(self._draft, self._params)
         return changes
 

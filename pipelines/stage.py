@@ -99,13 +99,8 @@ def run_stage(
     elif "Restored" in said:
         state = "Restored"
     message = "" if status == 0 else _reason(lines, status)
-    return Outcome(
-        name,
-        state,
-        round(time.monotonic() - began, 1),
-        message,
-        mlflow_url(root, name, settings.mlflow_pages),
-    )
+    seconds, page = round(time.monotonic() - began, 1), mlflow_url(root, name, settings.mlflow_pages)
+    return Outcome(name, state, seconds, message, page)
 
 
 def is_changed(name: str, root: Path) -> bool:

@@ -75,13 +75,13 @@ def sweep(
     planned = axes.plan(root, axis, recipe_file=recipe_file, settings=settings, seeds=seeds)
     experiments = Experiments(root, params.flows, {"MLFLOW_TRACKING_URI": _tracking_uri(root, params)})
     with locks.alone(root, grace=params.flows.grace):
+        # A killed experiment's copy is gone; its checkpoints, outside, are found by the next one of its name.
+        work = (root / params.runtime.work_dir / "sweep").resolve()
+        devices = Devices(params.flows.devices, shown=False)
         for wave in axes.waves(planned):
-            # A killed experiment's copy is gone; its checkpoints, outside, are found by the next of its name.
-            work = (root / params.runtime.work_dir / "sweep").resolve()
             experiments.queue(replace(one, settings=one.settings | _place(work / one.name)) for one in wave)
             left = {one.name for one in wave} - set(experiments.finished())
             if left:
-                devices = Devices(params.flows.devices, shown=False)
                 experiments.work(left, devices, min(jobs or len(devices), len(devices), len(left)))
         finished = experiments.finished()
     rows = [sweep_report.row(one, finished.get(one.name), experiments.read) for one in planned]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.files import write_whole
+
 DECISION = Path("reports/register/decision.json")
 _BEFORE = "begun.json"
 
@@ -44,10 +46,7 @@ def note_before(root: Path, folder: Path, laid: Mapping[str, Any]) -> None:
     The challengers once per decision: a run that goes on after a kill notes again.
     """
     before = _noted(folder)["challengers"] if is_open(folder) else _challengers(_decision(root))
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{_BEFORE}"
-    beside.write_text(json.dumps({"challengers": before, "laid": dict(laid)}))
-    beside.replace(folder / _BEFORE)
+    write_whole(folder / _BEFORE, json.dumps({"challengers": before, "laid": dict(laid)}).encode())
 
 
 def is_open(folder: Path) -> bool:

@@ -59,12 +59,7 @@ def start(
     above = None
     if parent_file is not None:
         lineage = identity | {"tags": {**machine.process_tags(), **texts, "stage": "repro"}}
-        if reproduction is not None:
-            above, new_parent = parents.shared(parent_file, reproduction, **lineage)
-        elif new_parent:
-            above = parents.begin(parent_file, **lineage, why="a new `dvc repro`")
-        else:
-            above = parents.current(parent_file, **lineage)
+        above, new_parent = _above(parent_file, lineage, reproduction, new_parent)
     identity["tags"] = {**machine.process_tags(), **texts, "stage": stage}
     tags = identity["tags"]
     held = hold(directory, f"process {tags['pid']} of {tags['host']}", patience_s=HELD_S)
@@ -84,6 +79,17 @@ def start(
         run.attach(machine.SystemMetrics())
     LOG.info("%s is tracked at %s; metrics also in %s", stage, run.url, spool.metrics)
     return run
+
+
+def _above(
+    parent_file: Path, lineage: dict[str, Any], reproduction: str | None, new_parent: bool
+) -> tuple[Spool, bool]:
+    """The parent run, and whether it begins with this stage."""
+    if reproduction is not None:
+        return parents.shared(parent_file, reproduction, **lineage)
+    if new_parent:
+        return parents.begin(parent_file, **lineage, why="a new `dvc repro`"), True
+    return parents.current(parent_file, **lineage), False
 
 
 def _reach(
