@@ -88,3 +88,5 @@ def _is_dvc(pid: int) -> bool:
         return any("dvc" in word for word in psutil.Process(pid).cmdline())
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:  # another user's: DVC's own rule holds
+        return True

@@ -188,9 +188,8 @@ class Retraining:
         found = self._run(None, only=below)
         gate = next((outcome for outcome in found if outcome.stage == GATE), None)
         if gate is None or not gate.done:
-            asked = (
-                gate is not None and gate.state != "Skipped"
-            )  # it may have decided of one model, not of all
+            # Once it was asked, it may have decided of one model and not of all.
+            asked = gate is not None and gate.state != "Skipped"
             who = "the gate had begun" if asked else "the champion is the same"
             raise _Ended(Failed(message=f"{concluded(found).message} ({who}; run again to go on)"))
         return found
