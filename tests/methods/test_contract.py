@@ -69,6 +69,18 @@ def test_the_loss_is_float32_under_autocast_and_close_to_the_plain_one(method, b
     assert_close(loss, method(*views, **noise)["loss"], rtol=0.02 if method.views == 1 else 0.05, atol=0)
 
 
+def test_it_compiles_to_one_graph_that_stays(method, batch):
+    """`compile: true` pays by fused kernels: a graph parted in two, or made anew each step, costs time instead."""
+    views, noise = batch
+    compiled = torch.compile(method, backend="eager", fullgraph=True)
+    for stance in ("default", "fail_on_recompile", "fail_on_recompile"):
+        with torch.compiler.set_stance(stance), torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = compiled(*views, **noise)["loss"]
+            assert_close(loss, method(*views, **noise)["loss"], rtol=0, atol=0)
+        loss.backward()
+        method.after_step(0.5)
+
+
 def test_every_trainable_part_gets_gradient_and_frozen_parts_get_none(method, batch):
     views, noise = batch
     method(*views, **noise)["loss"].backward()
