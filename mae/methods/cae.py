@@ -21,7 +21,8 @@ class CAE(MaskedMethod):
     The regressed latents must be those that the encoder gives the masked patches themselves (alignment), and
     the decoder never sees a visible one, so that representing is left to the encoder. Defaults are the
     paper's, ViT-B; the encoder has drop path .1 and LayerScale, `init_values`, too (.1, ViT-L 1e-5).
-    The release drops paths in regressor and decoder as well; here only the encoder's are dropped.
+    The release drops paths in regressor and decoder as well; here only the encoder's are dropped. In
+    its table of positions rows come first, here columns as MAE's: the same model but for its channels' order.
     """
 
     paper = ("block", 0.38, "tokens")  # 75 of 196 patches

@@ -17,9 +17,7 @@ from mae.models.patches import patchify, unpatchify
 from mae.models.targets import Target, build_target
 from mae.models.tokenizer import KMeans
 
-EXPECTED = json.loads((Path(__file__).parent.parent / "reference" / "reference.json").read_text())[
-    "cae_small_f64"
-]
+REFERENCE = json.loads((Path(__file__).parent.parent / "reference" / "reference.json").read_text())
 RENAMED = (  # ours -> the release's
     ("regressor.mask_token", "mask_token"),
     ("regressor.blocks.", "regresser.regressor_blocks."),
@@ -46,7 +44,7 @@ class GivenTokens(Target):
     """The reference's tokens, whatever the images."""
 
     def forward(self, images):
-        return closed_form.tokens(len(images), 16, self.width)
+        return closed_form.tokens(len(images), len(patchify(images[:1], self.patch_size)[0]), self.width)
 
     def loss(self, predicted, target):
         return F.cross_entropy(predicted.flatten(0, 1), target.flatten())
@@ -78,8 +76,10 @@ def release_positions(width, side):
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
 
 
-def test_it_equals_the_release():
-    config = EXPECTED["cfg"]
+@pytest.mark.parametrize("case", [name for name in REFERENCE if name.startswith("cae")])
+def test_it_equals_the_release(case):
+    expected = REFERENCE[case]
+    config = expected["cfg"]
     vit = build(
         "vit_tiny_patch16_224",
         img_size=config["image_size"],
@@ -88,8 +88,9 @@ def test_it_equals_the_release():
     )
     method = METHODS["cae"](
         vit,
-        masking=masking("random", (4, 4), config["num_masked"]),
-        target=GivenTokens((16, 16), config["vocabulary"]),
+        masking=masking("random", vit.patch_embed.grid_size, config["num_masked"]),
+        target=GivenTokens(vit.patch_embed.patch_size, config["vocabulary"]),
+        init_values=config["layer_scale"],
         **{key: config[key] for key in ("regressor_depth", "decoder_depth", "alignment_weight")},
     ).double()
     weights = renamed(method.state_dict())
@@ -100,15 +101,15 @@ def test_it_equals_the_release():
                 value.zero_()
         for name, value in weights.items():
             value.copy_(filled[name])
-        method.encoder.pos_embed[0, 1:] = release_positions(config["embed_dim"], 4)
+        method.encoder.pos_embed[0, 1:] = release_positions(config["embed_dim"], vit.patch_embed.grid_size[0])
     images = closed_form.images(config["images"], config["image_size"])
-    noise = closed_form.noise(config["images"], 16)
+    noise = closed_form.noise(config["images"], *method.noise_shape)
 
     near = {"rel": 1e-10}
     losses = method(images, noise)
-    assert losses["prediction_loss"].item() == pytest.approx(EXPECTED["token_loss"], **near)
-    assert losses["alignment_loss"].item() == pytest.approx(EXPECTED["alignment_loss"], **near)
-    assert losses["loss"].item() == pytest.approx(EXPECTED["loss"], **near)
+    assert losses["prediction_loss"].item() == pytest.approx(expected["token_loss"], **near)
+    assert losses["alignment_loss"].item() == pytest.approx(expected["alignment_loss"], **near)
+    assert losses["loss"].item() == pytest.approx(expected["loss"], **near)
     mask = method.drawn(images, noise)
     assert mask.masked_ids.shape[1] == config["num_masked"]
     found = {
@@ -117,11 +118,11 @@ def test_it_equals_the_release():
         "target_abs": method.aligned_to(images, mask),
     }
     for name, value in found.items():
-        assert value.abs().sum().item() == pytest.approx(EXPECTED[name], **near), name
+        assert value.abs().sum().item() == pytest.approx(expected[name], **near), name
     losses["loss"].backward()
     gradients = renamed({name: p.grad for name, p in method.named_parameters() if p.grad is not None})
-    sums = {name: gradients[name].abs().sum().item() for name in EXPECTED["grad_abs"]}
-    assert sums == pytest.approx(EXPECTED["grad_abs"], rel=1e-8)
+    sums = {name: gradients[name].abs().sum().item() for name in expected["grad_abs"]}
+    assert sums == pytest.approx(expected["grad_abs"], rel=1e-8)
 
 
 def small(target="pixels", fitted=None, **settings):

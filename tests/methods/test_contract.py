@@ -70,7 +70,7 @@ def test_the_loss_is_float32_under_autocast_and_close_to_the_plain_one(method, b
 
 
 def test_it_compiles_to_one_graph_that_stays(method, batch):
-    """`compile: true` pays by fused kernels: a graph parted in two, or made anew each step, costs time instead."""
+    """A graph parted in two, or made anew each step, would cost the time that `compile: true` is to save."""
     views, noise = batch
     compiled = torch.compile(method, backend="eager", fullgraph=True)
     for stance in ("default", "fail_on_recompile", "fail_on_recompile"):
