@@ -7,8 +7,9 @@ import torch
 
 from mae import config
 from mae.config.dense import DPT_PATCHES
-from mae.config.sections import DEPTHS
+from mae.config.encoder import DEPTHS
 from mae.models.dpt import DPTHead
+from mae.models.masking import masking
 from mae.models.taps import check_taps
 
 
@@ -34,7 +35,16 @@ def test_the_projects_parameters_load(project):
         ),
         ("pretrain", "mask_ratio", 0, "pretrain.mask_ratio: a share of the patches"),
         ("pretrain", "mask_ratio", True, "pretrain.mask_ratio: a share of the patches"),
-        ("pretrain", "mask_ratio", 36, "pretrain.mask_ratio 36: an image has 36 patches"),
+        ("pretrain", "mask_ratio", 36, "pretrain.mask_ratio 36: of an image's 36 patches some must"),
+        ("pretrain", "mask_ratio", 0.99, "pretrain.mask_ratio 0.99: of an image's 36 patches some must"),
+        ("pretrain", "method", "knn", "pretrain.method: 'knn' is not one of mae, cae, beit"),
+        ("pretrain", "augment", "two_views", "pretrain.augment two_views makes 2 views, mae takes 1"),
+        ("encoder", "img_size", 26, "encoder: img_size 26 is no multiple of patches of (4, 4)"),
+        ("encoder", "num_heads", 3, "encoder: embed_dim 64 is not divisible by num_heads 3"),
+        ("encoder", "embed_dim", 62, "encoder: embed_dim 62 is not divisible by 4"),
+        ("mae", "decoder_embed_dim", 66, "mae: decoder_embed_dim 66 is not divisible by 4"),
+        ("input", "std", [0.2, 0.0, 0.2], "input.std.1"),
+        ("tokenizer", "levels", [64] * 5, "make 1073741824 codes, at most 65536 can be kept"),
         ("pretrain", "epochs", 2.5, "pretrain.epochs"),
         ("pretrain", "learning_rate", 0.1, "pretrain.learning_rate: unknown key"),
         ("encoder", "img_size", [32], "encoder.img_size"),
@@ -123,7 +133,7 @@ def test_patches_are_timms(values):
         values["encoder"] |= {"name": name, "img_size": [224, 112], "patch_size": None, **given}
         with torch.device("meta"):
             vit = timm.create_model(name, img_size=(224, 112), **given)
-        assert config.parse(values).encoder.patches == vit.patch_embed.num_patches
+        assert config.parse(values).encoder.grid == vit.patch_embed.grid_size
 
 
 def test_depths_are_timms(values):
@@ -134,6 +144,27 @@ def test_depths_are_timms(values):
         values["encoder"] |= {"name": name, "depth": None}
         values["ingest_detect"]["source"] = values["ingest_segment"]["source"] = "none"
         assert config.parse(values).encoder.blocks == depth
+
+
+@pytest.mark.parametrize("mask", ["random", "block", "grid", "cells"])
+@pytest.mark.parametrize("ratio", [0.01, 0.03, 0.5, 0.88, 0.9, 0.92, 0.97, 0.98, 1, 35, 36])
+def test_a_mask_is_refused_where_it_could_not_be_drawn(values, mask, ratio):
+    values["pretrain"] |= {"mask": mask, "mask_ratio": ratio}
+    try:
+        masking(mask, (6, 6), ratio)
+    except ValueError:
+        with pytest.raises(config.InvalidParams, match=f"pretrain.mask_ratio {ratio}: of an image's"):
+            config.parse(values)
+    else:
+        assert config.parse(values).encoder.grid == (6, 6)
+
+
+def test_views_that_would_be_alike_are_refused(values):
+    values["pretrain"] |= {"method": "mocov3", "augment": "fixed_crop"}
+    with pytest.raises(config.InvalidParams, match="mocov3 compares views of an image, which"):
+        config.parse(values)
+    values["pretrain"]["augment"] = "crop"
+    assert config.parse(values).pretrain.method == "mocov3"
 
 
 def test_a_missing_key_is_named(values):

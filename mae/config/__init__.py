@@ -21,13 +21,13 @@ from mae.config.dense import (
     check_detect,
     check_segment,
 )
-from mae.config.methods import Methods, Pretrain
+from mae.config.encoder import Encoder
+from mae.config.methods import Methods, Pretrain, check_mask, check_method
 from mae.config.operation import Flows, Retrain, StageFlow
 from mae.config.sections import (
     KNN,
     Augmented,
     Demo,
-    Encoder,
     FineTune,
     Ingest,
     Input,
@@ -97,18 +97,11 @@ class Params(Methods):
     retrain: Retrain
 
     @model_validator(mode="after")
-    def _what_pretraining_asks_for_is_fitted(self) -> "Params":
-        check_asked_for(self.tokenizer, self.pretrain)
-        return self
-
-    @model_validator(mode="after")
-    def _some_patches_stay_visible(self) -> "Params":
+    def _can_be_pretrained(self) -> "Params":
         """Known before a tokenizer is trained for days, not after."""
-        ratio, patches = self.pretrain.mask_ratio, self.encoder.patches
-        if patches is not None and isinstance(ratio, int) and ratio >= patches:
-            raise ValueError(
-                f"pretrain.mask_ratio {ratio}: an image has {patches} patches, some must stay visible"
-            )
+        check_method(self, self.pretrain)
+        check_mask(self.pretrain, self.encoder)
+        check_asked_for(self.tokenizer, self.pretrain)
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mae.config.sections import Encoder, Section, Steps
+from mae.config.encoder import Encoder
+from mae.config.sections import Section, Steps
 from mae.config.values import Below1, Betas, Count, Factors, LayerDecay, Positive, Rate
 
 # What models/ holds to as well, without torch; a test compares.

@@ -1,9 +1,11 @@
 """The sections of `params.yaml` about pretraining: what every method has, and one section for each."""
 
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
+from mae.config.encoder import Encoder
 from mae.config.sections import Section, Training
 from mae.config.values import Below1, Betas, Decay, Fraction, Positive, Rate, Shares
 
@@ -68,6 +70,10 @@ class MAE(Section):
                 f"decoder_embed_dim {self.decoder_embed_dim} is not divisible by decoder_num_heads "
                 f"{self.decoder_num_heads}"
             )
+        if self.decoder_embed_dim % 4:
+            raise ValueError(
+                f"decoder_embed_dim {self.decoder_embed_dim} is not divisible by 4, as sine-cosine positions ask"
+            )
         return self
 
 
@@ -100,6 +106,7 @@ class MPP(Section):
 class MoCoV3(Section):
     """loss: mocov3, or one of its relatives (methods/mocov3.py says what each setting is)."""
 
+    views: ClassVar[int] = 2  # of an image; 1 where a section does not say. The method's own, a test compares
     loss: Literal["mocov3", "byol", "simclr"]
     hidden_dim: Positive
     out_dim: Positive
@@ -126,3 +133,34 @@ class Methods(Section):
     mocov3: MoCoV3
     igpt: Shared
     supervised: Supervised
+
+
+def check_method(methods: Methods, pretrain: Pretrain) -> None:
+    """Raise ValueError for a method that there is not, or that would not get the views that it compares."""
+    if pretrain.method not in Methods.model_fields:
+        raise ValueError(
+            f"pretrain.method: {pretrain.method!r} is not one of {', '.join(Methods.model_fields)}"
+        )
+    views = getattr(getattr(methods, pretrain.method), "views", 1)
+    if pretrain.augment == "two_views" and views != 2:
+        raise ValueError(f"pretrain.augment two_views makes 2 views, {pretrain.method} takes {views}")
+    if views > 1 and pretrain.augment in ("none", "fixed_crop") and not pretrain.flip:
+        raise ValueError(
+            f"pretrain.method {pretrain.method} compares views of an image, which pretrain.augment "
+            f"{pretrain.augment} with flip false makes alike: augment two_views is its paper's"
+        )
+
+
+def check_mask(pretrain: Pretrain, encoder: Encoder) -> None:
+    """Raise ValueError where no patch would be masked or none stay visible; rounded as in models/masking.py."""
+    if encoder.grid is None:
+        return
+    counted = isinstance(pretrain.mask_ratio, int)
+    side = 2 if pretrain.mask == "cells" and not counted else 1
+    parts = math.prod(math.ceil(patches / side) for patches in encoder.grid)
+    visible = parts - pretrain.mask_ratio if counted else int(parts * (1 - pretrain.mask_ratio))
+    if not 0 < visible < parts:
+        raise ValueError(
+            f"pretrain.mask_ratio {pretrain.mask_ratio}: of an image's {parts} "
+            f"{'cells' if side > 1 else 'patches'} some must be masked and some stay visible, not {visible}"
+        )

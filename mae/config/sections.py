@@ -1,7 +1,6 @@
 """The sections of `params.yaml` about images, classification, and the registry."""
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,10 +17,8 @@ from mae.config.values import (
     RandAugment,
     Rate,
     Shares,
-    Size,
+    Spread,
 )
-
-DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}  # timm's, a test says
 
 
 class Section(BaseModel):
@@ -76,55 +73,11 @@ class Shard(Section):
     max_rejected: Count
 
 
-class Encoder(Section):
-    """`name` is a plain timm `vit_*`; a null keeps what that name says."""
-
-    name: str
-    img_size: Size
-    patch_size: Size | None
-    embed_dim: Positive | None
-    depth: Positive | None
-    num_heads: Positive | None
-    mlp_ratio: Annotated[float, Field(gt=0)] | None
-    init_values: Annotated[float, Field(gt=0)] | None
-
-    @property
-    def blocks(self) -> int | None:
-        """How many blocks it has; None where only timm, which takes seconds to import, could tell."""
-        size = re.match(r"vit_(tiny|small|base|large|huge)_", self.name)
-        return self.depth or (size and DEPTHS[size[1]])
-
-    @property
-    def patch(self) -> tuple[int, int] | None:
-        """(rows, columns) of a patch in pixels; None where only timm could tell."""
-        named = re.search(r"_patch(\d+)", self.name)
-        size = self.patch_size or (named and int(named[1]))
-        return (size, size) if isinstance(size, int) else size
-
-    @property
-    def patches(self) -> int | None:
-        """How many an image has; None where only timm could tell."""
-        if self.patch is None:
-            return None
-        image = (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
-        return (image[0] // self.patch[0]) * (image[1] // self.patch[1])
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """What is said beyond the name and the image size."""
-        return self.model_dump(exclude={"name", "img_size"}, exclude_none=True)
-
-    @property
-    def resized(self) -> bool:
-        """Whether patches, width, depth, heads or MLP are others than its name says."""
-        return bool(self.overrides.keys() - {"init_values"})
-
-
 class Input(Section):
     """Colour statistics in [0, 1], channel by channel."""
 
     mean: Colour
-    std: Colour
+    std: Spread
 
 
 class Steps(Section):

@@ -1,8 +1,9 @@
 """The section `tokenizer` of `params.yaml`: what is fitted before pretraining, for what asks for it."""
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mae.config.sections import Training
 from mae.config.values import Betas, Positive, Shares
@@ -12,12 +13,21 @@ NEEDS = {"tokens": ("fsq", "kmeans"), "pca": ("pca",)}
 COLOURS = {"igpt": {"tokens": ("palette",)}}
 
 
+MOST_CODES = 2**16  # what is kept of a token is 16 bits (data/kept_tokens.py)
+
+
+def _few_enough(levels: list[int]) -> list[int]:
+    if math.prod(levels) > MOST_CODES:
+        raise ValueError(f"{levels} make {math.prod(levels)} codes, at most {MOST_CODES} can be kept")
+    return levels
+
+
 class Tokenizer(Training):
     """Rates, decay, precision and the like are those of `kind: fsq`, the only one that is trained by them."""
 
     kind: Literal["none", "fsq", "kmeans", "pca", "palette"]
-    codes: Annotated[int, Field(ge=2, le=65536)]
-    levels: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]
+    codes: Annotated[int, Field(ge=2, le=MOST_CODES)]
+    levels: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1), AfterValidator(_few_enough)]
     width: Annotated[int, Field(gt=0, multiple_of=8)]
     depth: Positive
     components: Positive

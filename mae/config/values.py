@@ -31,6 +31,8 @@ Factors = Annotated[Pair, AfterValidator(_from_low_to_high)]
 Shares = Annotated[Pair, AfterValidator(_of_the_image)]
 Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
 Colour = Annotated[tuple[float, float, float], Field(strict=False)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Spread = Annotated[tuple[Above0, Above0, Above0], Field(strict=False)]
 Precision = Literal["auto", "fp32", "bf16"]
 # timm's string, of its part about RandAugment.
 RandAugment = Annotated[

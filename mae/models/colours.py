@@ -40,9 +40,12 @@ class ColourBins:
 
     def classes(self, colours: Tensor) -> Tensor:
         """(..., 3) -> (...) int64; what lies outside [0, 1] goes into the nearest class."""
-        mean, std = (colours.new_tensor(values) for values in (self.mean, self.std))
-        levels = ((colours * std + mean) * LEVELS).floor().clamp(0, LEVELS - 1).long()
-        return (levels[..., 0] * LEVELS + levels[..., 1]) * LEVELS + levels[..., 2]
+        # Numbers, not tensors of them: these would be copied to the device, and waited for, in every step.
+        red, green, blue = (
+            ((channel * std + mean) * LEVELS).floor().clamp(0, LEVELS - 1).long()
+            for channel, mean, std in zip(colours.unbind(-1), self.mean, self.std, strict=True)
+        )
+        return (red * LEVELS + green) * LEVELS + blue
 
     def colours(self, classes: Tensor) -> Tensor:
         """Classes (...) -> the middle of each (..., 3), normalised, float32."""

@@ -44,7 +44,8 @@ def kept_tokens(params: Params, index: Index) -> KeptTokens | None:
 
     Raises ValueError where they are of other shards.
     """
-    if params.pretrain.target != "tokens" or not TOKENS.is_dir():
+    wanted = params.tokenizer.cache and params.pretrain.target == "tokens"
+    if not wanted or not TOKENS.is_dir():
         return None
     if _opened(TOKENIZER)[1].get("shards") != index.digest:
         raise ValueError(f"{TOKENS}: kept for other shards than {index.directory}; run the stage `tokenizer`")

@@ -77,8 +77,6 @@ def pretrain(params: Params) -> None:
 def build_method(params: Params) -> Any:
     """The method of params.pretrain on a fresh encoder, its weights fixed by the seed."""
     p = params.pretrain
-    if p.method not in METHODS:
-        raise config.InvalidParams(f"pretrain.method: {p.method!r} is not one of {', '.join(METHODS)}")
     seed_process(params.seed)
     encoder, kind = params.encoder, METHODS[p.method]
     vit = encoders.build(encoder.name, img_size=encoder.img_size, drop_path=p.drop_path, **encoder.overrides)
@@ -102,10 +100,7 @@ def _transform(params: Params, method: Method) -> tuple[Any, int]:
     """What makes views of an image, and how often it is called for the method's."""
     p = params.pretrain
     size = params.encoder.img_size
-    try:
-        return augmentation(p.augment, size, views=method.views, scale=p.crop_scale, flip=p.flip)
-    except ValueError as error:
-        raise config.InvalidParams(f"pretrain.{error}") from error
+    return augmentation(p.augment, size, views=method.views, scale=p.crop_scale, flip=p.flip)
 
 
 def _check_classes(at_work: Session, method: Any) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mae.config.methods import Methods
 from mae.engine.cost import training_flops
 from mae.methods import METHODS, Method
 from mae.methods.masked import MaskedMethod
@@ -50,6 +51,8 @@ def test_a_method_says_what_it_needs(method):
     assert method.views >= 1
     assert method.masked == isinstance(method, MaskedMethod)
     assert method.masked <= bool(method.noise_shape)
+    section = Methods.model_fields[next(name for name, kind in METHODS.items() if kind is type(method))]
+    assert getattr(section.annotation, "views", 1) == method.views
 
 
 def test_the_loss_is_a_finite_scalar(method, batch):
@@ -114,6 +117,16 @@ def test_forward_changes_no_state(method, batch):
     before = copy.deepcopy(method.state_dict())
     method(*views, **noise)
     assert_close(method.state_dict(), before, rtol=0, atol=0)
+
+
+def test_its_state_comes_back_whole(method, batch):
+    views, noise = batch
+    other = copy.deepcopy(method)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    other.load_state_dict(method.state_dict())
+    assert_close(other(*views, **noise)["loss"], method(*views, **noise)["loss"], rtol=0, atol=0)
 
 
 def test_it_learns_one_batch_and_what_is_frozen_stays_frozen(method, batch):

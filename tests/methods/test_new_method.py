@@ -27,7 +27,7 @@ def test_the_example_of_contributing_joins_by_a_file_a_line_and_a_section(projec
     put(tmp_path / "mae/methods/__init__.py", '    "mae": MAE,\n', '    "rotnet": RotNet,\n')
     put(tmp_path / "mae/config/methods.py", "class Methods(Section):", settings + "\n\n")
     put(tmp_path / "mae/config/methods.py", "    mae: MAE\n", "    rotnet: RotNet\n")
-    put(tmp_path / "params.yaml", "mae:\n", plain + "\n")
+    put(tmp_path / "params.yaml", "\nmae:\n", "\n" + plain)
     built = (
         "from pathlib import Path; from mae import config; from mae.stages.pretrain import build_method; "
         "values = config.read_yaml(Path('params.yaml')); values['pretrain']['method'] = 'rotnet'; "

@@ -123,7 +123,6 @@ def test_the_probe_at_every_layer_is_in_the_metrics(sharded):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ("pretrain.augment=two_views", r"pretrain\.augment 'two_views' makes 2 views .* the method takes 1"),
         ("supervised.num_classes=7", r"supervised\.num_classes is 7, but the shards have 10 classes"),
     ],
 )

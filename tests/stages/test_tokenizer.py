@@ -17,7 +17,7 @@ from mae.data.augmentations import augmentation
 from mae.data.decode import decode
 from mae.data.index import Index
 from mae.data.transforms import Normalize
-from mae.stages.fitted import read_tokenizer
+from mae.stages.fitted import kept_tokens, read_tokenizer
 
 FILE = "models/tokenizer/tokenizer.safetensors"
 SMALL = "tokenizer={epochs: 2, batch_size: 20, warmup_epochs: 0.5}"
@@ -108,6 +108,14 @@ def test_k_means_of_accumulated_steps_is_that_of_whole_ones(sharded, project):
         run(sharded, params, "tokenizer")
         found.append((sharded / FILE).read_bytes())
     assert found[0] == found[1]
+
+
+def test_kept_tokens_are_not_used_once_images_are_seen_in_other_views(sharded, project):
+    params = given(sharded, project, *KINDS["kmeans"], *CACHED)
+    run(sharded, params, "tokenizer")
+    index = Index.open(sharded / "data/shards")
+    assert kept_tokens(params, index) is not None
+    assert kept_tokens(given(sharded, project, *KINDS["kmeans"]), index) is None
 
 
 def test_kept_tokens_are_those_of_the_view_that_pretraining_has_and_train_the_same(sharded, project):
