@@ -35,17 +35,17 @@ def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]
     yield from changes
 
 
-def merge(values: Any, recipe: str | None, settings: Mapping[str, Any]) -> list[str]:
+def merge(values: Any, recipe: str | None, settings: Mapping[str, Any], origin: str = "--set") -> list[str]:
     """Change sections in place as the file `recipe` and then `settings` ({"section.key": value}) say.
 
-    Returns a line for each changed key; raises config.InvalidParams for one that there is not. Whether the
-    values can be is not looked at.
+    Returns a line for each changed key; raises config.InvalidParams for one that there is not, naming the
+    recipe, or `origin` for a setting. Whether the values can be is not looked at.
     """
     changes = list(_merge(values, config.read_yaml(Path(recipe)), recipe)) if recipe else []
     for key, overlay in settings.items():
         for name in reversed(key.split(".")):
             overlay = {name: overlay}
-        changes += _merge(values, overlay, "--set")
+        changes += _merge(values, overlay, origin)
     return changes
 
 

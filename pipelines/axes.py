@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from mae import recipe
 from mae.config import InvalidParams, parse, read_yaml
-from pipelines.graph import upstreams
 from pipelines.overlay import PARAMS
+from pipelines.watched import Watched
 
 SWEEPS = "sweeps.yaml"
 At = int | float | str
+JUDGES = {  # the stages whose main number is a column, and what it is called
+    "knn": "kNN",
+    "linear": "linear",
+    "attentive": "attentive",
+    "partial": "partial",
+    "finetune": "fine-tune",
+    "scratch": "scratch",
+    "detect": "detect, box AP",
+    "segment": "segment, mIoU",
+}
+
+
+def _judging(stages: list[str]) -> list[str]:
+    if unknown := [stage for stage in stages if stage not in JUDGES]:
+        raise ValueError(f"{', '.join(unknown)}: what judges is one of {', '.join(JUDGES)}")
+    return stages
+
+
+Judging = Annotated[list[str], Field(min_length=1), AfterValidator(_judging)]
 
 
 class _Part(BaseModel):
@@ -38,8 +63,26 @@ class Value(_Part):
     set: dict[str, Any] = {}
     paper: dict[str, float] = {}
 
+    @model_validator(mode="after")
+    def _leaves_seeds_to_the_command(self) -> Value:
+        if "seed" in self.set:
+            raise ValueError("seed is not a value's to set: --seeds says how many there are")
+        return self
 
-Values = list[Annotated[Value, BeforeValidator(lambda v: v if isinstance(v, dict) else {"at": v})]]
+
+def _different(values: list[Value]) -> list[Value]:
+    """Of one name, two would be taken for two seeds of it."""
+    names = [str(value.at) for value in values]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)}: each value once, under a name of its own")
+    return values
+
+
+Values = Annotated[
+    list[Annotated[Value, BeforeValidator(lambda v: v if isinstance(v, dict) else {"at": v})]],
+    Field(min_length=1),
+    AfterValidator(_different),
+]
 
 
 class Axis(_Part):
@@ -54,7 +97,7 @@ class Axis(_Part):
     title: str
     label: str
     key: str | None = None
-    stages: list[str] | None = None
+    stages: Judging | None = None
     recipe: str | None = None
     settings: dict[str, Any] = {}
     source: str = ""
@@ -71,15 +114,25 @@ class Axis(_Part):
         return self
 
     def settings_at(self, value: Value) -> dict[str, Any]:
-        return {**({self.key: value.at} if self.key else {}), **value.set}
+        return value.set or ({self.key: value.at} if self.key else {})
 
 
 class Sweeps(_Part):
     """sweeps.yaml. demo_recipe: laid under a sweep of the demo, where no other recipe is asked for."""
 
-    stages: list[str]
+    stages: Judging
     demo_recipe: str
     axes: dict[str, Axis]
+
+    @model_validator(mode="after")
+    def _has_numbers_beside_what_is_judged(self) -> Sweeps:
+        for name, axis in self.axes.items():
+            named = {stage for value in (*axis.values, *(axis.demo or ())) for stage in value.paper}
+            if others := named.difference(axis.stages or self.stages):
+                raise ValueError(
+                    f"axis {name} has the paper's {', '.join(sorted(others))}, which it does not judge"
+                )
+        return self
 
     def axis(self, name: str) -> Axis:
         """Raises InvalidParams for one that there is not."""
@@ -133,20 +186,22 @@ def plan(
     recipe.merge(common, recipe_file, {})
     small = parse(common, f"{PARAMS} with {recipe_file}").encoder.resized
     if small:
-        recipe.merge(common, None, axis.demo_settings)
+        recipe.merge(common, None, axis.demo_settings, f"{SWEEPS}, {name}")
     else:
-        recipe.merge(common, _below(root, axis.recipe), axis.settings)
+        recipe.merge(common, _below(root, axis.recipe), axis.settings, f"{SWEEPS}, {name}")
     recipe.merge(common, None, settings or {})
+    if not isinstance(common["seed"], int):
+        parse(common)  # which says so
     drafts = []
     for value in axis.demo if small and axis.demo else axis.values:
         for seed in range(common["seed"], common["seed"] + seeds):
             draft = copy.deepcopy(common)
             over = axis.settings_at(value) | {"seed": seed}
-            recipe.merge(draft, _below(root, value.recipe), over)
+            recipe.merge(draft, _below(root, value.recipe), over, f"{SWEEPS}, {name} {value.at}")
             parse(draft, f"{name} {value.at}")
             _check_roots(draft, root)
             drafts.append((value.at, seed, draft))
-    watched = _Watched(root, stages)
+    watched = Watched(root, stages)
     return [
         Experiment(
             f"{name}-{_slug(at)}-s{seed}-{watched.digest(laid)}", at, seed, _changed(base, laid), stages
@@ -187,30 +242,6 @@ def _check_roots(values: dict[str, Any], root: Path) -> None:
 def _changed(base: dict[str, Any], laid: dict[str, Any]) -> dict[str, Any]:
     old, new = dict(recipe.leaves(base)), dict(recipe.leaves(laid))
     return {key: value for key, value in new.items() if key not in old or old[key] != value}
-
-
-class _Watched:
-    """What dvc.yaml says that the stages, and those before them, depend on: settings, commands and code."""
-
-    def __init__(self, root: Path, stages: Sequence[str]) -> None:
-        all_stages = read_yaml(root / "dvc.yaml")["stages"]
-        these = [all_stages[stage] for stage in sorted(upstreams(root, stages))]
-        self._params = sorted({str(param) for stage in these for param in stage.get("params", ())})
-        deps = sorted({dep for stage in these for dep in stage.get("deps", ())})
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--", *deps], cwd=root, check=True, stdout=subprocess.PIPE
-        )
-        files = sorted(name for name in listed.stdout.decode().split("\0") if name) if deps else []
-        contents = [hashlib.sha256((root / file).read_bytes()).hexdigest() for file in files]
-        self._code = [str(stage.get("cmd")) for stage in these] + files + contents
-
-    def digest(self, values: dict[str, Any]) -> str:
-        # A stage may depend on the section that a value names: "${pretrain.method}".
-        leaves = dict(recipe.leaves(values))
-        named = {re.sub(r"\$\{(.+?)\}", lambda m: str(leaves[m[1]]), param) for param in self._params}
-        told = {section: values.get(section) for section in (name.split(".")[0] for name in named)}
-        text = json.dumps([told, self._code], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _slug(at: At) -> str:

@@ -34,10 +34,10 @@ class NotQueued(RuntimeError):
 
 
 class Experiments:
-    """Those of the working copy `root`. env: laid over the environment in which they run."""
+    """Those of the working copy `root`. logs: where workers say what; env: laid over their environment."""
 
-    def __init__(self, root: Path, settings: Flows, env: Mapping[str, str] | None = None) -> None:
-        self._root, self._settings = Path(root), settings
+    def __init__(self, root: Path, settings: Flows, logs: Path, env: Mapping[str, str] | None = None) -> None:
+        self._root, self._settings, self._logs = Path(root), settings, logs
         self._env = dict(env or {})
 
     def finished(self) -> dict[str, str]:
@@ -116,7 +116,7 @@ class Experiments:
 
     def _worker(self, number: int, devices: Devices, log: Log) -> None:
         command = [sys.executable, "-m", "dvc", "exp", "queue-worker", self._node(number)]
-        said = self._root / "work" / "sweep" / f"worker-{number}.log"
+        said = self._logs / f"worker-{number}.log"
         said.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(Closed), devices.one(log) as place, said.open("w") as file:
             status = run_guarded(

@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one sweep to its report; returns the exit status."""
     parser = argparse.ArgumentParser(prog="pipelines.sweep", description="Run an ablation of sweeps.yaml.")
     parser.add_argument("axis", nargs="?", help="what to vary; none: list what there is")
-    parser.add_argument("--seeds", type=int, default=1, help="of each value; the first is params.yaml's")
-    parser.add_argument("--jobs", type=int, help="at a time (default: one for each of flows.devices)")
+    parser.add_argument("--seeds", type=count, default=1, help="of each value; the first is params.yaml's")
+    parser.add_argument("--jobs", type=count, help="at a time (default: one for each of flows.devices)")
     parser.add_argument("--recipe", help="laid under the sweep, not over params.yaml itself")
     parser.add_argument("--set", action=Settings, metavar="KEY=VALUE", help="laid under it, too")
     arguments = parser.parse_args(argv)
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.axis,
             recipe_file=arguments.recipe,
             settings=arguments.set,
-            seeds=max(1, arguments.seeds),
+            seeds=arguments.seeds,
             jobs=arguments.jobs,
         )
     except config.InvalidParams as error:
@@ -73,10 +73,11 @@ def sweep(
     """Run what is not finished of the axis, write reports/sweep/<axis>.*; 0 where all of it is there."""
     params = config.load(root / PARAMS)
     planned = axes.plan(root, axis, recipe_file=recipe_file, settings=settings, seeds=seeds)
-    experiments = Experiments(root, params.flows, {"MLFLOW_TRACKING_URI": _tracking_uri(root, params)})
+    # A killed experiment's copy is gone; its checkpoints, outside, are found by the next one of its name.
+    work = (root / params.runtime.work_dir / "sweep").resolve()
+    tracked = {"MLFLOW_TRACKING_URI": _tracking_uri(root, params)}
+    experiments = Experiments(root, params.flows, work, tracked)
     with locks.alone(root, grace=params.flows.grace):
-        # A killed experiment's copy is gone; its checkpoints, outside, are found by the next one of its name.
-        work = (root / params.runtime.work_dir / "sweep").resolve()
         devices = Devices(params.flows.devices, shown=False)
         for wave in axes.waves(planned):
             experiments.queue(replace(one, settings=one.settings | _place(work / one.name)) for one in wave)
@@ -91,6 +92,13 @@ def sweep(
     if missing:
         print(f"sweep: not finished: {', '.join(missing)}; the same command tries again", file=sys.stderr)
     return 1 if missing else 0
+
+
+def count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: at least 1")
+    return number
 
 
 def _place(folder: Path) -> dict[str, str]:

@@ -9,20 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.axes import At, Axis, Experiment
+from pipelines.axes import JUDGES, At, Axis, Experiment
 
 FOLDER = Path("reports/sweep")
 MAIN = {"detect": "box_AP", "segment": "mIoU"}  # of the other stages: top1
-NAMES = {
-    "knn": "kNN",
-    "linear": "linear",
-    "attentive": "attentive",
-    "partial": "partial",
-    "finetune": "fine-tune",
-    "scratch": "scratch",
-    "detect": "detect, box AP",
-    "segment": "segment, mIoU",
-}
 COST = {  # of pretraining: what it is called, and how many of it make one unit
     "flops_per_image": ("GFLOPs/image", 1e9),
     "images_per_second": ("images/s", 1.0),
@@ -70,9 +60,13 @@ def text(name: str, axis: Axis, rows: Sequence[Row]) -> str:
     """The table in Markdown: a line for each value, mean and spread over its seeds."""
     stages, places = _stages(rows), _by_place(rows)
     paper = _paper(axis)
-    beside = [stage for stage in NAMES if any(stage in numbers for numbers in paper.values())]
+    beside = [stage for stage in JUDGES if any(stage in numbers for numbers in paper.values())]
     spent = [cost for cost in COST if any(cost in row for row in rows)]
-    head = [axis.label, *(f"{NAMES.get(s, s)} %" for s in stages), *(f"paper, {NAMES[s]} %" for s in beside)]
+    head = [
+        axis.label,
+        *(f"{JUDGES[s]} %" for s in stages),
+        *(f"paper, {JUDGES[s]} %" for s in beside),
+    ]
     lines = [head + [COST[cost][0] for cost in spent], ["---"] * len(head + spent)]
     for at, those in places.items():
         line = [str(at), *(_told([row[s] for row in those if s in row]) for s in stages)]
@@ -106,7 +100,7 @@ def draw(path: Path, axis: Axis, rows: Sequence[Row]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    order = ["finetune", "linear", *NAMES]
+    order = ["finetune", "linear", *JUDGES]
     stages = sorted(_stages(rows), key=lambda stage: order.index(stage) if stage in order else len(order))
     places = _by_place(rows)
     numeric = all(isinstance(at, int | float) for at in places)
@@ -126,7 +120,7 @@ def draw(path: Path, axis: Axis, rows: Sequence[Row]) -> None:
         )  # fmt: skip
         for at, mean in zip(shown, means, strict=True):
             panel.annotate(f"{mean:.1f}", (across[at], mean), (5, 5), textcoords="offset points", fontsize=8)
-        panel.set(ylabel=f"{NAMES.get(stage, stage)}, %")
+        panel.set(ylabel=f"{JUDGES[stage]}, %")
         panel.margins(x=0.09)  # room for the last number
         panel.grid(color=FAINT, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
@@ -154,7 +148,7 @@ def _told(values: Sequence[float]) -> str:
 
 
 def _stages(rows: Iterable[Row]) -> list[str]:
-    return [name for name in NAMES if any(name in row for row in rows)]
+    return [name for name in JUDGES if any(name in row for row in rows)]
 
 
 def _by_place(rows: Iterable[Row]) -> dict[At, list[Row]]:

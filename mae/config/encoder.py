@@ -51,9 +51,7 @@ class Encoder(Section):
         if self.patch and (self.image[0] % self.patch[0] or self.image[1] % self.patch[1]):
             raise ValueError(f"img_size {self.img_size} is no multiple of patches of {self.patch}")
         if self.embed_dim and self.embed_dim % 4:
-            raise ValueError(
-                f"embed_dim {self.embed_dim} is not divisible by 4, as sine-cosine positions ask"
-            )
+            raise ValueError(f"embed_dim {self.embed_dim} is not divisible by 4, as its positions ask")
         if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
         return self

@@ -72,7 +72,7 @@ class MAE(Section):
             )
         if self.decoder_embed_dim % 4:
             raise ValueError(
-                f"decoder_embed_dim {self.decoder_embed_dim} is not divisible by 4, as sine-cosine positions ask"
+                f"decoder_embed_dim {self.decoder_embed_dim} is not divisible by 4, as its positions ask"
             )
         return self
 
@@ -152,7 +152,7 @@ def check_method(methods: Methods, pretrain: Pretrain) -> None:
 
 
 def check_mask(pretrain: Pretrain, encoder: Encoder) -> None:
-    """Raise ValueError where no patch would be masked or none stay visible; rounded as in models/masking.py."""
+    """Raise ValueError where no patch would be masked or none left; it rounds as models/masking.py does."""
     if encoder.grid is None:
         return
     counted = isinstance(pretrain.mask_ratio, int)

@@ -8,7 +8,7 @@ import pytest
 
 from mae import config
 from mae.methods import METHODS
-from pipelines import axes
+from pipelines import axes, watched
 
 NAMES = tuple(axes.load(Path(__file__).parents[2]).axes)
 BASE = str(Path(__file__).parents[2] / "recipes/imagenet_vit_base.yaml")
@@ -19,7 +19,7 @@ LARGE = str(Path(__file__).parents[2] / "recipes/imagenet_vit_large.yaml")
 def graph_read_once():
     """DVC takes a second to read dvc.yaml, which no test here changes once it was read."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(axes, "upstreams", functools.cache(axes.upstreams))
+        patch.setattr(watched, "upstreams", functools.cache(watched.upstreams))
         yield
 
 
@@ -113,13 +113,35 @@ def test_changed_code_has_another_name(project, tmp_path):
     name = axes.plan(tmp_path, "mask_ratio")[0].name
     (tmp_path / "code.py").write_text("2")  # not committed
     assert axes.plan(tmp_path, "mask_ratio")[0].name != name
+    (tmp_path / "code.py").rename(tmp_path / "other.py")
+    (tmp_path / "dvc.yaml").write_text((tmp_path / "dvc.yaml").read_text().replace("code", "other"))
+    with pytest.raises(config.InvalidParams, match=r"not known to git.*: git add other\.py"):
+        axes.plan(tmp_path, "mask_ratio")
 
 
-def test_what_is_wrong_with_sweeps_yaml_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("values: [1, 2]", r"axes\.depth.*set nothing"),
+        ("key: k, values: [1, 2, 1]", r"axes\.depth\.values: .*1: each value once"),
+        ("key: k, values: []", r"axes\.depth\.values: .*at least 1 item"),
+        ("key: k, values: [1], demo: []", r"axes\.depth\.demo: .*at least 1 item"),
+        (
+            "key: k, values: [1], stages: [pretrain]",
+            r"axes\.depth\.stages: .*pretrain: what judges is one of",
+        ),
+        (
+            "key: k, values: [{at: 1, paper: {knn: 1}}]",
+            r"axis depth has the paper's knn, which it does not",
+        ),
+        ("values: [{at: 1, set: {seed: 3}}]", r"axes\.depth\.values\.0: .*--seeds says how many"),
+    ],
+)
+def test_what_is_wrong_with_sweeps_yaml_is_named(tmp_path, more, told):
     (tmp_path / "sweeps.yaml").write_text(
-        "stages: [linear]\ndemo_recipe: x\naxes: {depth: {title: t, label: l, values: [1, 2]}}\n"
+        f"stages: [linear]\ndemo_recipe: x\naxes: {{depth: {{title: t, label: l, {more}}}}}\n"
     )
-    with pytest.raises(config.InvalidParams, match=r"axes\.depth.*set nothing"):
+    with pytest.raises(config.InvalidParams, match=told):
         axes.load(tmp_path)
 
 
@@ -131,6 +153,20 @@ def test_an_unknown_axis_is_an_error_that_lists_those_there_are(planned):
 def test_a_value_that_cannot_be_is_an_error_before_anything_runs(planned):
     with pytest.raises(config.InvalidParams, match=r"pretrain\.epochs"):
         planned("mask_ratio", settings={"pretrain.epochs": -1})
+    with pytest.raises(config.InvalidParams, match=r"seed"):
+        planned("mask_ratio", settings={"seed": "abc"})
+
+
+def test_a_key_that_there_is_not_is_named_with_its_axis(tmp_path, project):
+    for file in ("params.yaml", "sweeps.yaml", "recipes/sweep_demo.yaml"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(
+            (project / file).read_text().replace("mae.mask_tokens", "mae.mask_token")
+        )
+    with pytest.raises(
+        config.InvalidParams, match=r"sweeps\.yaml, mask_token encoder: mae\.mask_token is not"
+    ):
+        axes.plan(tmp_path, "mask_token")
 
 
 def test_a_method_is_swept_by_its_own_recipe_and_on_the_demo_by_its_settings(planned):
