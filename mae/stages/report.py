@@ -13,6 +13,7 @@ from mae.stages.files import (
     REPORTS,
     SCRATCH,
     read_json,
+    require,
     write_text,
 )
 from mae.stages.plots import read_csv
@@ -196,7 +197,7 @@ def _cost(results: dict[str, Any]) -> Iterator[str]:
 
 def _gain_over_scratch(params: Params) -> dict[str, float]:
     """Fine-tuning against scratch on the same validation images: gain, gain_low, gain_high."""
-    finetuned, scratch = (np.load(folder / "correct.npy") for folder in (FINETUNED, SCRATCH))
+    finetuned, scratch = (np.load(require(folder / "correct.npy")) for folder in (FINETUNED, SCRATCH))
     values = paired_gain(finetuned, scratch, seed=params.seed)
     return dict(zip(("gain", "gain_low", "gain_high"), values, strict=True))
 
