@@ -110,10 +110,11 @@ def test_k_means_of_accumulated_steps_is_that_of_whole_ones(sharded, project):
     assert found[0] == found[1]
 
 
-def test_kept_tokens_are_not_used_once_images_are_seen_in_other_views(sharded, project):
+def test_kept_tokens_are_not_used_once_images_are_seen_in_other_views(sharded, project, monkeypatch):
     params = given(sharded, project, *KINDS["kmeans"], *CACHED)
     run(sharded, params, "tokenizer")
-    index = Index.open(sharded / "data/shards")
+    monkeypatch.chdir(sharded)
+    index = Index.open("data/shards")
     assert kept_tokens(params, index) is not None
     assert kept_tokens(given(sharded, project, *KINDS["kmeans"]), index) is None
 
