@@ -25,6 +25,7 @@ from pipelines.overlay import as_settings
 from pipelines.stage import end_all, run_guarded
 
 DONE, RUNNING, QUEUED, FAILED = "Success", "Running", "Queued", "Failed"
+WORKERS = 20  # in the place of one, at most
 POLL_S = 10.0  # reading the queue takes time by the messages that there ever were
 Log = Callable[[str], Any]
 
@@ -39,6 +40,7 @@ class Experiments:
     def __init__(self, root: Path, settings: Flows, logs: Path, env: Mapping[str, str] | None = None) -> None:
         self._root, self._settings, self._logs = Path(root), settings, logs
         self._env = dict(env or {})
+        self._waiting = False  # whether experiments were in the queue when it was last looked at
 
     def finished(self) -> dict[str, str]:
         """The name of every finished experiment, of any commit -> its own commit, the newest of a name."""
@@ -85,6 +87,7 @@ class Experiments:
         names: whose changes of state are told. A KeyboardInterrupt lets trainings save, then goes on up.
         """
         self._clear_mailboxes(jobs)
+        self._waiting = True
         workers = [threading.Thread(target=self._worker, args=(n + 1, devices, log)) for n in range(jobs)]
         for worker in workers:
             worker.start()
@@ -115,10 +118,19 @@ class Experiments:
         return f"dvc-exp-{copy}-{number}@localhost"
 
     def _worker(self, number: int, devices: Devices, log: Log) -> None:
+        """A worker, and another where it ends before the queue: one message read half written ends it."""
+        with contextlib.suppress(Closed):
+            for _ in range(WORKERS):
+                if self._run_worker(number, devices, log) or not self._waiting:
+                    break
+                log(f"worker {number} ended before the queue; another takes its place")
+
+    def _run_worker(self, number: int, devices: Devices, log: Log) -> int:
+        """Its exit status. Raises Closed."""
         command = [sys.executable, "-m", "dvc", "exp", "queue-worker", self._node(number)]
         said = self._logs / f"worker-{number}.log"
         said.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(Closed), devices.one(log) as place, said.open("w") as file:
+        with devices.one(log) as place, said.open("a") as file:
             status = run_guarded(
                 command,
                 self._root,
@@ -129,6 +141,7 @@ class Experiments:
             )
             if status:
                 log(f"worker {number} ended with {status}: see {said}")
+        return status
 
     def _look(self, told: dict[str, str], log: Log) -> None:
         """Tell what changed; let the workers go, which would wait a while longer, once nothing is left."""
@@ -139,6 +152,7 @@ class Experiments:
                     told[name] = states[name]
                     more = f": dvc queue logs {name}" if states[name] == FAILED else ""
                     log(f"{name}: {states[name].lower()}{more}")
+            self._waiting = QUEUED in states.values()
             if not {QUEUED, RUNNING} & set(states.values()):
                 queue.shutdown()
 

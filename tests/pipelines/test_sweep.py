@@ -11,7 +11,8 @@ import psutil
 import pytest
 from dvc.repo import Repo
 
-from pipelines import sweep
+from pipelines import experiments, sweep
+from pipelines.stage import run_guarded
 
 AXES = """
 stages: [linear]
@@ -132,6 +133,26 @@ def test_what_was_said_to_workers_that_had_ended_does_not_end_those_of_the_next_
     (root / "sweeps.yaml").write_text(AXES.replace("[0.25, 0.5]", "[0.6, 0.7]"))
     assert _start(project, root, log).wait() == 0
     assert ["linear", "0.7"] in _runs(log)
+
+
+@pytest.mark.slow
+def test_a_worker_that_ends_before_the_queue_is_replaced(project, working_copy, monkeypatch, capsys):
+    _, log = working_copy
+    monkeypatch.setenv("SWEEP_LOG", str(log))
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    begun = []
+
+    def first_ends_at_once(command, *given, **named):
+        begun.append(command)
+        return run_guarded(command, *given, **named) if len(begun) > 1 else 0
+
+    monkeypatch.setattr(experiments, "run_guarded", first_ends_at_once)
+    assert sweep.main(["mask_ratio"]) == 0
+    assert "worker 1 ended before the queue; another takes its place" in capsys.readouterr().out
+    assert sorted(_runs(log)) == [
+        [stage, ratio] for stage in ("linear", "pretrain") for ratio in ("0.25", "0.5")
+    ]
 
 
 def test_images_that_the_copies_would_not_find_are_an_error_before_anything_is_queued(
