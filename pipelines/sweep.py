@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mae import config
+from mae import config, recipe
 from pipelines import axes, locks, sweep_report
 from pipelines.devices import Devices
 from pipelines.experiments import Experiments, NotQueued
@@ -71,7 +71,10 @@ def sweep(
     jobs: int | None = None,
 ) -> int:
     """Run what is not finished of the axis, write reports/sweep/<axis>.*; 0 where all of it is there."""
-    params = config.load(root / PARAMS)
+    values = config.read_yaml(root / PARAMS)
+    here = ("flows", "runtime")  # what says how the sweep itself runs
+    recipe.merge(values, None, {k: v for k, v in (settings or {}).items() if k.partition(".")[0] in here})
+    params = config.parse(values, PARAMS)
     planned = axes.plan(root, axis, recipe_file=recipe_file, settings=settings, seeds=seeds)
     # A killed experiment's copy is gone; its checkpoints, outside, are found by the next one of its name.
     work = (root / params.runtime.work_dir / "sweep").resolve()

@@ -72,11 +72,11 @@ def working_copy(folder, tmp_path):
     return folder, log
 
 
-def _start(project, root, log):
+def _start(project, root, log, *given):
     environment = {**os.environ, "SWEEP_LOG": str(log), "PYTHONPATH": str(project)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.sweep", "mask_ratio"], cwd=root, env=environment
+        [sys.executable, "-m", "pipelines.sweep", "mask_ratio", *given], cwd=root, env=environment
     )
 
 
@@ -131,8 +131,10 @@ def test_what_was_said_to_workers_that_had_ended_does_not_end_those_of_the_next_
     with Repo(str(root)) as repo:
         repo.experiments.celery_queue.shutdown()
     (root / "sweeps.yaml").write_text(AXES.replace("[0.25, 0.5]", "[0.6, 0.7]"))
-    assert _start(project, root, log).wait() == 0
+    assert _start(project, root, log, "--set", "flows.devices=[3]").wait() == 0
     assert ["linear", "0.7"] in _runs(log)
+    devices = {tuple(line.split()[1:3]) for line in (log / "runs").read_text().splitlines()}
+    assert devices == {("0.25", "7"), ("0.5", "7"), ("0.6", "3"), ("0.7", "3")}
 
 
 @pytest.mark.slow
