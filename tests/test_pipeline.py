@@ -61,6 +61,14 @@ def test_a_stage_reads_the_sections_that_dvc_watches(stages):
         assert {"seed", *module.SECTIONS[name], *method} == set(stages[name]["params"]), name
 
 
+def test_dvc_keeps_what_each_stage_leaves_so_that_the_same_work_is_not_done_again(stages):
+    """DVC keeps no run of a stage that has an output outside its cache, metrics and plots apart."""
+    for name in stages.keys() - {"report"}:  # which takes a second, and belongs to git
+        loose = [out for out in stages[name]["outs"] if isinstance(out, dict)]
+        loose = [out for out in loose if not next(iter(out.values())).get("cache", True)]
+        assert not loose or stages[name].get("always_changed"), name
+
+
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_training_depends_on_all_modules_that_it_imports(name, stages, project):
     deps = [dep for dep in stages[name]["deps"] if dep.startswith("mae/")]
