@@ -52,10 +52,15 @@ def check_asked_for(tokenizer: Tokenizer, pretrain: Any) -> None:
             f"pretrain.target {pretrain.target} needs tokenizer.kind {' or '.join(kinds)} "
             f"with method {pretrain.method}, it is {tokenizer.kind}"
         )
-    wanted = {"target": "tokens", "augment": "none", "flip": False}
-    others = {key: getattr(pretrain, key) for key, value in wanted.items() if getattr(pretrain, key) != value}
+    others = other_views(pretrain)
     if tokenizer.cache and others:
         raise ValueError(
             "tokenizer.cache keeps the tokens of one view of an image: it needs pretrain.target tokens, "
             f"augment none and flip false, found {', '.join(f'{k} {v}' for k, v in others.items())}"
         )
+
+
+def other_views(pretrain: Any) -> dict[str, Any]:
+    """The settings by which `pretrain` wants no tokens, or sees an image otherwise than it was kept."""
+    wanted = {"target": "tokens", "augment": "none", "flip": False}
+    return {key: getattr(pretrain, key) for key, value in wanted.items() if getattr(pretrain, key) != value}

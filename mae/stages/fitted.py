@@ -7,7 +7,7 @@ from torch import nn
 
 from mae import interchange
 from mae.config import Params
-from mae.config.tokenizer import NEEDS
+from mae.config.tokenizer import NEEDS, other_views
 from mae.data.index import Index
 from mae.data.kept_tokens import KeptTokens
 from mae.models.tokenizer import build_tokenizer
@@ -40,12 +40,11 @@ def fitted_inputs(params: Params) -> list[str]:
 
 
 def kept_tokens(params: Params, index: Index) -> KeptTokens | None:
-    """The training images' tokens, where the stage `tokenizer` kept them (tokenizer.cache).
+    """The training images' tokens, where the stage `tokenizer` kept them (tokenizer.cache) of such views.
 
     Raises ValueError where they are of other shards.
     """
-    wanted = params.tokenizer.cache and params.pretrain.target == "tokens"
-    if not wanted or not TOKENS.is_dir():
+    if other_views(params.pretrain) or not TOKENS.is_dir():
         return None
     if _opened(TOKENIZER)[1].get("shards") != index.digest:
         raise ValueError(f"{TOKENS}: kept for other shards than {index.directory}; run the stage `tokenizer`")
