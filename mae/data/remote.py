@@ -144,10 +144,10 @@ class _Stream(IterableDataset):
 
 
 def _addresses(urls: str | Sequence[str]) -> list[str]:
-    import braceexpand
+    from webdataset.shardlists import expand_urls
 
     given = [urls] if isinstance(urls, str) else list(urls)
-    expanded = [url for one in given for url in braceexpand.braceexpand(one)]
+    expanded = [url for one in given for url in expand_urls(one)]
     if not expanded:
         raise ValueError("no addresses of shards given")
     return [_fetched(url) for url in expanded]
