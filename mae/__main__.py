@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 JUDGES = ("knn", "linear", "attentive", "partial", "finetune", "scratch")
 DENSE = ("ingest_detect", "shard_detect", "detect", "ingest_segment", "shard_segment", "segment")
 PARALLEL = ("tokenizer", "pretrain", *JUDGES, "robustness", "detect", "segment")
-STAGES = ("ingest", "shard", "tokenizer", "pretrain", *JUDGES, "robustness", *DENSE, "register", "report")
+STAGES = (
+    *("versions", "ingest", "shard", "tokenizer", "pretrain", *JUDGES, "robustness"),
+    *(*DENSE, "register", "report"),
+)
 
 EXIT_BAD_PARAMS = 2
 EXIT_NO_CHAMPION = 3
@@ -48,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--params", default="params.yaml", help="the parameters (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     helps = {
+        "versions": "write the version of what each stage computes, for DVC to see",
         "ingest": "list the raw images into a small manifest (and write the demo, if that is it)",
         "shard": "copy the listed images into WebDataset shards and index them",
         "tokenizer": "fit visual tokens, components or a palette, where pretraining asks for them",

@@ -1,4 +1,4 @@
-"""What the results of stages depend on besides their data, as one digest: settings, commands and code."""
+"""Digest what the results of stages depend on besides their data: settings, commands, result versions."""
 
 from __future__ import annotations
 
@@ -10,39 +10,46 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mae import recipe
+from mae import recipe, results
 from mae.config import InvalidParams, read_yaml
 from pipelines.graph import upstreams
 
 
 class Watched:
-    """What dvc.yaml says that the stages, and those before them, depend on.
+    """The parameters, commands and result versions that the stages, and those before them, depend on.
 
-    Raises InvalidParams for code among it that git does not know: a copy of the working copy, as DVC makes
-    them, would not have it.
+    Raises InvalidParams for code that git does not know: a copy of the working copy, as DVC makes them, would
+    not have it.
     """
 
     def __init__(self, root: Path, stages: Sequence[str]) -> None:
         all_stages = read_yaml(root / "dvc.yaml")["stages"]
         these = [all_stages[stage] for stage in sorted(upstreams(root, stages))]
-        self._params = sorted({str(param) for stage in these for param in stage.get("params", ())})
-        deps = sorted({dep for stage in these for dep in stage.get("deps", ())})
-        if new := _listed(root, deps, "--others", "--exclude-standard"):
+        named = [param for stage in these for param in stage.get("params", ())]
+        self._params = sorted({param for param in named if isinstance(param, str)})
+        files = [param for param in named if isinstance(param, dict)]
+        self._versions = sorted({key for file in files for keys in file.values() for key in keys})
+        if new := _unknown_to_git(root, "mae"):
             raise InvalidParams(f"not known to git, so not in an experiment's copy: git add {' '.join(new)}")
-        files = _listed(root, deps)
-        contents = [hashlib.sha256((root / file).read_bytes()).hexdigest() for file in files]
-        self._code = [str(stage.get("cmd")) for stage in these] + files + contents
+        self._commands = [str(stage.get("cmd")) for stage in these]
 
     def digest(self, values: dict[str, Any]) -> str:
         # A stage may depend on the section that a value names: "${pretrain.method}".
         leaves = dict(recipe.leaves(values))
-        named = {re.sub(r"\$\{(.+?)\}", lambda m: str(leaves[m[1]]), param) for param in self._params}
-        told = {section: values.get(section) for section in (name.split(".")[0] for name in named)}
-        text = json.dumps([told, self._code], sort_keys=True, default=str)
+
+        def filled(texts: list[str]) -> set[str]:
+            return {re.sub(r"\$\{(.+?)\}", lambda m: str(leaves[m[1]]), text) for text in texts}
+
+        told = {
+            section: values.get(section) for section in (name.split(".")[0] for name in filled(self._params))
+        }
+        versions = dict(recipe.leaves(results.versions()))
+        numbers = {key: versions[key] for key in filled(self._versions)}
+        text = json.dumps([told, numbers, self._commands], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _listed(root: Path, below: Sequence[str], *which: str) -> list[str]:
-    command = ["git", "ls-files", "-z", *which, "--", *below]
+def _unknown_to_git(root: Path, below: str) -> list[str]:
+    command = ["git", "ls-files", "-z", "--others", "--exclude-standard", "--", below]
     listed = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE)
-    return sorted(name for name in listed.stdout.decode().split("\0") if name) if below else []
+    return sorted(name for name in listed.stdout.decode().split("\0") if name)

@@ -7,17 +7,26 @@ import subprocess
 import sys
 
 import pytest
+from ruamel.yaml import YAML
 
 from mae import config, recipe
 
 # Writes every output of its stage as a digest of what the stage depends on, and notes that it ran.
 STAND_IN = """
-import hashlib, pathlib, sys
+import hashlib, json, pathlib, re, sys
 from ruamel.yaml import YAML
 read = lambda name: YAML(typ="safe").load(pathlib.Path(name))
 stage, params = read("dvc.yaml")["stages"][sys.argv[1]], read("params.yaml")
-chosen = {"${pretrain.method}": params["pretrain"]["method"]}  # as DVC reads it
-seen = hashlib.sha256(repr([params[chosen.get(name, name)] for name in stage["params"]]).encode())
+def look(tree, key):  # "a.b"
+    first, _, rest = key.partition(".")
+    return look(tree[first], rest) if rest else tree[first]
+def fill(text):  # "${pretrain.method}", as DVC reads it
+    return re.sub(r"\\$\\{(.+?)\\}", lambda match: look(params, match[1]), text)
+seen = hashlib.sha256()
+for one in stage.get("params", []):
+    sources = {"params.yaml": [one]} if isinstance(one, str) else one
+    for file, keys in sources.items():
+        seen.update(repr([look(read(file), fill(key)) for key in keys]).encode())
 for dep in stage.get("deps", []):
     files = sorted(pathlib.Path(dep).rglob("*")) if pathlib.Path(dep).is_dir() else [pathlib.Path(dep)]
     for file in files:
@@ -29,12 +38,14 @@ for kind in ("outs", "metrics", "plots"):
         path = path if path.suffix else path / "file"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('{"digest": 1, "x": "%s"}' % seen.hexdigest())
+if sys.argv[1] == "versions":
+    pathlib.Path("data/versions.json").write_text(json.dumps(read("mae/results.yaml")))
 if sys.argv[1] == "pretrain":
     pathlib.Path("models/pretrain/encoder.safetensors").write_text(seen.hexdigest())
 with open("ran.txt", "a") as file:
     print(sys.argv[1], file=file)
 """
-ALWAYS = {"ingest", "ingest_detect", "ingest_segment", "register"}
+ALWAYS = {"versions", "ingest", "ingest_detect", "ingest_segment", "register"}
 
 
 def dvc(folder, *arguments):
@@ -71,17 +82,46 @@ def test_everything_runs_once_and_then_only_those_that_always_look(repro):
     assert repro() == ALWAYS
 
 
-def test_runtime_and_the_documentation_rerun_nothing(repro):
+def test_runtime_reruns_nothing(repro):
     list(recipe.lay(None, ["runtime.workers=7", "runtime.log_every=3"], onto=repro.folder / "params.yaml"))
-    for name in ("mae/__main__.py", "mae/tracking/run.py"):
-        (repro.folder / name).write_text((repro.folder / name).read_text() + "# a comment\n")
     assert repro() == ALWAYS
+
+
+def test_a_changed_line_of_code_reruns_nothing(repro):
+    for file in sorted((repro.folder / "mae").rglob("*.py"))[::10]:
+        file.write_text(file.read_text() + "# a comment\n")
+    assert repro() == ALWAYS
+
+
+JUDGED = {"knn", "linear", "attentive", "partial", "finetune", "robustness", "detect", "segment"}
+
+
+def test_a_raised_version_of_a_method_reruns_its_pretraining_and_what_follows(repro):
+    raise_version(repro.folder, "pretrain", "mae")
+    assert repro() == ALWAYS | {"pretrain", *JUDGED, "report"}
+
+
+def test_a_raised_version_of_another_method_reruns_nothing(repro):
+    raise_version(repro.folder, "pretrain", "cae")
+    assert repro() == ALWAYS
+
+
+def test_a_raised_version_of_one_evaluation_reruns_it_and_the_report(repro):
+    raise_version(repro.folder, "linear")
+    assert repro() == ALWAYS | {"linear", "report"}
+
+
+def raise_version(folder, *keys):
+    yaml = YAML()
+    versions = yaml.load(folder / "mae/results.yaml")
+    section = versions[keys[0]] if len(keys) == 2 else versions
+    section[keys[-1]] += 1
+    yaml.dump(versions, folder / "mae/results.yaml")
 
 
 def test_another_mask_ratio_reruns_pretraining_and_what_follows(repro):
     list(recipe.lay(None, ["pretrain.mask_ratio=0.5"], onto=repro.folder / "params.yaml"))
-    judged = {"knn", "linear", "attentive", "partial", "finetune", "robustness", "detect", "segment"}
-    assert repro() == ALWAYS | {"pretrain", *judged, "report"}
+    assert repro() == ALWAYS | {"pretrain", *JUDGED, "report"}
 
 
 def test_a_setting_of_another_method_reruns_nothing(repro):

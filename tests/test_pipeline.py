@@ -1,29 +1,20 @@
 """dvc.yaml, the stages and the command line say the same."""
 
-import ast
 import importlib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from mae import __main__ as command
-from mae import config
+from mae import config, results
+from mae.config import Segment, Tokenizer
 from mae.methods import METHODS
 from mae.stages import MODULES
 
-TRAININGS = command.PARALLEL
 NO_RESULT = {"runtime", "flows", "retrain"}  # sections that say where, when and whether
 THE_METHODS = "${pretrain.method}"  # DVC puts in the chosen one: another's section changes nothing
-# They decide when and where a stage runs and what is remembered of it, not what it computes.
-NOT_RESULTS = ("mae/config", "mae/yaml_files.py", "mae/distributed.py", "mae/tracking", "mae/__init__.py")
-# Plumbing of stages: paths, the run, pictures. A training of days is not repeated for a change in them.
-PLUMBING = (
-    *(f"mae/stages/{name}.py" for name in ("__init__", "files", "plots", "progress", "session", "tracked")),
-    *(f"mae/data/{name}.py" for name in ("__init__", "files", "index", "split")),
-    *(f"mae/{package}/__init__.py" for package in ("engine", "methods", "models", "tasks")),
-    "mae/confidence.py",
-    "mae/interchange",
-)
+VERSIONS = "data/versions.json"
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +37,11 @@ def test_every_stage_is_run_by_its_name(stages):
 def test_no_stage_depends_on_what_changes_no_result(stages):
     assert set(config.Params.model_fields) > NO_RESULT
     for name, stage in stages.items():
-        assert not [p for p in stage["params"] if p.split(".")[0] in NO_RESULT], name
+        assert not [p for p in sections_of(stage) if p.split(".")[0] in NO_RESULT], name
 
 
 def test_every_params_key_of_a_stage_exists(stages):
-    named = {p.split(".")[0] for stage in stages.values() for p in stage["params"] if p != THE_METHODS}
+    named = {p.split(".")[0] for stage in stages.values() for p in sections_of(stage) if p != THE_METHODS}
     assert named | set(METHODS) == set(config.Params.model_fields) - NO_RESULT
 
 
@@ -58,7 +49,8 @@ def test_a_stage_reads_the_sections_that_dvc_watches(stages):
     for name in stages:
         module = importlib.import_module(f"mae.stages.{MODULES[name]}")
         method = {THE_METHODS} if name == "pretrain" else set()
-        assert {"seed", *module.SECTIONS[name], *method} == set(stages[name]["params"]), name
+        seed = set() if name == "versions" else {"seed"}
+        assert {*seed, *module.SECTIONS[name], *method} == set(sections_of(stages[name])), name
 
 
 def test_dvc_keeps_what_each_stage_leaves_so_that_the_same_work_is_not_done_again(stages):
@@ -69,40 +61,43 @@ def test_dvc_keeps_what_each_stage_leaves_so_that_the_same_work_is_not_done_agai
         assert not loose or stages[name].get("always_changed"), name
 
 
-@pytest.mark.parametrize("name", TRAININGS)
-def test_a_training_depends_on_all_modules_that_it_imports(name, stages, project):
-    deps = [dep for dep in stages[name]["deps"] if dep.startswith("mae/")]
-    imported = _closure(project, f"mae.stages.{MODULES[name]}")
-    # Pretraining is watched by a probe from mae/tasks, which changes nothing of it.
-    others = (*NOT_RESULTS, *PLUMBING, *(["mae/tasks"] if name == "pretrain" else []))
-    missing = [file for file in imported if not _covered(file, (*deps, *others))]
-    assert not missing
-    assert not [dep for dep in deps if not any(_covered(file, (dep,)) for file in imported)], "not imported"
+def test_no_stage_names_a_file_of_code(stages, project):
+    for name, stage in stages.items():
+        code = [
+            dep
+            for dep in stage.get("deps", [])
+            if dep.startswith(("mae", "pipelines")) or dep.endswith(".py")
+        ]
+        assert not code, name
+        # What a stage reads was made by another, so that data alone say what is stale.
+        made = [
+            out if isinstance(out, str) else next(iter(out))
+            for one in stages.values()
+            for out in outs_of(one)
+        ]
+        assert all(any(Path(dep).is_relative_to(out) for out in made) for dep in stage.get("deps", [])), name
 
 
-def _covered(file: str, by: tuple[str, ...]) -> bool:
-    return any(file == dep or file.startswith(dep.rstrip("/") + "/") for dep in by)
+def test_every_stage_depends_on_its_version_and_on_no_other(stages):
+    assert set(results.versions()) == set(stages) - {"versions"}
+    for name, stage in stages.items():
+        part = f"{name}.${{{results.PARTS[name]}}}" if name in results.PARTS else name
+        expected = [] if name == "versions" else [{VERSIONS: [part]}]
+        assert [param for param in stage.get("params", []) if isinstance(param, dict)] == expected, name
 
 
-def _closure(project: Path, module: str) -> list[str]:
-    """Files of mae/ that importing `module` imports, in functions too."""
-    seen: dict[str, Path] = {}
-    queue = [module]
-    while queue:
-        name = queue.pop()
-        file = _file(project, name)
-        if file is None or name in seen:
-            continue
-        seen[name] = file
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                queue += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                queue += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return sorted(str(file.relative_to(project)) for file in seen.values())
+def test_every_part_of_a_stage_has_a_version():
+    versions = results.versions()
+    assert set(versions["pretrain"]) == set(METHODS)
+    kinds = {"tokenizer": Tokenizer.model_fields["kind"], "segment": Segment.model_fields["head"]}
+    for stage, field in kinds.items():
+        assert set(versions[stage]) == set(get_args(field.annotation)), stage
+    assert {stage for stage, number in versions.items() if isinstance(number, dict)} == set(results.PARTS)
 
 
-def _file(project: Path, name: str) -> Path | None:
-    base = project / name.replace(".", "/")
-    options = [base.with_suffix(".py"), base / "__init__.py"]
-    return next((file for file in options if name.startswith("mae") and file.is_file()), None)
+def outs_of(stage):
+    return [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
+
+
+def sections_of(stage):
+    return [param for param in stage.get("params", []) if isinstance(param, str)]

@@ -46,7 +46,7 @@ def store(module_mlflow_uri: str, models: dict[str, Path]) -> Store:
             experiment="mae",
             models={kind: (NAMES[kind], file)},
             example=lambda: PHOTOGRAPH,
-            tags={"git.commit": "c" * 40},
+            tags={kind: {"git.commit": "c" * 40}},
         )
     return Store(module_mlflow_uri, models, done)
 

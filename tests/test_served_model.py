@@ -60,7 +60,7 @@ def register(uri: str, files: Files, **more: Any) -> dict[str, Registered]:
         experiment="mae",
         models={kind: (NAMES[kind], file) for kind, file in found if file is not None},
         example=lambda: jpeg(0),
-        tags={"git.commit": "c" * 40, "data.digest": "d", "params.digest": "p"},
+        tags={key: {"git.commit": "c" * 40, "data_digest": "d", "params_digest": "p"} for key in NAMES},
         **more,
     )
 

@@ -136,8 +136,13 @@ def load(path: str | Path = "params.yaml") -> Params:
 
 
 def digest(*values: Any) -> str:
-    """16 hex digits that stand for these values; the name of a stage's resume folder is made of them."""
-    plain = [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in values]
+    """Digest values to 16 hex digits; the name of a stage's resume folder is made of them.
+
+    A key at its default adds nothing: a new key leaves the digests of older parameters as they were.
+    """
+    plain = [
+        v.model_dump(mode="json", exclude_defaults=True) if isinstance(v, BaseModel) else v for v in values
+    ]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

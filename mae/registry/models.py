@@ -42,7 +42,7 @@ def register(
     experiment: str,
     models: Mapping[str, tuple[str, Path]],
     example: Callable[[], bytes],
-    tags: dict[str, Any],
+    tags: Mapping[str, Mapping[str, Any]],
     run_id: str | None = None,
     pool: str = "avg",
     method: Path | None = None,
@@ -56,7 +56,7 @@ def register(
         models: kind ("encoder", "classifier", "detector", "segmenter") -> (name in the registry, file:
             safetensors with its config in the metadata, as `weights.load_model` reads it).
         example: gives the bytes of a small real image, the models' input example; asked for a new model only.
-        tags: lineage (git commit, digests of data and params ...), on every version.
+        tags: kind -> lineage of that model (commit and code that trained it, digests of data and params).
         run_id: the MLflow run that registers; ids that this store does not have are left out.
         pool: what a served encoder embeds: "avg" (mean of the patch tokens) or "token" (class token).
         method: the file of the whole method that the encoder is part of, kept for a training that goes on.
@@ -81,7 +81,7 @@ def register(
                 model_id = _log(
                     client, experiment, name, kind, file, digest, example(), run_id, {"pool": pool}
                 )
-                found = _create_version(client, name, kind, model_id, digest, run_id, tags)
+                found = _create_version(client, name, kind, model_id, digest, run_id, tags[kind])
             done[kind] = found
             if kind == "encoder" and method is not None:
                 keep_method(client, found, method)
@@ -162,7 +162,7 @@ def _create_version(
     model_id: str,
     digest: str,
     run_id: str | None,
-    tags: dict[str, Any],
+    tags: Mapping[str, Any],
 ) -> Registered:
     from mlflow.exceptions import MlflowException
 

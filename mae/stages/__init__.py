@@ -12,6 +12,7 @@ from types import ModuleType
 from mae.config import Params
 
 MODULES = {
+    "versions": "versions",
     "ingest": "data",
     "shard": "data",
     "tokenizer": "tokenizer",

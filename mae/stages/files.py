@@ -30,6 +30,7 @@ IMAGES = DataSet(Path("data/ingest"), Path("data/shards"), "shard")
 DETECTION = DataSet(Path("data/detect/ingest"), Path("data/detect/shards"), "shard_detect")
 SEGMENTATION = DataSet(Path("data/segment/ingest"), Path("data/segment/shards"), "shard_segment")
 NO_SET = {"kind": "none"}  # manifest and index of a set that params.yaml says there is not
+VERSIONS = Path("data/versions.json")
 MODELS = Path("models")
 PRETRAINED, FINETUNED, SCRATCH = MODELS / "pretrain", MODELS / "finetune", MODELS / "scratch"
 ENCODER = PRETRAINED / "encoder.safetensors"

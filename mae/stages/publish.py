@@ -18,14 +18,17 @@ from mae.stages.files import (
     ENCODER,
     IMAGES,
     METHOD,
+    REPORTS,
     SEGMENTATION,
     SEGMENTER,
+    read_json,
     require,
 )
 from mae.stages.gates import classification, detection, segmentation
 from mae.stages.tracked import parent_file, stage_folder, tracked, tracking_uri
 
 SECTIONS = {"register": ("registry",)}
+TRAINED_BY = {"encoder": "pretrain", "classifier": "finetune", "detector": "detect", "segmenter": "segment"}
 _log = logging.getLogger("mae.stages")
 
 
@@ -68,7 +71,7 @@ def _registered(
         experiment=params.runtime.experiment,
         models=models,
         example=partial(_example, index),
-        tags=_lineage(params, index),
+        tags={kind: _lineage(kind) for kind in models},
         run_id=run_id,
         pool=params.knn.pool,
         method=METHOD if METHOD.is_file() else None,
@@ -119,10 +122,13 @@ def _example(index: Index) -> bytes:
     return index.viewed.read(0)
 
 
-def _lineage(params: Params, index: Index) -> dict[str, str]:
-    computed = params.model_dump(exclude={"runtime", "registry", "report", "flows", "retrain"})
+def _lineage(kind: str) -> dict[str, str]:
+    """The code, data and parameters of the stage that trained a model, from that stage's own record."""
+    record = read_json(REPORTS / TRAINED_BY[kind] / "run.json")
     return {
-        **tracking.git_tags(),
-        "data_digest": index.digest,
-        "params_digest": config.digest(computed),
+        "git.commit": record["commit"],
+        "git.dirty": str(record.get("dirty", "unknown")).lower(),
+        "code_digest": record.get("code", "unknown"),
+        "data_digest": record.get("data") or "unknown",
+        "params_digest": config.digest(record.get("params")),
     }

@@ -187,7 +187,7 @@ def _cost(results: dict[str, Any]) -> Iterator[str]:
                 f"{run['seconds']:.0f}",
                 f"{rate:,.0f}" if rate else "",
                 run["device"],
-                f"`{run['commit']}`",
+                f"`{run['commit'][:12]}`" + (" (changed files)" if run.get("dirty") else ""),
                 f"`{run['run_id']}`",
             ]
         )

@@ -210,6 +210,7 @@ def session(
             run_id=_run_to_go_on(folder / "checkpoints"),
             enabled=distributed.is_main(),
             interruptions=(Interrupted, KeyboardInterrupt),
+            data=index.digest,
         )
         with opened as run:
             run.dataset("shards", digest=index.digest, source=str(files.index), context=stage)

@@ -1,12 +1,13 @@
 """Axes of sweeps, and the experiments that follow from them."""
 
 import functools
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from mae import config
+from mae import config, results
 from mae.methods import METHODS
 from pipelines import axes, watched
 
@@ -100,22 +101,28 @@ def test_a_name_tells_what_the_stages_depend_on_and_nothing_else(planned):
     assert planned("mask_ratio", settings={"linear.epochs": 7})[0].name != name
 
 
-def test_changed_code_has_another_name(project, tmp_path):
-    files = ["params.yaml", "sweeps.yaml", "recipes/sweep_demo.yaml"]
-    for file in files:
+def test_a_raised_version_has_another_name_and_a_changed_line_has_not(project, tmp_path, monkeypatch):
+    for file in ("params.yaml", "sweeps.yaml", "recipes/sweep_demo.yaml"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text((project / file).read_text())
-    stages = {"cmd": "true", "deps": ["code.py"], "params": ["pretrain"]}
-    (tmp_path / "dvc.yaml").write_text(f"stages: {{linear: {stages}, finetune: {{cmd: 'true'}}}}\n")
-    (tmp_path / "code.py").write_text("1")
+    version = {"data/versions.json": ["pretrain.${pretrain.method}"]}
+    stages = {"linear": {"cmd": "true", "params": ["pretrain", version]}, "finetune": {"cmd": "true"}}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    (tmp_path / "mae").mkdir()
+    (tmp_path / "mae/code.py").write_text("1")
     for command in (["git", "init", "-q"], ["git", "add", "."], ["dvc", "init", "-q"]):
         subprocess.run(command, cwd=tmp_path, check=True)
     name = axes.plan(tmp_path, "mask_ratio")[0].name
-    (tmp_path / "code.py").write_text("2")  # not committed
+    (tmp_path / "mae/code.py").write_text("2")  # not committed
+    assert axes.plan(tmp_path, "mask_ratio")[0].name == name
+    raised = results.versions()
+    raised["pretrain"]["cae"] += 1
+    monkeypatch.setattr(results, "versions", lambda: raised)
+    assert axes.plan(tmp_path, "mask_ratio")[0].name == name
+    raised["pretrain"]["mae"] += 1
     assert axes.plan(tmp_path, "mask_ratio")[0].name != name
-    (tmp_path / "code.py").rename(tmp_path / "other.py")
-    (tmp_path / "dvc.yaml").write_text((tmp_path / "dvc.yaml").read_text().replace("code", "other"))
-    with pytest.raises(config.InvalidParams, match=r"not known to git.*: git add other\.py"):
+    (tmp_path / "mae/other.py").write_text("")
+    with pytest.raises(config.InvalidParams, match=r"not known to git.*: git add mae/other\.py"):
         axes.plan(tmp_path, "mask_ratio")
 
 

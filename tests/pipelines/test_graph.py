@@ -11,7 +11,7 @@ CHAIN = {"a": ("true", []), "b": ("true", ["a"]), "c": ("true", ["b"]), "alone":
 def test_every_stage_of_the_project_comes_after_what_it_depends_on(project):
     graph = upstreams(project)
     assert set(graph) == set(STAGES)
-    assert set(graph["pretrain"]) == {"shard", "tokenizer"}
+    assert set(graph["pretrain"]) == {"versions", "shard", "tokenizer"}
     assert set(PARALLEL) <= set(graph)
     order = list(graph)
     assert all(order.index(up) < order.index(name) for name, ups in graph.items() for up in ups)

@@ -27,7 +27,7 @@ def copy(project, empty_repo, migrated_store, tmp_path_factory):
     shutil.copytree(empty_repo, folder)
     laid(folder, project, migrated_store, *LONGER)
     stages = YAML(typ="safe").load(project / "dvc.yaml")["stages"]
-    kept = {name: stages[name] for name in ("ingest", "shard", "tokenizer", "pretrain")}
+    kept = {name: stages[name] for name in ("versions", "ingest", "shard", "tokenizer", "pretrain")}
     for stage in kept.values():
         stage["cmd"] = stage["cmd"].replace("python3", sys.executable)
         stage["deps"] = [dep for dep in stage.get("deps", []) if not dep.startswith("mae/")]

@@ -15,7 +15,7 @@ from pipelines import locks
 from pipelines.retrain import retrain, rollback
 
 pytestmark = pytest.mark.slow
-STAGES = ("ingest", "shard", "pretrain", "finetune", "register")
+STAGES = ("versions", "ingest", "shard", "pretrain", "finetune", "register")
 SMALL = [
     "ingest.source=folder",
     "demo={train: 200, val: 100}",

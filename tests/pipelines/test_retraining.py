@@ -90,7 +90,7 @@ def world(project, tmp_path, monkeypatch, drifted, empty_repo):
     shutil.copytree(empty_repo, tmp_path, dirs_exist_ok=True)
     shutil.copy(project / "params.yaml", tmp_path / "params.yaml")
     stages = config.read_yaml(project / "dvc.yaml")["stages"]
-    names = ("ingest", "shard", "pretrain", "ingest_detect", "shard_detect", "register", "report")
+    names = ("versions", "ingest", "shard", "pretrain", "ingest_detect", "shard_detect", "register", "report")
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {name: stages[name] for name in names}}))
     world = World(tmp_path, drifted())
     monkeypatch.setattr(retraining, "run_stages", world.run_stages)
@@ -180,7 +180,7 @@ def test_a_training_that_did_not_end_goes_on_with_its_data_and_its_origin(settle
     settled.images, settled.fails, settled.champion = "third", set(), "other"
     state = retrain(settled)
     assert state.name == "Champion kept"
-    assert settled.ran == ["shard", "pretrain", "shard_detect", "register", "report"]
+    assert settled.ran == ["versions", "shard", "pretrain", "shard_detect", "register", "report"]
     assert settled.params.pretrain.init == CHAMPION
     assert (settled.root / "data/ingest/listing.tsv").read_text() == "second"
     assert retrain(settled).name == "Champion kept"  # the next one takes what came meanwhile

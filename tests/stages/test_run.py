@@ -34,7 +34,8 @@ def test_a_stage_reads_no_setting_that_dvc_does_not_watch(ran, sections_read, pr
     for name, stage in stages.items():
         if stage.get("always_changed"):  # it looks each time
             continue
-        watched = {key.replace("${pretrain.method}", ran[1].pretrain.method) for key in stage["params"]}
+        sections = [key for key in stage["params"] if isinstance(key, str)]
+        watched = {key.replace("${pretrain.method}", ran[1].pretrain.method) for key in sections}
         unwatched[name] = sections_read[name] - watched - NOT_RESULTS
     assert unwatched["detect"] == unwatched["pretrain"] == set()
     assert not {name: keys for name, keys in unwatched.items() if keys}
@@ -114,7 +115,7 @@ def test_every_stage_has_a_run_under_one_parent(ran):
     runs = client.search_runs([experiment.experiment_id])
     by_id = {found.info.run_id: found for found in runs}
     parents = set()
-    for stage in ORDER:
+    for stage in set(ORDER) - {"versions"}:  # which measures nothing
         identity = json.loads((folder / "reports" / stage / "run.json").read_text())
         if "skipped" in identity:  # its params say that there is nothing to do
             continue

@@ -1,0 +1,18 @@
+"""The stage `versions`: the version of what each stage computes, where DVC sees it.
+
+It runs first and always, and costs a moment: the other stages name their numbers as parameters, so that a
+raised number reruns them and a changed line of code does not.
+"""
+
+from mae import results
+from mae.config import Params
+from mae.data.files import write_json
+from mae.stages.files import VERSIONS
+
+SECTIONS: dict[str, tuple[str, ...]] = {"versions": ()}
+
+
+def versions(params: Params) -> None:
+    """Write mae/results.yaml of the installed package as data/versions.json."""
+    VERSIONS.parent.mkdir(parents=True, exist_ok=True)
+    write_json(VERSIONS, results.versions())

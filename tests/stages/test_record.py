@@ -1,0 +1,116 @@
+"""The code that made a result: taken at the start, compared at the end, named by run, report and model."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from stages.tiny import laid, run
+
+from mae import results
+from mae.stages import tracked
+from mae.stages.tracked import stage_folder
+
+TRAINED_BY = {"encoder": "pretrain", "classifier": "finetune", "detector": "detect", "segmenter": "segment"}
+
+
+@pytest.fixture
+def checkout(tmp_path, project, migrated_store, monkeypatch):
+    """A git checkout with parameters; commit() makes another commit and gives its name."""
+    params = laid(tmp_path, project, migrated_store)
+    monkeypatch.chdir(tmp_path)
+
+    def commit():
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+        done = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", "add", "params.yaml"], check=True)
+    return params, commit, tmp_path
+
+
+def record(folder):
+    return json.loads((folder / "reports/knn/run.json").read_text())
+
+
+def opened(params, folder, **more):
+    return tracked.tracked("knn", params, ("knn",), folder=folder / "work/knn", **more)
+
+
+def test_a_commit_made_while_a_stage_runs_is_not_recorded_as_its_own(checkout):
+    params, commit, folder = checkout
+    first = commit()
+    with opened(params, folder):
+        assert commit() != first
+    assert record(folder)["commit"] == first
+    assert record(folder)["code"] == results.code_digest()
+    assert "code_changed" not in record(folder)
+
+
+def test_code_that_changes_while_a_stage_runs_is_said_and_recorded(checkout, monkeypatch, caplog):
+    params, commit, folder = checkout
+    commit()
+    began = results.code_digest()
+    with opened(params, folder):
+        monkeypatch.setattr(results, "code_digest", lambda: "other")
+    assert "the code changed while knn ran" in caplog.text
+    assert record(folder)["code"] == began
+    assert record(folder)["code_changed"] is True
+
+
+def test_a_resumed_stage_keeps_the_code_of_its_first_start_and_says_that_it_differs(
+    checkout, monkeypatch, caplog
+):
+    params, commit, folder = checkout
+    first = commit()
+    with pytest.raises(KeyboardInterrupt), opened(params, folder) as begun:
+        raise KeyboardInterrupt
+    commit()
+    monkeypatch.setattr(results, "code_digest", lambda: "other")
+    with opened(params, folder, run_id=begun.id):
+        pass
+    assert record(folder)["commit"] == first
+    assert record(folder)["code_changed"] is True
+    assert "goes on with other" in caplog.text
+
+
+def test_a_comment_changes_the_digest_of_the_code_and_no_version(tmp_path):
+    shutil.copytree(results.PACKAGE, tmp_path / "mae", ignore=shutil.ignore_patterns("__pycache__"))
+    assert results.code_digest(tmp_path / "mae") == results.code_digest()
+    file = tmp_path / "mae/confidence.py"
+    file.write_text(file.read_text() + "# a comment\n")
+    assert results.code_digest(tmp_path / "mae") != results.code_digest()
+
+
+def test_a_raised_version_begins_in_a_folder_of_its_own(ran, monkeypatch):
+    _, params = ran
+    before = stage_folder("pretrain", params, ("pretrain",))
+    raised = results.versions()
+    raised["pretrain"]["cae"] += 1
+    monkeypatch.setattr(results, "versions", lambda: raised)
+    assert stage_folder("pretrain", params, ("pretrain",)) == before
+    raised["pretrain"]["mae"] += 1
+    assert stage_folder("pretrain", params, ("pretrain",)) != before
+
+
+def test_registered_models_and_the_report_tell_the_commit_that_trained_them(ran, tmp_path, migrated_store):
+    from mlflow.tracking import MlflowClient
+
+    folder, params = ran
+    shutil.copytree(folder, tmp_path / "again")
+    folder = tmp_path / "again"
+    for number, stage in enumerate(TRAINED_BY.values()):
+        file = folder / "reports" / stage / "run.json"
+        file.write_text(
+            json.dumps(json.loads(file.read_text()) | {"commit": str(number) * 40, "code": stage})
+        )
+    shutil.copy(migrated_store, folder / "mlflow.db")  # a registry that has nothing yet
+    run(folder, params, "register", "report")
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    report = (folder / "reports/report.md").read_text()
+    for number, (kind, stage) in enumerate(TRAINED_BY.items()):
+        tags = client.get_model_version_by_alias(getattr(params.registry, kind), "champion").tags
+        assert (tags["git.commit"], tags["code_digest"]) == (str(number) * 40, stage)
+        assert f"`{str(number) * 12}`" in report
