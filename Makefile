@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro sweep serve test check format lock ui clean
+.PHONY: help setup repro sweep serve test golden mutations check format lock ui clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ sweep: $(READY) ## an ablation, e.g. AXIS=mask_ratio; also SEEDS=3 JOBS=2 RECIPE
 
 test: $(READY) ## the tests
 	python -m pytest
+
+golden: $(READY) ## keep new results (tests/golden) of parts whose version in mae/results.yaml was raised; ARGS="-k cae"
+	python -m pytest -q -s tests/golden --write-goldens $(ARGS)
+
+mutations: $(READY) ## break 50 files that compute, one at a time in a copy: do the goldens notice? about half an hour
+	python tests/golden/campaign.py $(ARGS)
 
 check: $(READY) ## lint, format, types, import layers, the lock file
 	ruff check .
