@@ -103,6 +103,11 @@ class Bench:
 BASES: dict[str, tuple[str | None, tuple[str, ...], tuple[str, ...]]] = {
     "sharded": (None, ("ingest", "shard"), ()),
     "pretrained": ("sharded", ("pretrain",), ()),
+    "dense": (
+        "pretrained",
+        ("ingest_detect", "shard_detect", "ingest_segment", "shard_segment"),
+        (),
+    ),
 }
 
 

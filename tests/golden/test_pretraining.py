@@ -45,7 +45,7 @@ RUNS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "byol": ("mocov3", ("mocov3.loss=byol", "mocov3.freeze_patches=false"), ("loss.byol",)),
     "simclr": ("mocov3", ("mocov3.loss=simclr",), ("loss.simclr",)),
-    "igpt": ("igpt", ("pretrain={target: mean_colour}",), ()),
+    "igpt": ("igpt", ("pretrain={target: mean_colour, probe: {layers: true}}",), ()),
     "supervised": ("supervised", (), ()),
     "supervised_by_the_mean": ("supervised", ("supervised.pool=avg", "supervised.smoothing=0.0"), ()),
 }
@@ -59,15 +59,11 @@ def pretrained(method: str, settings: tuple[str, ...], bench: Bench) -> Values:
 
 
 def measured(bench: Bench) -> Values:
-    """Values of a finished pretraining. kNN's top-1 is left out: on 20 images it may turn on one of them."""
-    curve = "reports/pretrain/curve.csv"
-    columns = {name: bench.column(curve, name) for name in ("loss", "lr", "grad_norm")}
-    counted = bench.metrics(
-        "pretrain", "steps", "samples", "parameters", "patches", "masked", "flops_per_image"
-    )
+    """Values of a finished pretraining."""
+    columns = {name: bench.column("reports/pretrain/curve.csv", name) for name in ("loss", "lr", "grad_norm")}
     return {
+        **bench.metrics("pretrain"),
         **{name: values for name, values in columns.items() if values},
-        **counted,
         **bench.lengths("models/pretrain/encoder.safetensors"),
         **bench.lengths("models/pretrain/method.safetensors"),
     }
