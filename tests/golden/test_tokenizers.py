@@ -48,13 +48,12 @@ def fitted(settings: tuple[str, ...], method: str, bench: Bench) -> Values:
     bench.run("tokenizer", "pretrain")
     curve = "reports/tokenizer/curve.csv"
     columns = {name: bench.column(curve, name) for name in ("error", "lr", "grad_norm", "explained")}
-    found = {
+    return {
         **bench.metrics("tokenizer"),
         **{name: values for name, values in columns.items() if values},
         **bench.lengths("models/tokenizer/tokenizer.safetensors"),
         **{f"pretrain.{name}": value for name, value in measured(bench).items()},
     }
-    return found
 
 
 def nothing(bench: Bench) -> Values:
