@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mae.models.mask_rcnn import ASPECTS
-from mae.tasks.detect import Detector, build_detector
+from mae.evaluation.detection.detector import Detector, build_detector
+from mae.models.detection.mask_rcnn import ASPECTS
 
 GIB = 2**30
 

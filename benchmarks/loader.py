@@ -34,9 +34,9 @@ from torchvision.transforms import (
 )
 
 from mae.data.decode import decode
-from mae.data.index import Index
-from mae.data.loaders import training_batches
-from mae.data.transforms import pretraining
+from mae.data.loading.batches import training_batches
+from mae.data.shards.index import Index
+from mae.data.transforms.image import pretraining
 
 PIL_TRANSFORM = Compose(
     [

@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mae.data.listing import Listing
-from mae.data.manifest import open_source, write_listing
-from mae.data.shards import write_shards
+from mae.data.listing.listing_file import Listing
+from mae.data.listing.manifest import open_source, write_listing
+from mae.data.shards.write_shards import write_shards
 
 
 def copy_tree(raw: Path, listing: Path, place: Path) -> None:

@@ -27,8 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mae.methods import METHODS
 from mae.methods.mae import MAE
-from mae.models.encoder import build
 from mae.models.masking import masking
+from mae.models.vit import build
 
 
 class Ours(nn.Module):

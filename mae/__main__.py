@@ -145,7 +145,7 @@ def _stage(arguments: argparse.Namespace) -> None:
 
 
 def _recipe(arguments: argparse.Namespace) -> None:
-    from mae.recipe import lay
+    from mae.config.recipe import lay
 
     for line in lay(arguments.file, arguments.set, onto=Path(arguments.params)):
         print(line)
@@ -172,25 +172,25 @@ def _import(arguments: argparse.Namespace) -> None:
 
 
 def _sync(arguments: argparse.Namespace) -> None:
-    from mae.stages.publish import sync
+    from mae.stages.register import sync
 
     sync(_load(arguments))
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
-    from mae.stages.publish import rollback
+    from mae.stages.register import rollback
 
     rollback(_load(arguments), arguments.model)
 
 
 def _champion(arguments: argparse.Namespace) -> None:
-    from mae.stages.champion import champion
+    from mae.commands.champion import champion
 
     champion(_load(arguments), Path(arguments.out))
 
 
 def _drift(arguments: argparse.Namespace) -> None:
-    from mae.stages.drift import drift
+    from mae.commands.drift import drift
 
     drift(_load(arguments), Path(arguments.since), Path(arguments.out))
 

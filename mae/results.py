@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mae.config.yaml_files import read_yaml
 from mae.tracking import git_tags
-from mae.yaml_files import read_yaml
 
 PACKAGE = Path(__file__).parent
 # The setting that says which part of a stage runs, where the parts have versions of their own.

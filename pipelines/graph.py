@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipelines.dvc_files import opened
+from pipelines.working_copy.dvc_files import opened
 
 
 def upstreams(root: Path, targets: Iterable[str] | None = None) -> dict[str, tuple[str, ...]]:

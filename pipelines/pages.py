@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mae import config
-from pipelines.stage import QUIET
+from pipelines.stage_process import QUIET
 
 HOST, MLFLOW_PORT, PREFECT_PORT = "127.0.0.1", 5000, 4200
 LOGS = Path("work")

@@ -15,12 +15,14 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Cancelled, Completed, Failed, State
 
-from mae import config, recipe
-from pipelines import artifacts, locks
-from pipelines.overlay import PARAMS, Settings, as_settings
-from pipelines.settle import settle
-from pipelines.stage import Outcome
-from pipelines.stages import run_stages
+from mae import config
+from mae.config import recipe
+from pipelines import artifacts
+from pipelines.retraining.recover_interrupted import settle
+from pipelines.stage_process import Outcome
+from pipelines.stage_tasks import run_stages
+from pipelines.working_copy import locks
+from pipelines.working_copy.params_override import PARAMS, Settings, as_settings
 
 SERVER_START_S = 120
 

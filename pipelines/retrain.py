@@ -15,10 +15,11 @@ from prefect import flow
 from prefect.states import Cancelled, Completed, Failed, State
 
 from mae import config
-from pipelines import locks, verdict
-from pipelines.overlay import PARAMS, Settings
 from pipelines.reproduce import by_hand
-from pipelines.retraining import CommandFailed, Retraining, mae
+from pipelines.retrain_steps import CommandFailed, Retraining, mae
+from pipelines.retraining import gate_result as verdict
+from pipelines.working_copy import locks
+from pipelines.working_copy.params_override import PARAMS, Settings
 
 QUIET = ("Unchanged data", "Too few new images")  # of which nobody needs to be told
 MODELS = ("encoder", "detector", "segmenter")

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mae import config
-from pipelines import locks, pages
-from pipelines.stage import QUIET
+from pipelines import pages
+from pipelines.stage_process import QUIET
+from pipelines.working_copy import locks
 
 FILE = Path("prefect.yaml")
 

@@ -31,7 +31,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from mae.__main__ import STAGES
 from mae.config import Flows
-from pipelines.stage import of_stage, run_guarded
+from pipelines.stage_process import of_stage, run_guarded
 
 GROUPS = 64  # at most: each starts in a second, tells of progress, and is tried again by itself
 KNOWN_AFTER_S = 30.0  # at the latest; else the parts' flow run stands by itself

@@ -16,11 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mae import config, recipe
-from pipelines import axes, locks, sweep_report
+from mae import config
+from mae.config import recipe
 from pipelines.devices import Devices
-from pipelines.experiments import Experiments, NotQueued
-from pipelines.overlay import PARAMS, Settings
+from pipelines.sweeping import axes, sweep_report
+from pipelines.sweeping.experiments import Experiments, NotQueued
+from pipelines.working_copy import locks
+from pipelines.working_copy.params_override import PARAMS, Settings
 
 SQLITE = "sqlite:///"
 EXIT_BAD_PARAMS = 2  # as mae's

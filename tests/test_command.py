@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from mae import __main__ as command
-from mae.data.shards import TooManyRejected
+from mae.data.shards.write_shards import TooManyRejected
 
 
 def test_help_imports_nothing_heavy():

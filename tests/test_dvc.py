@@ -9,7 +9,8 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from mae import config, recipe
+from mae import config
+from mae.config import recipe
 
 # Writes every output of its stage as a digest of what the stage depends on, and notes that it ran.
 STAND_IN = """

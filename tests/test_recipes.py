@@ -11,11 +11,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mae import config, recipe
+from mae import config
 from mae.__main__ import main
+from mae.config import recipe
 from mae.methods import METHODS
 from mae.stages import detect, segment
-from mae.stages.session import encoder_config
+from mae.stages.context.stage_context import encoder_config
 
 ROOT = Path(__file__).parent.parent
 

@@ -22,8 +22,8 @@ from mae.config.dense import (
     check_segment,
 )
 from mae.config.encoder import Encoder
+from mae.config.flows import Flows, Retrain, StageFlow
 from mae.config.methods import Methods, Pretrain, check_mask, check_method
-from mae.config.operation import Flows, Retrain, StageFlow
 from mae.config.sections import (
     KNN,
     Augmented,
@@ -43,7 +43,7 @@ from mae.config.sections import (
 )
 from mae.config.tokenizer import Tokenizer, check_asked_for
 from mae.config.values import Count
-from mae.yaml_files import InvalidParams, read_yaml
+from mae.config.yaml_files import InvalidParams, read_yaml
 
 __all__ = [
     "Augmented",

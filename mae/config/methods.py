@@ -12,7 +12,7 @@ from mae.config.values import Below1, Betas, Decay, Fraction, Positive, Rate, Sh
 # Rows of the tables in mae/models, named here because those modules import torch; a test compares.
 Target = Literal["pixels", "normalised_pixels", "pca", "hog", "mean_colour", "mosaic", "tokens"]
 Mask = Literal["random", "block", "grid", "cells"]
-Augment = Literal["none", "fixed_crop", "crop", "crop_jitter", "two_views"]  # of data/augmentations.py
+Augment = Literal["none", "fixed_crop", "crop", "crop_jitter", "two_views"]  # of data/transforms
 
 
 def _share_or_count(value: Any) -> float:

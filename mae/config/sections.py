@@ -114,7 +114,7 @@ class Training(Steps):
 
 
 class KNN(Section):
-    """projection: of patch embeddings into two dimensions, for a picture (tasks/projection.py)."""
+    """projection: of patch embeddings into two dimensions, for a picture (`evaluation.representation`)."""
 
     k: Positive
     temperature: Annotated[float, Field(gt=0)]

@@ -13,7 +13,7 @@ NEEDS = {"tokens": ("fsq", "kmeans"), "pca": ("pca",)}
 COLOURS = {"igpt": {"tokens": ("palette",)}}
 
 
-MOST_CODES = 2**16  # what is kept of a token is 16 bits (data/kept_tokens.py)
+MOST_CODES = 2**16  # what is kept of a token is 16 bits (data/loading/token_cache.py)
 
 
 def _few_enough(levels: list[int]) -> list[int]:

@@ -11,10 +11,10 @@ from torch import nn
 
 from mae import distributed
 from mae.engine.checkpoint import Checkpoints
-from mae.engine.progress import Window, all_finite, report
-from mae.engine.recovery import NonFiniteLoss, Recovery
+from mae.engine.meters import Window, all_finite, report
+from mae.engine.rollback import NonFiniteLoss, Recovery
 from mae.engine.signals import StopRequest
-from mae.engine.trainee import Trainee
+from mae.engine.train_state import Trainee
 
 __all__ = ["Fitted", "Interrupted", "NonFiniteLoss", "fit"]
 
@@ -70,7 +70,7 @@ def fit(
 
     It ends alike on every rank, weights and buffers (distributed.align_buffers).
 
-    method: forward(*inputs) -> {"loss": 0-dim float32, parts ...}; see trainee.py.
+    method: forward(*inputs) -> {"loss": 0-dim float32, parts ...}; see train_state.py.
     batches(start_step, attempt): iterator of inputs already on `device`, `accumulate` of them per step, the
     first image batch first. learning_rate(step): rate of the 0-based step, times a group's `lr_scale`.
     hooks: {period in steps: function of the steps done}, on every rank; what one returns is logged.

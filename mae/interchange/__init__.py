@@ -1,7 +1,6 @@
 """Checkpoints of the official MAE release, timm and Hugging Face ViTMAE, in and out; our own encoder file."""
 
-from mae.interchange.convert import KINDS, convert, detect
-from mae.interchange.files import (
+from mae.interchange.checkpoint_files import (
     check,
     encoder_arguments,
     load_encoder,
@@ -11,7 +10,8 @@ from mae.interchange.files import (
     save_encoder,
     save_method,
 )
-from mae.interchange.transfer import FORMATS, export, import_
+from mae.interchange.convert import KINDS, convert, detect
+from mae.interchange.import_export import FORMATS, export, import_
 
 __all__ = [
     "FORMATS",

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from mae.methods.masked import MaskedMethod
 from mae.models.decoder import LatentDecoder
-from mae.models.encoder import encode
 from mae.models.masking import Mask
 from mae.models.patches import put, take
 from mae.models.regressor import Regressor
+from mae.models.vit import encode
 
 
 class CAE(MaskedMethod):

@@ -7,9 +7,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.methods.masked import MaskedMethod
-from mae.models.encoder import encode, xavier
 from mae.models.masking import Mask
 from mae.models.patches import take
+from mae.models.vit import encode, xavier
 
 
 class CorruptedMethod(MaskedMethod):

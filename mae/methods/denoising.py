@@ -6,9 +6,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mae.methods.corrupted import CorruptedMethod
-from mae.models.encoder import encode
 from mae.models.masking import Mask
 from mae.models.patches import patchify, unpatchify
+from mae.models.vit import encode
 
 
 class Denoising(CorruptedMethod):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mae.methods.masked import MaskedMethod
 from mae.models.decoder import Decoder
-from mae.models.encoder import encode
 from mae.models.masking import Mask
+from mae.models.vit import encode
 
 
 class MAE(MaskedMethod):

@@ -7,7 +7,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mae.models.encoder import check_plain, initialise
+from mae.models.vit import check_plain, initialise
 
 
 class Method(nn.Module):

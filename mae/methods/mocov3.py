@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mae import distributed
 from mae.methods.method import Method, without_autocast
-from mae.models.encoder import encode, xavier
+from mae.models.vit import encode, xavier
 
 
 class Recipe(NamedTuple):

@@ -8,9 +8,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mae.methods.corrupted import CorruptedMethod
-from mae.models.encoder import encode
 from mae.models.masking import noise_for
 from mae.models.patches import patchify, take, unpatchify
+from mae.models.vit import encode
 
 
 class Corruption(NamedTuple):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mae.methods.method import Method
-from mae.models.encoder import encode
+from mae.models.vit import encode
 
 
 class Supervised(Method):

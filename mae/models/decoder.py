@@ -5,8 +5,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mae.models.encoder import layer_norm, xavier
 from mae.models.patches import Pair, put, sincos_positions, take
+from mae.models.vit import layer_norm, xavier
 
 
 class Decoder(nn.Module):

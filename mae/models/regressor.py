@@ -4,7 +4,7 @@ import torch
 from timm.layers import LayerScale, Mlp
 from torch import Tensor, nn
 
-from mae.models.encoder import layer_norm, xavier
+from mae.models.vit import layer_norm, xavier
 
 
 class Regressor(nn.Module):

@@ -1,8 +1,9 @@
 """The MLflow model registry: register, judge, promote, roll back. Aliases: champion, challenger, previous."""
 
+from mae.registry.client import RegistryError
 from mae.registry.continuation import NoChampion, champion_method
 from mae.registry.gate import Decision, decide, decide_gain, unjudged
-from mae.registry.models import Registered, register
+from mae.registry.model_versions import Registered, register
 from mae.registry.promotion import (
     Overtaken,
     champion_files,
@@ -13,8 +14,7 @@ from mae.registry.promotion import (
     rollback,
     summary,
 )
-from mae.registry.store import RegistryError
-from mae.registry.weights import load_model
+from mae.serving.model_file import load_model
 
 __all__ = [
     "Decision",

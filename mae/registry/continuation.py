@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae.registry.packaging import digest_of
-from mae.registry.store import CHAMPION, RegistryError, registry, version_at, weights_of
+from mae.registry.client import CHAMPION, RegistryError, registry, version_at, weights_of
+from mae.serving.packaging import digest_of
 
 if TYPE_CHECKING:
-    from mae.registry.models import Registered
+    from mae.registry.model_versions import Registered
 
 LOG = logging.getLogger("mae.registry")
 FOLDER = "pretraining"  # in the model's artifacts, beside what is served

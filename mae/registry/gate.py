@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mae.confidence import paired_gain
+from mae.evaluation.confidence import paired_gain
 
 RESAMPLES = 10_000
 

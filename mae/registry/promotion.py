@@ -9,9 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mae.registry.gate import Decision
-from mae.registry.models import Registered
-from mae.registry.store import (
+from mae.registry.client import (
     CHAMPION,
     PREVIOUS,
     RegistryError,
@@ -21,6 +19,8 @@ from mae.registry.store import (
     version_at,
     weights_of,
 )
+from mae.registry.gate import Decision
+from mae.registry.model_versions import Registered
 
 LOG = logging.getLogger("mae.registry")
 INTENT = "gate.intent"  # on a registered model while aliases move: all that is to be done, told beforehand

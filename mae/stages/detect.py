@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from mae import distributed, interchange
-from mae.confidence import paired_statistic_gain, statistic_interval
 from mae.config import Params
-from mae.data.annotations import Objects, ground_truth
-from mae.data.detection_transforms import detection_evaluation, large_scale_jitter
+from mae.config.paths import DETECTION, DETECTOR, write_text
+from mae.data.loading.annotations import Objects, ground_truth
+from mae.data.transforms.detection import detection_evaluation, large_scale_jitter
 from mae.engine.optim import warmup_multistep
-from mae.stages.dense import DenseTask, evaluated, pictured, run_dense
-from mae.stages.files import DETECTION, DETECTOR, write_text
-from mae.stages.plots import precision_recall, write_csv
-from mae.stages.session import Session
-from mae.tasks.ap_records import MatchRecords, paired_ap, resampled_ap
-from mae.tasks.coco_ap import as_results, judge, of_kind
-from mae.tasks.dense_pictures import detection_panel
-from mae.tasks.detect import Detector, build_detector
+from mae.evaluation.confidence import paired_statistic_gain, statistic_interval
+from mae.evaluation.dense_pictures import detection_panel
+from mae.evaluation.detection.ap_records import MatchRecords, paired_ap, resampled_ap
+from mae.evaluation.detection.coco_ap import as_results, judge, of_kind
+from mae.evaluation.detection.detector import Detector, build_detector
+from mae.report.plots import precision_recall, write_csv
+from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense
+from mae.stages.context.stage_context import Session
 
 BUILT = (  # the params that make the model
     *("image_size", "patch_size", "window", "global_blocks", "drop_path", "channels"),

@@ -7,18 +7,18 @@ from torch import Tensor
 
 from mae import distributed, interchange
 from mae.config import Params
-from mae.models.encoder import encode
-from mae.stages import judged
-from mae.stages.files import REPORTS
-from mae.stages.judge import RANDOM, judging
-from mae.stages.plots import heat, panels, scatter
-from mae.stages.session import PICTURES, Session
-from mae.stages.trial import Encoder
-from mae.tasks.attention_maps import attention_maps, centre_share
-from mae.tasks.classify import build_classifier
-from mae.tasks.evaluate import Evaluation
-from mae.tasks.knn import Features, extract, judge_by_neighbours
-from mae.tasks.projection import project
+from mae.config.paths import REPORTS
+from mae.evaluation.classification.accuracy import Evaluation
+from mae.evaluation.classification.classifier import build_classifier
+from mae.evaluation.representation.attention_maps import attention_maps, centre_share
+from mae.evaluation.representation.nearest_neighbours import Features, extract, judge_by_neighbours
+from mae.evaluation.representation.projection import project
+from mae.models.vit import encode
+from mae.report.plots import heat, panels, scatter
+from mae.stages.context.stage_context import PICTURES, Session
+from mae.stages.probes import RANDOM, judging
+from mae.stages.probing import probe_results as judged
+from mae.stages.probing.train_probe import Encoder
 
 SECTIONS = {"knn": ("knn",)}
 SHOWN = {"pretrained": "pretrained", RANDOM: "random init"}

@@ -9,24 +9,24 @@ from torch import Tensor
 
 from mae import config, distributed
 from mae.config import Params
-from mae.data.augmentations import augmentation
-from mae.data.index import Split
-from mae.data.plan import Plan
+from mae.data.loading.epoch_order import Plan
+from mae.data.shards.index import Split
+from mae.data.transforms.pretraining import augmentation
 from mae.engine.loop import fit
 from mae.engine.optim import adamw, scaled_lr, warmup_cosine
 from mae.engine.randomness import seed_process
+from mae.evaluation.representation.layers import top1_by_layer
+from mae.evaluation.representation.nearest_neighbours import online_probe
 from mae.methods import METHODS
 from mae.methods.method import Method
-from mae.models import encoder as encoders
+from mae.models import vit as encoders
 from mae.models.masking import Masking, masking
 from mae.models.patches import Pair
 from mae.models.targets import build_target
-from mae.stages.fitted import fitted_for, fitted_inputs, kept_tokens
-from mae.stages.initial import take_up
-from mae.stages.pretrain_results import write_results
-from mae.stages.session import Session, session
-from mae.tasks.knn import online_probe
-from mae.tasks.layers import top1_by_layer
+from mae.stages.context.stage_context import Session, session
+from mae.stages.pretraining.fitted_tokenizer import fitted_for, fitted_inputs, kept_tokens
+from mae.stages.pretraining.initial_weights import take_up
+from mae.stages.pretraining.pretrain_results import write_results
 
 SECTIONS = {"pretrain": ("input", "encoder", "pretrain")}  # and the method's own, which it names
 

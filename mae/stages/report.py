@@ -5,25 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from mae.confidence import paired_gain
 from mae.config import Params
-from mae.stages.files import (
-    FINETUNED,
-    IMAGES,
-    REPORTS,
-    SCRATCH,
-    read_json,
-    require,
-    write_text,
-)
-from mae.stages.plots import read_csv
-from mae.stages.report_dense import DENSE, dense_section, dense_summary
-from mae.stages.report_paper import paper_figures, paper_source
-from mae.stages.report_pretraining import ONLY_BEFORE, pretraining_section, pretraining_summary
-from mae.stages.report_robustness import robustness_section
-from mae.stages.report_text import gain, page, percent, table
-from mae.stages.report_tokenizer import tokenizer_section
-from mae.stages.tracked import stage_folder, tracked
+from mae.config.paths import FINETUNED, IMAGES, REPORTS, SCRATCH, read_json, require, write_text
+from mae.evaluation.confidence import paired_gain
+from mae.report.dense_tasks import DENSE, dense_section, dense_summary
+from mae.report.paper_figures import paper_figures, paper_source
+from mae.report.plots import read_csv
+from mae.report.pretraining import ONLY_BEFORE, pretraining_section, pretraining_summary
+from mae.report.robustness import robustness_section
+from mae.report.text import gain, page, percent, table
+from mae.report.tokenizer import tokenizer_section
+from mae.stages.context.tracked_run import stage_folder, tracked
 
 JUDGED = ("knn", "linear", "attentive", "partial", "finetune", "scratch")
 NAMES = {

@@ -1,8 +1,8 @@
 """The stage `robustness`: the fine-tuned classifier on ImageNet-C, -A, -R and -Sketch."""
 
 from mae.config import Params
-from mae.data.files import write_json
-from mae.stages.files import FINETUNED, REPORTS, write_text
+from mae.config.paths import FINETUNED, REPORTS, write_text
+from mae.files import write_json
 
 SECTIONS = {"robustness": ("robustness",)}
 NO_SETS = "params.yaml names no set to judge on (robustness.sets: [])"
@@ -20,7 +20,7 @@ def robustness(params: Params) -> None:
     elif (FINETUNED / "SKIPPED.txt").is_file():
         _pass_over(NO_CLASSIFIER)
     else:
-        from mae.stages.other_sets import judge_sets  # which costs seconds to import
+        from mae.stages.probing.evaluate_variants import judge_sets  # which costs seconds to import
 
         judge_sets(params, SECTIONS["robustness"])
 

@@ -10,18 +10,24 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mae import distributed, interchange
-from mae.confidence import paired_statistic_gain, statistic_interval
 from mae.config import Params
-from mae.data.annotations import IGNORE, LabelMap
-from mae.data.segmentation_transforms import segmentation_evaluation, segmentation_training
+from mae.config.paths import SEGMENTATION, SEGMENTER
+from mae.data.loading.annotations import IGNORE, LabelMap
+from mae.data.transforms.segmentation import segmentation_evaluation, segmentation_training
 from mae.engine.optim import warmup_linear
-from mae.stages.dense import DenseTask, evaluated, pictured, run_dense
-from mae.stages.files import SEGMENTATION, SEGMENTER
-from mae.stages.plots import class_bars, write_csv
-from mae.stages.session import Session
-from mae.tasks.dense_pictures import segmentation_panel
-from mae.tasks.iou import gather_counts, iou_figures, paired_miou, pixel_counts, resampled_miou
-from mae.tasks.segment import Segmenter, build_segmenter
+from mae.evaluation.confidence import paired_statistic_gain, statistic_interval
+from mae.evaluation.dense_pictures import segmentation_panel
+from mae.evaluation.segmentation.iou import (
+    gather_counts,
+    iou_figures,
+    paired_miou,
+    pixel_counts,
+    resampled_miou,
+)
+from mae.evaluation.segmentation.segmenter import Segmenter, build_segmenter
+from mae.report.plots import class_bars, write_csv
+from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense
+from mae.stages.context.stage_context import Session
 
 BUILT = (  # the params that make the model
     *("crop", "stride", "head", "taps", "channels", "drop_path", "dropout"),

@@ -4,8 +4,8 @@ import json
 import shutil
 
 from mae.config import Params
-from mae.stages.files import REPORTS, TOKENIZER, write_text
-from mae.stages.plots import write_csv
+from mae.config.paths import REPORTS, TOKENIZER, write_text
+from mae.report.plots import write_csv
 
 SECTIONS = {"tokenizer": ("input", "encoder", "tokenizer")}
 NONE = "params.yaml asks for none (tokenizer.kind: none)"
@@ -15,7 +15,7 @@ def tokenizer(params: Params) -> None:
     """Write models/tokenizer and reports/tokenizer: fitted, or a word that there is none."""
     shutil.rmtree(TOKENIZER.parent, ignore_errors=True)
     if params.tokenizer.kind != "none":
-        from mae.stages.tokenizer_fit import fit_tokenizer  # torch and MLflow: seconds
+        from mae.stages.pretraining.fit_tokenizer import fit_tokenizer  # torch and MLflow: seconds
 
         fit_tokenizer(params, SECTIONS["tokenizer"])
         return

@@ -6,8 +6,8 @@ raised number reruns them and a changed line of code does not.
 
 from mae import results
 from mae.config import Params
-from mae.data.files import write_json
-from mae.stages.files import VERSIONS
+from mae.config.paths import VERSIONS
+from mae.files import write_json
 
 SECTIONS: dict[str, tuple[str, ...]] = {"versions": ()}
 

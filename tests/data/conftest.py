@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae.data.index import Index
-from mae.data.manifest import open_source, write_listing
-from mae.data.shards import write_shards
+from mae.data.listing.manifest import open_source, write_listing
+from mae.data.shards.index import Index
+from mae.data.shards.write_shards import write_shards
 
 
 def picture(seed: int, width: int = 40, height: int = 32) -> Image.Image:

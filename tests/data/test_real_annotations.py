@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae.data.annotations import LabelMap, Objects, ground_truth
+from mae.data.loading.annotations import LabelMap, Objects, ground_truth
 from mae.data.run_lengths import run_lengths
 
 _FIELDS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")

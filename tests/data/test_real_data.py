@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from mae.data.index import Index
-from mae.data.loaders import evaluation_batches, training_batches
-from mae.data.manifest import open_source, write_listing
-from mae.data.shards import write_shards
-from mae.data.transforms import evaluation, pretraining
+from mae.data.listing.manifest import open_source, write_listing
+from mae.data.loading.batches import evaluation_batches, training_batches
+from mae.data.shards.index import Index
+from mae.data.shards.write_shards import write_shards
+from mae.data.transforms.image import evaluation, pretraining
 
 
 @pytest.mark.parametrize(

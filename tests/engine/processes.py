@@ -49,7 +49,7 @@ def run_ranks(target, *arguments, world=2, seconds=180) -> None:
 def _as_rank(rank, target, arguments, world, port) -> None:
     import torch
 
-    # The fork server may be one that a loader started with these blocked (mae/data/workers.py).
+    # The fork server may be one that a loader started with these blocked (mae/data/loading/workers.py).
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     torch.set_num_threads(1)
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}

@@ -7,7 +7,7 @@ from torch import nn
 
 from mae.engine.optim import adamw, lars, scaled_lr, sgd, warmup_cosine, warmup_linear, warmup_multistep
 from mae.methods import METHODS
-from mae.models import encoder
+from mae.models import vit as encoder
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from mae.engine.loop import fit
 from mae.engine.optim import adamw, warmup_cosine
 from mae.interchange import convert
 from mae.methods import METHODS
-from mae.models import encoder
+from mae.models import vit as encoder
 
 REFERENCE = json.loads((Path(__file__).parent.parent / "reference" / "reference.json").read_text())
 ENCODER = ("patch_size", "embed_dim", "depth", "num_heads")

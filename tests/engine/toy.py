@@ -13,7 +13,7 @@ from mae import distributed
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import Fitted, Interrupted, fit
 from mae.engine.optim import warmup_cosine
-from mae.tasks.evaluate import evaluate
+from mae.evaluation.classification.accuracy import evaluate
 
 STEPS = 60
 BATCH = 8

@@ -16,7 +16,8 @@ import torch
 from matplotlib.figure import Figure
 from stages.tiny import laid
 
-from mae import config, recipe
+from mae import config
+from mae.config import recipe
 from mae.stages import run_stage
 
 # What no two runs have in common.

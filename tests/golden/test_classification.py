@@ -11,8 +11,8 @@ from golden.bench import Bench, digest
 from golden.frame import Case, Values, golden_test
 from PIL import Image
 
-from mae.models.encoder import build
-from mae.tasks.robustness import ALEXNET_ERRORS, SEVERITIES
+from mae.evaluation.classification.imagenet_variants import ALEXNET_ERRORS, SEVERITIES
+from mae.models.vit import build
 
 AUGMENTED = (
     "{rand_augment: rand-m9-mstd0.5-inc1, random_erasing: 0.25, mixup: 0.8, cutmix: 1.0, smoothing: 0.1, "

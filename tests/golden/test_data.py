@@ -13,7 +13,7 @@ from golden.bench import Bench, digest, sums
 from golden.frame import ONE_PASS, Case, Values, golden_test
 
 from mae.data.decode import decode
-from mae.data.index import Index
+from mae.data.shards.index import Index
 
 # Source: (suffix of its stages, what writes the tree, share held out).
 SOURCES: dict[str, tuple[str, Callable[[Path], None], float]] = {

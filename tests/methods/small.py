@@ -2,7 +2,7 @@
 
 import torch
 
-from mae.models.encoder import build
+from mae.models.vit import build
 
 
 def small_encoder(seed=0, **settings):

@@ -11,11 +11,11 @@ from torch.testing import assert_close
 
 from mae.methods import METHODS
 from mae.methods.pictures import COLUMNS, note, pictures
-from mae.models.encoder import build, encode
 from mae.models.masking import masking
 from mae.models.patches import patchify, unpatchify
 from mae.models.targets import Target, build_target
 from mae.models.tokenizer import KMeans
+from mae.models.vit import build, encode
 
 REFERENCE = json.loads((Path(__file__).parent.parent / "reference" / "reference.json").read_text())
 RENAMED = (  # ours -> the release's

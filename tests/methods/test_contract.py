@@ -10,9 +10,9 @@ from mae.config.methods import Methods
 from mae.engine.cost import training_flops
 from mae.methods import METHODS, Method
 from mae.methods.masked import MaskedMethod
-from mae.models.encoder import build
 from mae.models.patches import patchify, take, unpatchify
 from mae.models.targets import build_target
+from mae.models.vit import build
 
 LENGTH, PATCH, GRID = 16, 4, (4, 4)
 

@@ -9,10 +9,10 @@ from torch.testing import assert_close
 from mae.methods.beit import BEiT
 from mae.methods.denoising import Denoising
 from mae.methods.simmim import SimMIM
-from mae.models.encoder import build
 from mae.models.masking import masking
 from mae.models.patches import patchify
 from mae.models.targets import Target, build_target
+from mae.models.vit import build
 
 
 class Brightness(Target):

@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mae.interchange import convert
 from mae.methods import METHODS
-from mae.models.encoder import build, encode
 from mae.models.masking import masking
 from mae.models.patches import patchify, sincos_positions, unpatchify
 from mae.models.targets import NormalisedPixels, build_target
+from mae.models.vit import build, encode
 
 REFERENCE = json.loads((Path(__file__).parent.parent / "reference" / "reference.json").read_text())
 ENCODER = ("patch_size", "embed_dim", "depth", "num_heads")

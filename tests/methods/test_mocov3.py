@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from mae import distributed
 from mae.methods.mocov3 import LOSSES, MoCoV3
-from mae.models.encoder import build
+from mae.models.vit import build
 
 SMALL = {"hidden_dim": 16, "out_dim": 8}
 

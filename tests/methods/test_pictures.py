@@ -6,9 +6,9 @@ from torch.testing import assert_close
 
 from mae.methods import METHODS
 from mae.methods.pictures import pictures
-from mae.models.encoder import build
 from mae.models.patches import patchify
 from mae.models.targets import build_target
+from mae.models.vit import build
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mae.models.encoder import build, initialise
 from mae.models.patches import grid_of, patchify, pixels_at, put, sincos_positions, take, unpatchify
+from mae.models.vit import build, initialise
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mae.models.encoder import build
 from mae.models.patches import patchify
 from mae.models.pca import Moments, PatchPCA
 from mae.models.targets import HOG, TARGETS, NormalisedPixels, Pixels, build_target, squared_error
 from mae.models.tokenizer import KMeans
+from mae.models.vit import build
 
 
 def normalised_pixels(images, patch_size):

@@ -97,7 +97,7 @@ def test_kill_9_of_the_parent_ends_all_that_the_command_started(project, tmp_pat
 
 
 def test_whoever_ends_the_group_of_the_flow_leaves_the_guard_its_time(project, tmp_path):
-    code = "import sys; from pathlib import Path; from pipelines.stage import run_guarded\n"
+    code = "import sys; from pathlib import Path; from pipelines.stage_process import run_guarded\n"
     code += "run_guarded(['bash', '-c', sys.argv[1]], Path(sys.argv[2]), grace=10)"
     script = "trap 'sleep 1; touch saved; exit 75' INT; touch ready; while :; do sleep 0.1; done"
     flow = subprocess.Popen(

@@ -11,8 +11,8 @@ from PIL import Image
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from pipelines import locks
 from pipelines.reproduce import reproduce
+from pipelines.working_copy import locks
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 REPORT = "mkdir -p reports/r && cp given/report.md reports/report.md && cp given/a.png reports/r/a.png"

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from stages.tiny import TINY
 
-from mae import config, recipe
-from pipelines import locks
+from mae import config
+from mae.config import recipe
 from pipelines.retrain import retrain, rollback
+from pipelines.working_copy import locks
 
 pytestmark = pytest.mark.slow
 STAGES = ("versions", "ingest", "shard", "pretrain", "finetune", "register")
@@ -46,7 +47,7 @@ def begun(project, tmp_path_factory, migrated_store, dvc, prefect_server):
 
 
 def _demo(folder):
-    from mae.data.demo import write_demo
+    from mae.data.demo.imagenet_layout import write_demo
 
     write_demo(folder / "data/demo", seed=0, train=200, val=100, size=36)
 
@@ -149,7 +150,7 @@ def test_a_worse_challenger_is_kept_out_and_leaves_no_setting_behind(copy):
 
 
 def test_a_second_run_in_the_same_copy_ends_at_once_and_says_who_is_there(copy, prefect_server):
-    code = "import sys, time; from pathlib import Path; from pipelines import locks\n"
+    code = "import sys, time; from pathlib import Path; from pipelines.working_copy import locks\n"
     code += "with locks.alone(Path.cwd()):\n    print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=copy, env=os.environ, stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"

@@ -16,7 +16,7 @@ import pytest
 from engine.processes import free_port
 from ruamel.yaml import YAML
 
-from mae import recipe
+from mae.config import recipe
 
 pytestmark = pytest.mark.slow
 

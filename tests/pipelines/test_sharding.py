@@ -17,12 +17,13 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlo
 from prefect.runtime import flow_run
 from prefect.states import Running
 
-from mae import recipe
-from mae.data.index import Index
-from mae.data.manifest import open_source, write_listing
-from mae.data.shards import write_shards
-from pipelines import locks, sharding
+from mae.config import recipe
+from mae.data.listing.manifest import open_source, write_listing
+from mae.data.shards.index import Index
+from mae.data.shards.write_shards import write_shards
+from pipelines import sharding
 from pipelines.sharding import PartsFailed, shard_in_parallel
+from pipelines.working_copy import locks
 
 
 @flow

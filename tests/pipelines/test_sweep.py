@@ -11,8 +11,9 @@ import psutil
 import pytest
 from dvc.repo import Repo
 
-from pipelines import experiments, sweep
-from pipelines.stage import run_guarded
+from pipelines import sweep
+from pipelines.stage_process import run_guarded
+from pipelines.sweeping import experiments
 
 AXES = """
 stages: [linear]

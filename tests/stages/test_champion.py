@@ -7,7 +7,7 @@ from stages.tiny import run
 
 from mae import __main__ as command
 from mae import registry
-from mae.registry.packaging import digest_of
+from mae.serving.packaging import digest_of
 
 METHOD, ENCODER = "models/pretrain/method.safetensors", "models/pretrain/encoder.safetensors"
 

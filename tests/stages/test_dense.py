@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from stages.tiny import run
 
-from mae import config, recipe
-from mae.data.annotations import ground_truth
-from mae.data.index import Index
+from mae import config
+from mae.config import recipe
+from mae.data.loading.annotations import ground_truth
+from mae.data.shards.index import Index
 
 
 def metrics(folder, stage):

@@ -12,11 +12,11 @@ from PIL import Image
 from stages.tiny import laid, run
 
 from mae import interchange
-from mae.data.sources import SourceError
-from mae.registry.weights import config_of
+from mae.config.paths import DETECTION, DETECTOR, ENCODER
+from mae.data.sources.base import SourceError
+from mae.report.dense_tasks import dense_section
+from mae.serving.model_file import config_of
 from mae.stages import detect
-from mae.stages.files import DETECTION, DETECTOR, ENCODER
-from mae.stages.report_dense import dense_section
 
 
 @pytest.fixture
@@ -92,7 +92,9 @@ def test_a_val_split_without_anything_to_judge_by_is_refused_before_training(enc
     coco(tmp_path / "coco", "val", [(40, 32)] * 2, [{"image_id": 0, **CROWD}])
     maps(tmp_path / "maps", "train", [0, 1])
     maps(tmp_path / "maps", "val", [255, 255])
-    monkeypatch.setattr("mae.stages.dense.train_dense", lambda *given, **settings: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "mae.stages.context.dense_stage.train_dense", lambda *given, **settings: pytest.fail("trained")
+    )
     folder, params = encoder(
         f"ingest_detect={{source: coco, root: {tmp_path / 'coco'}}}",
         f"ingest_segment={{source: label_maps, root: {tmp_path / 'maps'}}}",

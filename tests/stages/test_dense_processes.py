@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 from stages.tiny import OURS_TO_SET, run
 
-from mae import config, recipe
-from mae.data.annotations import ground_truth
-from mae.data.index import Index
-from mae.tasks.coco_ap import coco_figures
-from mae.tasks.iou import iou_figures, pixel_counts
+from mae import config
+from mae.config import recipe
+from mae.data.loading.annotations import ground_truth
+from mae.data.shards.index import Index
+from mae.evaluation.detection.coco_ap import coco_figures
+from mae.evaluation.segmentation.iou import iou_figures, pixel_counts
 
 
 def copied(ran, tmp_path, *settings):

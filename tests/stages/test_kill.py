@@ -10,7 +10,8 @@ import time
 import pytest
 from stages.tiny import OURS_TO_SET, laid, run
 
-from mae import config, recipe
+from mae import config
+from mae.config import recipe
 
 LONGER = ["pretrain.epochs=40", "runtime.checkpoint_every=10", "runtime.workers=1"]
 

@@ -8,7 +8,8 @@ import safetensors.torch
 import torch
 from stages.tiny import run
 
-from mae import config, interchange, recipe
+from mae import config, interchange
+from mae.config import recipe
 
 SETTINGS = [
     "encoder.init_values=0.1",

@@ -14,7 +14,8 @@ import torch
 from engine.processes import context
 from stages.tiny import TINY, run
 
-from mae import config, recipe
+from mae import config
+from mae.config import recipe
 from mae.methods import METHODS
 from mae.stages import pretrain as stage
 

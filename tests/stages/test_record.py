@@ -8,8 +8,8 @@ import pytest
 from stages.tiny import laid, run
 
 from mae import results
-from mae.stages import tracked
-from mae.stages.tracked import stage_folder
+from mae.stages.context import tracked_run as tracked
+from mae.stages.context.tracked_run import stage_folder
 
 TRAINED_BY = {"encoder": "pretrain", "classifier": "finetune", "detector": "detect", "segmenter": "segment"}
 
@@ -79,7 +79,7 @@ def test_a_resumed_stage_keeps_the_code_of_its_first_start_and_says_that_it_diff
 def test_a_comment_changes_the_digest_of_the_code_and_no_version(tmp_path):
     shutil.copytree(results.PACKAGE, tmp_path / "mae", ignore=shutil.ignore_patterns("__pycache__"))
     assert results.code_digest(tmp_path / "mae") == results.code_digest()
-    file = tmp_path / "mae/confidence.py"
+    file = tmp_path / "mae/evaluation/confidence.py"
     file.write_text(file.read_text() + "# a comment\n")
     assert results.code_digest(tmp_path / "mae") != results.code_digest()
 

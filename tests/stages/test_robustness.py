@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 from stages.tiny import TINY, run
 
-from mae import config, recipe
+from mae import config
+from mae.config import recipe
 from mae.data.decode import decode
-from mae.data.transforms import Normalize, evaluation
+from mae.data.transforms.image import Normalize, evaluation
 from mae.engine.loop import Interrupted
-from mae.models import encoder as encoders
-from mae.stages import other_sets
-from mae.stages.report_robustness import robustness_section
-from mae.tasks.robustness import ALEXNET_ERRORS, SEVERITIES
+from mae.evaluation.classification.imagenet_variants import ALEXNET_ERRORS, SEVERITIES
+from mae.models import vit as encoders
+from mae.report.robustness import robustness_section
+from mae.stages.probing import evaluate_variants as other_sets
 
 WNIDS = ["n01440764", "n02086240", "n02105641", "n03445777"]
 IN_A = ["n01440764", "n03445777"]  # -A and -R hold some of the classes only

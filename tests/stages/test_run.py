@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from stages.tiny import ORDER, TINY, run
 
-from mae import config, recipe
+from mae import config
+from mae.config import recipe
 
 
 def metrics(folder: Path, stage: str) -> dict:

@@ -12,12 +12,13 @@ from engine.processes import run_ranks
 from stages.tiny import TINY, laid, run
 from torch.testing import assert_close
 
-from mae import config, recipe
-from mae.data.augmentations import augmentation
+from mae import config
+from mae.config import recipe
 from mae.data.decode import decode
-from mae.data.index import Index
-from mae.data.transforms import Normalize
-from mae.stages.fitted import kept_tokens, read_tokenizer
+from mae.data.shards.index import Index
+from mae.data.transforms.image import Normalize
+from mae.data.transforms.pretraining import augmentation
+from mae.stages.pretraining.fitted_tokenizer import kept_tokens, read_tokenizer
 
 FILE = "models/tokenizer/tokenizer.safetensors"
 SMALL = "tokenizer={epochs: 2, batch_size: 20, warmup_epochs: 0.5}"

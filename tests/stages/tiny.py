@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mae import config, recipe
+from mae import config
+from mae.config import recipe
 from mae.stages import MODULES, run_stage
 
 TINY = [

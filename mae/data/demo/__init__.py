@@ -1,0 +1,1 @@
+"""The embedded demo, written in the layouts of the official sets."""

@@ -1,0 +1,87 @@
+"""The demo's scenes in ADE20K's layout: a label map beside every image."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from mae.data.demo.imagenet_layout import Log, Shown, Wanted, jpeg, write_file, write_tree
+from mae.data.demo.scenes import CLASSES, Look, Scene, dense_look
+
+NAMES = (*CLASSES, "photograph")  # of the values 1, 2 ...; 0 is not labelled
+_FOLDERS = {"train": "training", "val": "validation"}
+
+
+def write_demo_ade20k(
+    root: Path,
+    *,
+    train: int,
+    val: int,
+    size: int,
+    seed: int,
+    look: Look | None = None,
+    log: Log | None = None,
+) -> dict[str, Any]:
+    """Write `root/ADEChallengeData2016`: images, annotations (training, validation) and objectInfo150.txt.
+
+    Values of the maps: 1 (zero) to 10 (nine) on a digit and close around its strokes, 11 the photograph
+    behind them, 0 a rim between the two, where nobody could tell. look: `dense_look(size)` unless given. The
+    rest is as of `demo.write_tree`.
+    """
+    wanted = Wanted({"train": train, "val": val}, size, seed, look or dense_look(size))
+    return write_tree(root, "ADEChallengeData2016", _write, wanted, len(NAMES), log)
+
+
+def label_map(scene: Scene) -> NDArray[np.uint8]:
+    """(size, size): what each pixel shows, by the values above.
+
+    Digits are drawn as an annotator would outline them, a sixth of their height around the strokes: these are
+    a pixel or two wide, an eighth of the picture, and a loss over pixels that are nearly all photograph
+    learned where digits are long before it learned which.
+    """
+    labels = np.full(scene.unsure.shape, len(NAMES), dtype=np.uint8)
+    bodies = [(digit, max(1, round((digit.box[3] - digit.box[1]) / 6))) for digit in scene.digits]
+    for digit, margin in bodies:
+        labels[_grown(digit.mask, margin + 1)] = 0
+    for digit, margin in bodies:
+        labels[_grown(digit.mask, margin)] = digit.label + 1
+    for digit, _ in bodies:
+        labels[digit.mask] = digit.label + 1
+    return labels
+
+
+def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """(H, W) with all that is at most `by` pixels away, along rows and columns, of what it has."""
+    return np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(2 * by + 1))) > 0
+
+
+def _write(folder: Path, shown: Shown) -> None:
+    pixels = {split: np.zeros(len(NAMES) + 1, dtype=np.int64) for split in shown}
+    images = {split: np.zeros(len(NAMES) + 1, dtype=np.int64) for split in shown}
+    for split, scenes_there in shown.items():
+        for kind in ("images", "annotations"):
+            (folder / kind / _FOLDERS[split]).mkdir(parents=True)
+        for scene in scenes_there:
+            name = f"ADE_{split}_{scene.index + 1:08d}"
+            labels = label_map(scene)
+            write_file(folder / "images" / _FOLDERS[split] / f"{name}.jpg", jpeg(scene.image))
+            write_file(folder / "annotations" / _FOLDERS[split] / f"{name}.png", _png(labels))
+            counts = np.bincount(labels.ravel(), minlength=len(NAMES) + 1)
+            pixels[split] += counts
+            images[split] += counts > 0
+    share = pixels["train"] / pixels["train"].sum()
+    lines = ["Idx\tRatio\tTrain\tVal\tName"]
+    for value, name in enumerate(NAMES, 1):
+        lines.append(f"{value}\t{share[value]:.4f}\t{images['train'][value]}\t{images['val'][value]}\t{name}")
+    write_file(folder / "objectInfo150.txt", "".join(f"{line}\n" for line in lines).encode())
+
+
+def _png(labels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(labels).save(buffer, "PNG")
+    return buffer.getvalue()

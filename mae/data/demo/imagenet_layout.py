@@ -1,0 +1,176 @@
+"""Writes the embedded demo: real pixels in an official layout, offline and the same everywhere.
+
+Here is ImageNet's layout, and how any of them becomes a tree that is whole or not there.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mae.data.demo.scenes import CLASSES, Look, Scene, check, scenes
+
+FORMAT = 1  # raise it whenever the same settings give other files, or directories of old ones stay in place
+_MTIME = 1_262_304_000  # 2010-01-01: a listing of names, sizes and times is then the same on every machine
+_QUALITY = 95  # JPEG, with colour at full resolution: subsampled, it would smear strokes of this size
+
+
+Log = Callable[[str], None]
+Shown = Mapping[str, Iterator[Scene]]
+
+
+def write_demo(
+    root: Path,
+    *,
+    train: int,
+    val: int,
+    size: int,
+    seed: int,
+    look: Look | None = None,
+    log: Log | None = None,
+) -> dict[str, Any]:
+    """Write `root/imagenet/{train,val}/<class id>/<name>.JPEG` and `synset_words.txt`; return what is there.
+
+    train, val: numbers of scenes; size: their side in pixels; see `scenes` for what they show and
+    `write_tree` for how the tree is written, what is returned and raised; its marker is `root/.complete`.
+    """
+    wanted = Wanted({"train": train, "val": val}, size, seed, look or Look())
+    return write_tree(root, "imagenet", _write_imagenet, wanted, len(CLASSES), log, marker=".complete")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which scenes: how many of each split, their side in pixels, seed and look."""
+
+    counts: dict[str, int]
+    size: int
+    seed: int
+    look: Look
+
+    def check(self) -> None:
+        """Raises ValueError, naming the setting, where there are no such scenes."""
+        for split, count in self.counts.items():
+            check(split, count, size=self.size, seed=self.seed, look=self.look)
+
+    def scenes(self, split: str, log: Log) -> Iterator[Scene]:
+        """The scenes of a split, telling every thousandth and the last."""
+        count = self.counts[split]
+        for scene in scenes(split, count, size=self.size, seed=self.seed, look=self.look):
+            yield scene
+            if (scene.index + 1) % 1000 == 0 or scene.index + 1 == count:
+                log(f"demo: {scene.index + 1:,} of {count:,} {split} scenes")
+
+
+def write_tree(
+    root: Path,
+    name: str,
+    write: Callable[[Path, Shown], None],
+    wanted: Wanted,
+    classes: int,
+    log: Log | None = None,
+    *,
+    marker: str | None = None,
+) -> dict[str, Any]:
+    """Have `write(folder, scenes by split)` fill `root/name`, unless it holds just that already.
+
+    The tree appears whole: it is written under another name, then moved into place. A marker beside it
+    (`root/.name.complete`) holds the settings' digest and what was written, so a second call does nothing,
+    and other settings (or files that are missing or cut) write anew. One writer at a time.
+
+    Returns: digest, files, bytes, counts (scenes by split), classes. Raises ValueError for impossible
+    settings, and where `root/name` is there but not the demo's.
+    """
+    wanted.check()
+    settings = {"format": FORMAT, **asdict(wanted)}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    folder, marker_file = root / name, root / (marker or f".{name}.complete")
+    known = _read_marker(marker_file)
+    if known is None and folder.exists():
+        raise ValueError(
+            f"{folder} is not the demo's (no {marker_file.name} beside it): move it, or write elsewhere"
+        )
+    if known is not None and known["digest"] == digest and _weigh(folder) == (known["files"], known["bytes"]):
+        return known
+    partial = root / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    write(partial, {split: wanted.scenes(split, log or (lambda _: None)) for split in wanted.counts})
+    files, total = _weigh(partial)
+    complete = {"digest": digest, "files": files, "bytes": total, "counts": wanted.counts, "classes": classes}
+    # A kill between these steps leaves a marker that fits no settings: the next call writes anew.
+    _write_marker(marker_file, {**complete, "digest": "unfinished"})
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+    _write_marker(marker_file, complete)
+    return complete
+
+
+def class_id(label: int) -> str:
+    """The folder of a class, in the form of a WordNet id: an n and eight figures."""
+    return f"n{label:08d}"
+
+
+def name_of(scene: Scene) -> str:
+    """A file name without extension, formed as ILSVRC's: train tells the class, val does not."""
+    if scene.split == "train":
+        return f"{class_id(scene.label)}_{scene.index}"
+    return f"demo_{scene.split}_{scene.index + 1:08d}"
+
+
+def _write_imagenet(folder: Path, shown: Shown) -> None:
+    for split, scenes_there in shown.items():
+        for label in range(len(CLASSES)):
+            (folder / split / class_id(label)).mkdir(parents=True)
+        for scene in scenes_there:
+            path = folder / split / class_id(scene.label) / f"{name_of(scene)}.JPEG"
+            write_file(path, jpeg(scene.image))
+    words = "".join(f"{class_id(label)} {word}\n" for label, word in enumerate(CLASSES))
+    write_file(folder / "synset_words.txt", words.encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """A file of the demo, its time the same everywhere."""
+    path.write_bytes(content)
+    os.utime(path, (_MTIME, _MTIME))
+
+
+def jpeg(image: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) encoded, hardly with loss."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def _weigh(folder: Path) -> tuple[int, int]:
+    """Numbers of files and of bytes below a folder."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return len(sizes), sum(sizes)
+
+
+def _read_marker(path: Path) -> dict[str, Any] | None:
+    """What the marker says; None where there is none. One that cannot be read fits no settings."""
+    try:
+        found = json.loads(path.read_text())
+        return found if {"digest", "files", "bytes"} <= set(found) else {"digest": "unreadable"}
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        return {"digest": "unreadable"}
+
+
+def _write_marker(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

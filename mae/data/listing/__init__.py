@@ -1,0 +1,1 @@
+"""Listings of a source: the manifest, and drift and statistics of listed images."""

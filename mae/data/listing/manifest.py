@@ -1,0 +1,148 @@
+"""The cheap description of a source: `listing.tsv`, one line per image, and `manifest.json` over it.
+
+Made of names, sizes and times (and the annotations of images that have some) without opening an image, so it
+can be remade at every run; equal sources give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mae.data.listing.listing_file import LISTING, MANIFEST, line_of
+from mae.data.sources.base import SPLITS, Entry, Source, SourceError
+from mae.data.sources.coco import CocoSource
+from mae.data.sources.folders import FlatSource, FolderSource
+from mae.data.sources.imagenet_tars import ImageNetTarSource
+from mae.data.sources.inaturalist import INat2017Source, INat2018Source, INat2019Source
+from mae.data.sources.label_maps import Ade20kSource, CamVidSource, LabelMapSource
+from mae.data.sources.places import Places205Source, Places365Source
+from mae.files import json_bytes, whole, write_json
+
+_KINDS = (
+    FolderSource, ImageNetTarSource, FlatSource, CocoSource, Ade20kSource, CamVidSource, LabelMapSource,
+    INat2017Source, INat2018Source, INat2019Source, Places205Source, Places365Source,
+)  # fmt: skip
+SOURCES: dict[str, type] = {one.kind: one for one in _KINDS}
+FORMAT = 1
+
+
+def open_source(kind: str, root: str | os.PathLike, val_fraction: float = 0.0) -> Source:
+    """The source of that kind at `root`. Raises SourceError for a kind that there is not."""
+    if kind not in SOURCES:
+        raise SourceError(f"source kind {kind!r} is not one of {', '.join(sorted(SOURCES))}")
+    return SOURCES[kind](root, val_fraction=val_fraction)
+
+
+def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
+    """List the source into out_dir/listing.tsv and out_dir/manifest.json.
+
+    The manifest: kind, root, splits {name: {count, bytes}}, classes (sorted; empty without labels),
+    class_info, ignored (files that are no images), fingerprint (sha256 over names, sizes, times, and
+    annotations); of images with annotations also task and categories (`Source.annotation_info`). Files are
+    rewritten only where they would differ. A source is not read again while its `unchanged_key` is that of
+    the listing already there.
+
+    Raises: SourceError for an empty split, or a class of `val` that `train` does not have.
+    """
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    key = source.unchanged_key()
+    kept = _kept(out, source, key) if key else None
+    if kept is not None:
+        return kept
+    census = _Census()
+    fingerprint = hashlib.sha256()
+    with whole(out / f"{LISTING}.new") as file:
+        for entry in source.entries():
+            line = line_of(entry)
+            census.add(entry)
+            fingerprint.update(line)
+            file.write(line)
+        census.judge(source)
+    _replace_if_different(out / f"{LISTING}.new", out / LISTING)
+    manifest = {
+        "format": FORMAT,
+        "kind": source.kind,
+        "root": os.fspath(source.root),
+        "splits": census.splits,
+        "classes": sorted(census.classes["train"] | census.classes["val"]),
+        "class_info": source.class_info(),
+        "ignored": source.ignored,
+        "unchanged_key": key,
+        "fingerprint": fingerprint.hexdigest(),
+        **source.annotation_info(),
+    }
+    write_json(out / MANIFEST, manifest)
+    return manifest
+
+
+class _Census:
+    """Counts per split and the classes met, gathered while the listing streams by."""
+
+    def __init__(self) -> None:
+        self.splits: dict[str, dict[str, int]] = {}
+        self.classes: dict[str, set[str]] = {split: set() for split in SPLITS}
+
+    def add(self, entry: Entry) -> None:
+        split = self.splits.setdefault(entry.split, {"count": 0, "bytes": 0})
+        split["count"] += 1
+        split["bytes"] += max(0, entry.size)
+        if entry.class_name is not None:
+            self.classes[entry.split].add(entry.class_name)
+
+    def judge(self, source: Source) -> None:
+        fraction = getattr(source, "val_fraction", 0.0)
+        if "train" not in self.splits and "val" not in self.splits:
+            raise SourceError(f"{source.root}: no images found (expected jpg, jpeg, png or webp files)")
+        if "train" not in self.splits:
+            raise SourceError(f"{source.root}: the split 'train' has no images")
+        if "val" not in self.splits and ((source.root / "val").is_dir() and source.kind == "folder"):
+            raise SourceError(f"{source.root / 'val'}: the split 'val' has no images; add some or remove it")
+        if "val" not in self.splits and fraction > 0:
+            raise SourceError(
+                f"{source.root}: val_fraction {fraction} of {self.splits['train']['count']} images held none "
+                "out; raise it, or set it to 0 for no val split"
+            )
+        strange = sorted(self.classes["val"] - self.classes["train"])
+        if strange and not fraction:  # files held out by name may have taken a small class along as a whole
+            more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+            raise SourceError(
+                f"{source.root}: val has classes that train has not: {', '.join(strange[:3])}{more}"
+            )
+
+
+def _kept(out: Path, source: Source, key: dict[str, list[int]]) -> dict[str, Any] | None:
+    """The manifest already there, if it was made of the same unchanged files and its listing is whole."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    same = {"format": FORMAT, "kind": source.kind, "root": os.fspath(source.root), "unchanged_key": key}
+    if any(manifest.get(name) != value for name, value in same.items()):
+        return None
+    try:
+        with (out / LISTING).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+    return manifest if digest == manifest.get("fingerprint") else None
+
+
+def _replace_if_different(new: Path, old: Path) -> None:
+    if old.is_file() and old.stat().st_size == new.stat().st_size:
+        with new.open("rb") as one, old.open("rb") as other:
+            if hashlib.file_digest(one, "sha256").digest() == hashlib.file_digest(other, "sha256").digest():
+                new.unlink()
+                return
+    os.replace(new, old)
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """sha256 over what the manifest says of the source (where it lies excepted)."""
+    return hashlib.sha256(
+        json_bytes({name: value for name, value in manifest.items() if name != "root"})
+    ).hexdigest()

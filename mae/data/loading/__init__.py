@@ -1,0 +1,1 @@
+"""Batches out of an index: epoch order, samples, workers, token cache, remote shards."""

@@ -1,0 +1,177 @@
+"""Samples, a request at a time: read, decoded, augmented under their own seeds, put together as a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from mae.data.decode import UndecodableImage, decode
+from mae.data.loading.seeding import generators_kept, seed_generators
+
+Batch = dict[str, Any]
+_ALIGNED = 16  # bytes: where in a shared block a tensor of any type may begin
+
+
+class Images(Protocol):
+    """Encoded images by row, wherever they lie: a split of shards (`Split`) or `ClassFolders`."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, row: int) -> bytes: ...
+
+    def label(self, row: int) -> int: ...
+
+    def place(self, row: int) -> str:
+        """Where the row's image lies, for a person to find it."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of one image; `target` holds one value where the sample has a target, else none."""
+
+    views: list[torch.Tensor]
+    noise: torch.Tensor | None
+    target: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a decoded image becomes what the batch holds of it, whichever loader brought it.
+
+    transform: one image -> one augmented, or a tuple of views that belong together, called `views` times;
+    where samples have targets, (image, target) -> (image, target), called once. noise_shape: drawn by
+    torch.rand beside them, before the transform.
+    """
+
+    transform: Callable[..., Any]
+    views: int = 1
+    noise_shape: Sequence[int] | None = None
+
+    def __call__(self, image: torch.Tensor, seed: Iterable[int], *target: Any) -> Made:
+        """Of an image uint8 (3, H, W) and its target, if any: all that is drawn comes from `seed` alone."""
+        seed_generators(*seed)
+        noise = None if self.noise_shape is None else torch.rand(tuple(self.noise_shape))
+        if target:
+            view, *target_after = self.transform(image, *target)
+            return Made([view], noise, tuple(target_after))
+        views: list[torch.Tensor] = []
+        for _ in range(self.views):
+            view = self.transform(image)
+            views.extend(view if isinstance(view, (tuple, list)) else [view])
+        return Made(views, noise, ())
+
+
+class Samples(Dataset):
+    """Loads a whole request at a time: (n, 2) of stream position and place in `rows` -> a batch.
+
+    target: reads what belongs to a row's image, and is called for images that decode. replace: the next row
+    that decodes stands in for one that does not.
+    """
+
+    def __init__(
+        self,
+        split: Images,
+        making: Making,
+        rows: np.ndarray,
+        *,
+        seed: tuple[int, int],
+        target: Callable[[Any, int], Any] | None,
+        replace: bool,
+    ) -> None:
+        if target is not None and making.views != 1:
+            raise ValueError(f"{making.views} views of samples with targets: only one can be had")
+        self.split, self.making, self.rows = split, making, rows
+        self.seed, self.target, self.replace = seed, target, replace
+
+    def __getitem__(self, request: np.ndarray) -> Batch:
+        made: list[Made] = []
+        used: list[int] = []
+        bad: list[str] = []
+        with generators_kept():
+            for position, place in request.tolist():
+                row, image = self._decoded(place, bad)
+                if image is None:
+                    continue
+                target = () if self.target is None else (self.target(self.split, row),)
+                made.append(self.making(image, (*self.seed, position), *target))
+                used.append(row)
+        return {
+            "labels": torch.tensor([self.split.label(row) for row in used], dtype=torch.int64),
+            "rows": torch.tensor(used, dtype=torch.int64),
+            "skipped": len(bad),
+            "undecodable": bad,
+            **together(made),
+        }
+
+    def _decoded(self, place: int, bad: list[str]) -> tuple[int, torch.Tensor | None]:
+        """The image at that place, or the next that decodes; None where none does or may stand in."""
+        for step in range(len(self.rows) if self.replace else 1):
+            row = int(self.rows[(place + step) % len(self.rows)])
+            try:
+                return row, decode(self.split.read(row))
+            except UndecodableImage as error:
+                bad.append(f"{self.split.place(row)}: {error}")
+        return -1, None
+
+
+def together(made: Sequence[Made]) -> Batch:
+    """A batch's "images", "noise" and "targets", as far as there are any; nothing of no samples."""
+    batch: Batch = {}
+    if not made:
+        return batch
+    views = [list(view) for view in zip(*(one.views for one in made), strict=True)]
+    if made[0].target:
+        batch["images"], batch["targets"] = _with_targets(views[0], [one.target[0] for one in made])
+    else:
+        stacked = [_stack(view) for view in views]
+        batch["images"] = stacked[0] if len(stacked) == 1 else stacked
+    noise = [one.noise for one in made if one.noise is not None]
+    if noise:
+        batch["noise"] = torch.stack(noise)
+    return batch
+
+
+def _with_targets(images: list[torch.Tensor], targets: list[Any]) -> tuple[Any, list[Any]]:
+    """Images stacked where they are of one size; what is not stacked shares memory where it must travel."""
+    alike = len({image.shape for image in images}) == 1
+    if get_worker_info() is None:
+        return torch.stack(images) if alike else images, targets
+    # As they are, every tensor would be sent as an open file of its own, of which a process has few.
+    places: list[tuple[Any, Any]] = [] if alike else [(images, at) for at in range(len(images))]
+    targets = [dict(one) if isinstance(one, dict) else one for one in targets]
+    for one in targets:
+        if isinstance(one, dict):
+            places += [(one, name) for name, value in one.items() if isinstance(value, torch.Tensor)]
+    moved = _in_one_block([holder[key] for holder, key in places])
+    for (holder, key), tensor in zip(places, moved, strict=True):
+        holder[key] = tensor
+    return _stack(images) if alike else images, targets
+
+
+def _stack(images: list[torch.Tensor]) -> torch.Tensor:
+    """Equal images (3, h, w) -> (n, 3, h, w), made where the main process can read it."""
+    if get_worker_info() is None:
+        return torch.stack(images)
+    # In a worker: straight into shared memory, which spares the copy on the way to the main process.
+    size = sum(image.nbytes for image in images)
+    storage = images[0].untyped_storage()._new_shared(size)
+    out = torch.empty(0, dtype=images[0].dtype).set_(storage).view(len(images), *images[0].shape)
+    return torch.stack(images, out=out)
+
+
+def _in_one_block(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Copies of the tensors in one piece of shared memory."""
+    starts = np.cumsum([0] + [-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in tensors]).tolist()
+    if starts[-1] == 0:
+        return tensors
+    block = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(starts[-1]))
+    copies = []
+    for tensor, start in zip(tensors, starts, strict=False):
+        place = block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        copies.append(place.copy_(tensor))
+    return copies

@@ -1,0 +1,1 @@
+"""Shards: planned, written, reused, published, and read by their index."""

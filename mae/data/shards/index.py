@@ -1,0 +1,127 @@
+"""Reading finished shards: the index over ordinary tars, and proof that nothing changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mae.data.shards.split import ShardError, Split
+from mae.files import write_json
+
+FORMAT = 1
+INDEX, REJECTED, TARS = "index.json", "rejected.json", "tars"
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Index:
+    """A finished shard directory. Make one with `Index.open`.
+
+    about: index.json as a dict; of a set for detection, "boxes_only" counts the objects that were stated
+    without a mask. classes: sorted names, the label being the place (empty if unlabelled).
+    task: what the images are annotated for: "classify", "detect" or "segment". categories: [{"id", "name"}],
+    the category index being the place (empty for "classify"). ignore: label-map values that mean "not
+    labelled". digest: sha256 of index.json, which names every file's sha256: the identity of the data.
+    """
+
+    def __init__(self, directory: Path, about: dict[str, Any], digest: str) -> None:
+        self.directory, self.about, self.digest = directory, about, digest
+        self.classes: list[str] = about["classes"]
+        self.task: str = about.get("task", "classify")
+        self.categories: list[dict[str, Any]] = about.get("categories", [])
+        self.ignore: list[int] = about.get("ignore", [])
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike, *, here: bool = True) -> Index:
+        """Read the index and check that every file it names is there, with its size.
+
+        here: False for a directory of which only the index is needed; nothing else is looked at.
+
+        Raises: ShardError naming the first file that is not.
+        """
+        directory = Path(directory)
+        path = directory / INDEX
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be read ({error.strerror}); run the shard stage") from error
+        try:
+            about = json.loads(data)
+            version = about["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ShardError(f"{path}: is no shard index; run the shard stage again") from error
+        if version != FORMAT:
+            raise ShardError(f"{path}: has format {version}, this program reads {FORMAT}; shard again")
+        index = cls(directory, about, hashlib.sha256(data).hexdigest())
+        for file, size, _ in index._files() if here else ():
+            if not file.is_file():
+                raise ShardError(f"{file}: missing, though {path} names it; restore it or shard again")
+            if file.stat().st_size != size:
+                raise ShardError(
+                    f"{file}: has {file.stat().st_size} bytes, {path} says {size}; restore it or shard again"
+                )
+        return index
+
+    def verify(self, stamp_file: str | os.PathLike | None = None, threads: int = 4) -> None:
+        """Compare every file's sha256 with the index; threads hash at once.
+
+        stamp_file: remembers what was found whole, by size and modification time, so that the next call
+        reads only what changed since. Raises: ShardError naming the files that differ.
+        """
+        stamps = _read_stamps(stamp_file)
+        found: dict[str, list] = {}
+        to_do = []
+        for file, _, sha256 in self._files():
+            status = file.stat()
+            stamp = [status.st_size, status.st_mtime_ns, sha256]
+            found[os.path.realpath(file)] = stamp
+            if stamps.get(os.path.realpath(file)) != stamp:
+                to_do.append((file, sha256))
+        with ThreadPoolExecutor(threads) as pool:
+            digests = pool.map(sha256_of, [file for file, _ in to_do])
+            bad = [file for (file, sha256), digest in zip(to_do, digests, strict=True) if digest != sha256]
+        if bad:
+            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            names = ", ".join(str(file) for file in bad[:3])
+            raise ShardError(f"{names}{more}: altered since the shards were written; restore or shard again")
+        if stamp_file is not None and to_do:
+            write_json(Path(stamp_file), {**stamps, **found})
+
+    def split(self, name: str) -> Split:
+        """The samples of a split. Raises: ShardError for one that there is not."""
+        if name not in self.about["splits"]:
+            there = ", ".join(self.about["splits"])
+            raise ShardError(f"{self.directory / INDEX}: has no split {name!r}, only {there}")
+        split = self.about["splits"][name]
+        return Split(
+            self.directory / TARS, name, [shard["name"] for shard in split["shards"]], split["count"]
+        )
+
+    @property
+    def viewed(self) -> Split:
+        """What pictures, and figures that need no labels, are of: val, or train where there is none."""
+        return self.split("val" if "val" in self.about["splits"] else "train")
+
+    def _files(self) -> list[tuple[Path, int, str]]:
+        tars = self.directory / TARS
+        files = [(self.directory / REJECTED, self.about["rejected"])]
+        for split in self.about["splits"].values():
+            files += [(tars / one["name"], one) for one in [split["samples"], *split["shards"]]]
+        return [(path, one["bytes"], one["sha256"]) for path, one in files]
+
+
+def _read_stamps(stamp_file: str | os.PathLike | None) -> dict[str, list]:
+    if stamp_file is None:
+        return {}
+    try:
+        return json.loads(Path(stamp_file).read_bytes())
+    except (OSError, ValueError):  # without stamps everything is hashed again, which is always right
+        return {}

@@ -1,0 +1,198 @@
+"""The work directory of a sharding run, and how its content becomes the finished directory.
+
+The work directory holds `job.json` (what is being made), whole tars and a sidecar for each; after publishing
+only `done.json`. Kept shards of earlier runs are linked into it, and from there on are like those it wrote.
+The finished directory has `index.json` exactly while everything that it names is in place.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mae.data.shards.index import FORMAT, INDEX, REJECTED, TARS, Index, sha256_of
+from mae.data.shards.shard_job import ShardJob
+from mae.data.shards.shard_plan import ShardTask
+from mae.data.shards.shard_reuse import keep
+from mae.data.shards.shard_writer import Sidecar, read_sidecar, sidecar_path
+from mae.data.shards.split import SAMPLE, ShardError, samples_name
+from mae.data.sources.base import SPLITS
+from mae.files import move, whole, write_json
+
+_JOB, _DONE = "job.json", "done.json"
+_ANNOTATED = ("task", "categories", "ignore")  # what the index takes over from a manifest that has it
+
+
+class EmptySplit(RuntimeError):
+    """Not one image of a split could be decoded."""
+
+
+@contextmanager
+def claimed(work: Path, log: Callable[[str], None], *, alone: bool = True) -> Iterator[None]:
+    """Hold the work directory, alone or together with others that share it; waits for those in the way."""
+    work.mkdir(parents=True, exist_ok=True)
+    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    with work.with_name(f"{work.name}.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log(f"{work}: another process writes shards here; waiting for it")
+            fcntl.flock(file, how)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks
+                raise
+        yield
+
+
+def finished(job: ShardJob) -> dict[str, Any] | None:
+    """The index in `job.out`, if this very job made it and all that it names is there."""
+    try:
+        done = json.loads((job.work / _DONE).read_bytes())
+        data = (job.out / INDEX).read_bytes()
+        if done != {"job": job.about, "index": hashlib.sha256(data).hexdigest()}:
+            return None
+        return Index.open(job.out).about
+    except (OSError, ValueError, ShardError):
+        return None
+
+
+def entered(job: ShardJob) -> bool:
+    """Whether the work directory is this planned job's."""
+    try:
+        return json.loads((job.work / _JOB).read_bytes()) == job.identity
+    except (OSError, ValueError):
+        return False
+
+
+def enter(job: ShardJob) -> None:
+    """Make the work directory this planned job's: what another left there goes, kept shards come in."""
+    same = entered(job)
+    for path in job.work.iterdir():
+        ours = path.name.split("-")[0] in SPLITS or path.name in (_JOB, _DONE, REJECTED)
+        if path.name.endswith(".partial") or path.name == _DONE or (ours and not same):
+            path.unlink()
+    for task, sidecar, tar in job.kept:
+        if read_sidecar(job.work, task.name) is None:
+            sidecar.write(job.work)
+        if not (job.work / task.name).exists():
+            os.link(tar, job.work / task.name)
+    write_json(job.work / _JOB, job.identity)
+
+
+def written(job: ShardJob, task: ShardTask) -> Sidecar | None:
+    """The sidecar of a shard finished earlier, if its tar is still whole here (or already in its place)."""
+    sidecar = read_sidecar(job.work, task.name)
+    if sidecar is None:
+        return None
+    mine, placed = job.work / task.name, job.out / TARS / task.name
+    if mine.is_file() and mine.stat().st_size == sidecar.bytes:
+        return sidecar
+    # Killed while moving: the tar may be in its place, but under a number another shard may have had.
+    if placed.is_file() and placed.stat().st_size == sidecar.bytes and sha256_of(placed) == sidecar.sha256:
+        return sidecar
+    return None
+
+
+def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], None]) -> dict[str, Any]:
+    """Move everything into `job.out`, write its index last, keep the tars for later; returns the index."""
+    listing, out, work = job.listing, job.out, job.work
+    tars = out / TARS
+    tars.mkdir(parents=True, exist_ok=True)
+    (out / INDEX).unlink(missing_ok=True)  # from here on the directory is incomplete, and says so
+    rejected, complaints = (
+        sorted(
+            (one for side in sidecars.values() for one in getattr(side, what)), key=lambda one: one["path"]
+        )  # stable: the annotations of one image stay in their order
+        for what in ("rejected", "complaints")
+    )
+    write_json(out / REJECTED, {"rejected": rejected, "complaints": complaints})
+    splits = {}
+    for split in listing.manifest["splits"]:
+        names = [task.name for task in job.tasks if task.split == split and sidecars[task.name].samples]
+        if not names:
+            raise EmptySplit(
+                f"{listing.root}: no image of the split {split!r} can be decoded; see {out / REJECTED}"
+            )
+        splits[split] = _publish_split(split, [sidecars[name] for name in names], work, tars)
+    named = {shard["name"] for one in splits.values() for shard in [*one["shards"], one["samples"]]}
+    for path in tars.iterdir():
+        if path.name not in named and path.name.split("-")[0].split(".")[0] in SPLITS:
+            path.unlink()  # left by an earlier, different set
+    index = {
+        "format": FORMAT,
+        "kind": listing.manifest["kind"],
+        "classes": listing.manifest["classes"],
+        "class_info": listing.manifest["class_info"],
+        "splits": splits,
+        "rejected": {"count": len(rejected), **_named(out / REJECTED)},
+        "fingerprint": f"{sum(int(side.content, 16) for side in sidecars.values()) % 2**256:064x}",
+        "seed": job.settings.seed,
+        "resized": {
+            "max_side": job.about["max_side"],
+            "quality": job.about["quality"],
+            "count": sum(side.resized for side in sidecars.values()),
+        },
+        **{name: listing.manifest[name] for name in _ANNOTATED if name in listing.manifest},
+    }
+    if index.get("task") == "detect":
+        index["boxes_only"] = sum(side.boxes_only for side in sidecars.values())
+        if index["boxes_only"]:
+            log(f"{out}: {index['boxes_only']} objects have a box and no mask; the box is taken for one")
+    write_json(out / INDEX, index)
+    _conclude(job, sidecars, index, log)
+    return index
+
+
+def _conclude(
+    job: ShardJob, sidecars: dict[str, Sidecar], index: dict[str, Any], log: Callable[[str], None]
+) -> None:
+    """Keep the tars for the next run, note what is done, and empty the work directory."""
+    if job.kept_dir is not None:
+        parts = [(task, sidecars[task.name]) for task in job.tasks]
+        reason = keep(job.kept_dir, job.made_so, job.listing, parts, index, job.out)
+        if reason is not None:
+            log(f"{job.kept_dir}: no shard can be kept for the next run, it will write all anew ({reason})")
+    digest = hashlib.sha256((job.out / INDEX).read_bytes()).hexdigest()
+    write_json(job.work / _DONE, {"job": job.about, "index": digest})
+    for task in job.tasks:
+        for path in (job.work / task.name, sidecar_path(job.work, task.name)):
+            path.unlink(missing_ok=True)
+
+
+def _publish_split(split: str, sidecars: list[Sidecar], work: Path, tars: Path) -> dict[str, Any]:
+    """Move a split's tars into place, numbered without gaps, and write its sample table."""
+    shards = []
+    table = np.zeros(sum(len(side.samples) for side in sidecars), dtype=SAMPLE)
+    at = 0
+    for number, side in enumerate(sidecars):
+        name = f"{split}-{number:06d}.tar"
+        if (work / side.name).is_file():
+            move(work / side.name, tars / name)
+        rows = np.array(side.samples, dtype=np.int64)
+        part = table[at : at + len(rows)]
+        part["shard"] = number
+        part["offset"], part["size"], part["label"] = rows.T
+        at += len(rows)
+        shards.append({"name": name, "count": len(rows), "bytes": side.bytes, "sha256": side.sha256})
+    with whole(tars / samples_name(split)) as file:
+        np.save(file, table)
+    return {
+        "count": len(table),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "shards": shards,
+        "samples": _named(tars / samples_name(split)),
+    }
+
+
+def _named(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    return {"name": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -1,0 +1,107 @@
+"""What a sharding run is to make: the settings, the shards that it takes over, and a task for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mae.data.listing.listing_file import Listing
+from mae.data.listing.manifest import manifest_digest
+from mae.data.shards.index import FORMAT
+from mae.data.shards.shard_plan import ShardTask, plan_shards
+from mae.data.shards.shard_reuse import KeptShard, reusable
+from mae.data.sources.base import SPLITS
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """How shards are cut and filled.
+
+    max_count, max_bytes: images, and listed bytes, of a shard at most (an image above that is a shard of its
+    own). max_side, quality: see `ShardWriter`; images with annotations are never reduced. max_rejected: more
+    rejected images and annotations than this are an error. seed: of the shuffle.
+
+    Raises: ValueError naming the setting.
+    """
+
+    max_count: int = 1250
+    max_bytes: int = 1 << 30
+    max_side: int | None = None
+    quality: int = 90
+    max_rejected: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_count", "max_bytes", "max_side"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality is {self.quality}: JPEG quality runs from 1 to 100")
+
+
+class ShardJob:
+    """The shards of one listing (`manifest.write_listing`), to be made in `work` and published in `out`.
+
+    kept_dir: where published shards are kept for the next run (see `kept`); None begins anew each time.
+    about: what is made, as JSON. After `plan`: tasks, every shard in the order of the index, and kept, those
+    that an earlier run wrote. The plan depends on the listing, the settings and the kept shards alone.
+
+    Raises: SourceError without a listing; ValueError for settings that its images cannot have.
+    """
+
+    def __init__(
+        self,
+        listing_dir: str | os.PathLike,
+        out_dir: str | os.PathLike,
+        work_dir: str | os.PathLike,
+        kept_dir: str | os.PathLike | None = None,
+        settings: ShardSettings | None = None,
+    ) -> None:
+        self.listing, self.settings = Listing(listing_dir), settings or ShardSettings()
+        self.out, self.work = Path(out_dir), Path(work_dir)
+        self.kept_dir = None if kept_dir is None else Path(kept_dir)
+        given, manifest = self.settings, self.listing.manifest
+        if given.max_side is not None and "task" in manifest:
+            raise ValueError(
+                f"max_side is {given.max_side}: images with annotations keep their size, or boxes and label "
+                "maps would not fit them; set max_side to null"
+            )
+        made = {
+            "format": FORMAT,
+            "seed": given.seed,
+            "max_count": given.max_count,
+            "max_bytes": given.max_bytes,
+            "max_side": given.max_side,
+            "quality": given.quality if given.max_side else None,
+        }
+        self.about: dict[str, Any] = {**made, "source": manifest_digest(manifest)}
+        # Labels are places among the classes, and annotations are checked against the categories.
+        tables = {name: manifest.get(name) for name in ("classes", "task", "categories", "ignore")}
+        self.made_so: dict[str, Any] = {**made, **tables}
+        self.tasks: list[ShardTask] = []
+        self.kept: list[KeptShard] = []
+
+    def plan(self, log: Callable[[str], None] = lambda line: None) -> None:
+        """Find what an earlier run left, and cut the rest into shards that come after it."""
+        self.kept, self.tasks = [], []
+        had = self.kept_dir is not None and self.kept_dir.is_dir()
+        if self.kept_dir is not None and had:
+            self.kept = reusable(self.kept_dir, self.made_so, self.listing, log)
+        given = self.settings
+        for split in SPLITS:
+            old = [one.task for one in self.kept if one.task.split == split]
+            self.tasks += old
+            self.tasks += plan_shards(self.listing, split, given.seed, given.max_count, given.max_bytes, old)
+        if had:
+            images = sum(len(one.sidecar.samples) for one in self.kept)
+            new = len(self.tasks) - len(self.kept)
+            log(f"kept {len(self.kept)} shards ({images} images), writing {new} new")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """`about`, and which shards are taken over: the same while a planned task means the same shard."""
+        return {**self.about, "kept": [one.tar.stem for one in self.kept]} if self.kept else self.about

@@ -1,0 +1,180 @@
+"""Shards of earlier runs, kept for the next: hard links to published tars, which cost no second copy.
+
+The directory holds for each shard a tar and a record of what it was made of, both named by a digest of
+content and origin, so that nothing in it is ever overwritten by anything else; `kept.json` is written last
+and says which of them count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mae.data.listing.listing_file import Listing
+from mae.data.shards.index import TARS, sha256_of
+from mae.data.shards.shard_plan import ShardTask
+from mae.data.shards.shard_writer import Sidecar
+from mae.files import whole, write_json
+
+_KEPT = "kept.json"
+
+
+class KeptShard(NamedTuple):
+    """A shard of an earlier run: its place among today's, what it holds, and where its tar lies."""
+
+    task: ShardTask
+    sidecar: Sidecar
+    tar: Path
+
+
+def reusable(
+    directory: Path, made_so: dict[str, Any], listing: Listing, log: Callable[[str], None]
+) -> list[KeptShard]:
+    """Kept shards made by the same settings, every image of which is listed as it was, in their old order.
+
+    made_so: all that decides what a shard is made of, the images excepted. A tar is taken for whole by size,
+    modification time and inode as they were noted; where those differ, by its sha256.
+    log: is told why others are not taken.
+    """
+    noted = _read(directory / _KEPT)
+    if noted is None:
+        return []
+    differ = [
+        name for name in {**made_so, **noted["made_so"]} if noted["made_so"].get(name) != made_so.get(name)
+    ]
+    if differ:
+        log(f"{directory}: made with other settings ({', '.join(differ)}), no shard of it is kept")
+        return []
+    row_of = _Rows(listing)
+    found: list[KeptShard] = []
+    gone = altered = 0
+    for about in noted["shards"]:
+        tar, record = directory / f"{about['key']}.tar", _read(directory / f"{about['key']}.json")
+        rows = row_of.take(record["rows"]) if record is not None else None
+        if record is None or rows is None:
+            gone += 1
+        elif not _is_whole(tar, about, record["sidecar"]["sha256"]):
+            altered += 1
+        else:
+            number = sum(one.task.split == about["split"] for one in found)
+            task = ShardTask(about["split"], number, rows, record["first_key"])
+            found.append(KeptShard(task, replace(Sidecar(**record["sidecar"]), name=task.name), tar))
+            row_of.used[rows] = True
+    if gone:
+        log(f"{gone} earlier shards hold images that are removed or changed: what is left of them goes anew")
+    if altered:
+        log(f"{directory}: {altered} kept shards are missing or altered: their images go anew")
+    write_json(directory / _KEPT, noted)  # newly noted inodes and times
+    return found
+
+
+def keep(
+    directory: Path,
+    made_so: dict[str, Any],
+    listing: Listing,
+    parts: Sequence[tuple[ShardTask, Sidecar]],
+    index: dict[str, Any],
+    out: Path,
+) -> str | None:
+    """Keep the published shards for the next run, and no others.
+
+    parts: all tasks with their sidecars; index: what was published of them in `out`. Returns None, or why
+    nothing could be kept (a file system without hard links, another one than that of `out`).
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    identities = listing.identities()
+    shards = []
+    for split, about in index["splits"].items():
+        here = [(task, side) for task, side in parts if task.split == split and side.samples]
+        for (task, side), published in zip(here, about["shards"], strict=True):
+            rows = identities[task.rows].astype("<u8").tobytes().hex()
+            key = hashlib.sha256(f"{side.sha256} {rows}".encode()).hexdigest()[:32]
+            tar = directory / f"{key}.tar"
+            try:
+                _link(out / TARS / published["name"], tar)
+            except OSError as error:
+                forget(directory)
+                return error.strerror or str(error)
+            if not (record := tar.with_suffix(".json")).is_file():
+                with whole(record) as file:
+                    about_it = {"rows": rows, "first_key": task.first_key, "sidecar": vars(side)}
+                    file.write(json.dumps(about_it).encode("ascii"))
+            shards.append({"key": key, "split": split, "stamp": _stamp(tar)})
+    write_json(directory / _KEPT, {"made_so": made_so, "shards": shards})
+    _remove_others(directory, {one["key"] for one in shards})
+    return None
+
+
+def forget(directory: Path) -> None:
+    """Keep nothing: the next run writes every shard anew."""
+    (directory / _KEPT).unlink(missing_ok=True)
+    _remove_others(directory, set())
+
+
+class _Rows:
+    """Where the images of earlier shards stand in today's listing."""
+
+    def __init__(self, listing: Listing) -> None:
+        identities = listing.identities()
+        self._order = np.argsort(identities, kind="stable")
+        self._sorted = identities[self._order]
+        self.used = np.zeros(len(identities), dtype=bool)
+        # Rows that cannot be told apart (one chance in 10^7 at a million images) belong to no earlier shard.
+        same = self._order[1:][self._sorted[1:] == self._sorted[:-1]]
+        self.used[np.isin(identities, identities[same])] = True
+
+    def take(self, identities: str) -> np.ndarray | None:
+        """The rows (n,) of these identities, None where one is not listed or belongs to another shard."""
+        wanted = np.frombuffer(bytes.fromhex(identities), dtype="<u8")
+        places = np.searchsorted(self._sorted, wanted)
+        places[places == len(self._sorted)] = 0
+        if len(self._sorted) == 0 or (self._sorted[places] != wanted).any():
+            return None
+        rows = self._order[places]
+        return None if self.used[rows].any() else rows
+
+
+def _is_whole(tar: Path, about: dict[str, Any], sha256: str) -> bool:
+    try:
+        stamp = _stamp(tar)
+        if stamp == about["stamp"]:
+            return True
+        if stamp[0] != about["stamp"][0] or sha256_of(tar) != sha256:
+            return False
+    except OSError:
+        return False
+    about["stamp"] = stamp
+    return True
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make `target` another name of `source`, whatever had that name."""
+    if target.exists() and target.samefile(source):
+        return
+    target.unlink(missing_ok=True)
+    os.link(source, target)
+
+
+def _remove_others(directory: Path, keys: set[str]) -> None:
+    for path in directory.iterdir():
+        if path.name != _KEPT and path.stem not in keys:
+            path.unlink()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):  # without it the images are sharded anew, which is always right
+        return None

@@ -1,0 +1,250 @@
+"""One shard: some listed images, checked and copied into one ordinary WebDataset tar.
+
+Runs in worker processes that import neither torch nor a training library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from mae.data.decode import Checked, UndecodableImage, check, orientation_of, pixels
+from mae.data.label_png import UnreadableMap
+from mae.data.listing.listing_file import Listing
+from mae.data.shards.annotation_checks import (
+    Unsound,
+    check_label_map,
+    check_upright,
+    known_values,
+    sound_objects,
+)
+from mae.data.shards.shard_plan import ShardTask
+from mae.data.shards.tar_writer import TarWriter
+from mae.data.sources.base import BROKEN_LINK, Entry
+from mae.files import json_bytes, whole
+
+
+class SourceChanged(RuntimeError):
+    """A listed file is gone or has another size than the listing says."""
+
+
+@dataclass
+class Sidecar:
+    """What a finished shard holds, written beside it as JSON once the tar is whole.
+
+    samples: [offset, size, label] of each image's bytes. content: sum modulo 2^256, in hexadecimal, of one
+    sha256 per file read (name, class, bytes), so that the sum over shards does not depend on their make-up.
+    """
+
+    name: str
+    bytes: int = 0
+    sha256: str = ""
+    content: str = "0"
+    samples: list[list[int]] = field(default_factory=list)
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    complaints: list[dict[str, str]] = field(default_factory=list)
+    resized: int = 0
+    boxes_only: int = 0
+
+    def write(self, directory: Path) -> None:
+        """Put it beside its shard in `directory`."""
+        with whole(sidecar_path(directory, self.name)) as file:
+            file.write(json.dumps(vars(self)).encode("ascii"))
+
+
+class ShardWriter:
+    """Writes shards of one listing into `directory`.
+
+    max_side: images whose longer side is above it are reduced to it (bicubic, antialiased) and re-encoded as
+    JPEG of that `quality`; None copies every image's bytes as they are.
+    """
+
+    def __init__(
+        self, listing: Listing, directory: Path, *, max_side: int | None = None, quality: int = 90
+    ) -> None:
+        self.listing, self.directory = listing, directory
+        self.max_side, self.quality = max_side, quality
+        manifest = listing.manifest
+        self._labels = {name: label for label, name in enumerate(manifest["classes"])}
+        self._known: np.ndarray | None = None
+        if manifest.get("task") == "segment":
+            self._known = known_values(manifest["categories"], manifest["ignore"])
+
+    def write(self, task: ShardTask) -> Sidecar:
+        """Write the shard and, once it is whole, its sidecar.
+
+        Raises: SourceChanged naming the file; DiskFull naming the shard.
+        """
+        sidecar = Sidecar(task.name)
+        content = 0
+        with whole(self.directory / task.name) as file, _Containers(self.listing.root) as containers:
+            tar = TarWriter(file)
+            for number, row in enumerate(task.rows, task.first_key):
+                entry = self.listing[int(row)]
+                data = containers.read(entry)
+                stated = json.loads(entry.annotation) if entry.annotation else None
+                label_map = None if self._known is None else _read_map(containers, entry, stated)
+                content += _identity(entry, data, label_map)
+                self._add(tar, f"{number:09d}", entry, data, sidecar, stated, label_map)
+            sidecar.sha256, sidecar.bytes = tar.finish()
+        sidecar.content = f"{content % 2**256:x}"
+        sidecar.write(self.directory)
+        return sidecar
+
+    def _add(
+        self,
+        tar: TarWriter,
+        key: str,
+        entry: Entry,
+        data: bytes,
+        sidecar: Sidecar,
+        stated: dict[str, Any] | None,
+        label_map: bytes | None,
+    ) -> None:
+        try:
+            extension, body, checked = self._checked(entry, data)
+            belonging, faults, boxes_only = self._belonging(stated, label_map, data, checked)
+        except (UndecodableImage, UnreadableMap, Unsound) as error:
+            sidecar.rejected.append({"path": entry.path, "reason": str(error)})
+            return
+        sidecar.rejected += [{"path": entry.path, "reason": fault} for fault in faults]
+        if checked.complaint:
+            sidecar.complaints.append({"path": entry.path, "complaint": checked.complaint})
+        sidecar.resized += body is not data
+        sidecar.boxes_only += boxes_only
+        label = -1 if entry.class_name is None else self._labels[entry.class_name]
+        offset = tar.add(f"{key}.{extension}", body)
+        sidecar.samples.append([offset, len(body), label])
+        about: dict[str, Any] = {"path": entry.path, "width": checked.width, "height": checked.height}
+        if label >= 0:
+            tar.add(f"{key}.cls", str(label).encode("ascii"))
+            about |= {"class": entry.class_name, "label": label}
+        if label_map is not None:
+            tar.add(f"{key}.labels.png", label_map)
+        tar.add(f"{key}.json", json.dumps(about | belonging, sort_keys=True).encode("ascii"))
+
+    def _checked(self, entry: Entry, data: bytes) -> tuple[str, bytes, Checked]:
+        """Extension and bytes of the image as it is stored, and what is known of it."""
+        if entry.size == BROKEN_LINK:
+            raise UndecodableImage("a link that leads nowhere")
+        checked = check(data)
+        if self.max_side is None or max(checked.width, checked.height) <= self.max_side:
+            return checked.extension, data, checked
+        body, checked = self._reduced(data, checked)
+        return "jpg", body, checked
+
+    def _belonging(
+        self, stated: dict[str, Any] | None, label_map: bytes | None, data: bytes, image: Checked
+    ) -> tuple[dict[str, Any], list[str], int]:
+        """What the sample's json says of its annotations, why some were left out, how many are boxes only."""
+        if stated is None:
+            return {}, [], 0
+        check_upright(orientation_of(data))
+        if label_map is not None and self._known is not None:
+            check_label_map(label_map, image.width, image.height, self._known)
+            return {}, [], 0
+        sound, faults, boxes_only = sound_objects(stated, image.width, image.height)
+        return {"image_id": stated["image_id"], "annotations": sound}, faults, boxes_only
+
+    def _reduced(self, data: bytes, checked: Checked) -> tuple[bytes, Checked]:
+        assert self.max_side is not None
+        scale = self.max_side / max(checked.width, checked.height)
+        width, height = (max(1, round(side * scale)) for side in (checked.width, checked.height))
+        image = Image.fromarray(pixels(data)).resize((width, height), Image.Resampling.BICUBIC)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=self.quality, subsampling=0 if self.quality >= 95 else 2)
+        return buffer.getvalue(), Checked("jpg", width, height, checked.complaint)
+
+
+def sidecar_path(directory: Path, name: str) -> Path:
+    """Where the sidecar of the shard called `name` lies."""
+    return directory / f"{name}.json"
+
+
+def read_sidecar(directory: Path, name: str) -> Sidecar | None:
+    """The sidecar of a finished shard, None where there is none or it cannot be read."""
+    try:
+        return Sidecar(**json.loads(sidecar_path(directory, name).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _identity(entry: Entry, data: bytes, label_map: bytes | None) -> int:
+    what = [entry.split, entry.path, entry.class_name, hashlib.sha256(data).hexdigest()]
+    if label_map is not None:
+        what.append(hashlib.sha256(label_map).hexdigest())
+    elif entry.annotation:
+        what.append(entry.annotation)
+    return int.from_bytes(hashlib.sha256(json_bytes(what)).digest(), "big")
+
+
+def _read_map(containers: _Containers, entry: Entry, stated: dict[str, Any] | None) -> bytes:
+    assert stated is not None
+    return containers.read(Entry(entry.split, stated["map"], None, stated["size"], stated["mtime_ns"]))
+
+
+class _Containers:
+    """Reads entries' bytes, keeping the tars that hold many of them open."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._open: dict[str, IO[bytes]] = {}
+
+    def __enter__(self) -> _Containers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.close()
+
+    def read(self, entry: Entry) -> bytes:
+        if entry.size == BROKEN_LINK:
+            return b""
+        path = self._root / (entry.container or entry.path)
+        with _as_changed(path):
+            if entry.container:
+                if entry.container not in self._open:
+                    self._open[entry.container] = path.open("rb", buffering=0)
+                data = os.pread(self._open[entry.container].fileno(), entry.size, entry.offset)
+            else:
+                with path.open("rb", buffering=0) as file:
+                    # One byte more than listed shows a file that has grown.
+                    data = _read(file, entry.size + 1)
+        if len(data) != entry.size:
+            now = f"at least {len(data)}" if len(data) > entry.size else str(len(data))
+            raise SourceChanged(
+                f"{path}: listed with {entry.size} bytes, has {now} now ({entry.path}); "
+                "the source changed while it was sharded: run ingest again"
+            )
+        return data
+
+
+def _read(file: Any, size: int) -> bytes:
+    parts = []
+    while size > 0:
+        part = file.read(size)
+        if not part:
+            break
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+@contextmanager
+def _as_changed(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SourceChanged(
+            f"{path}: listed, but cannot be read now ({error.strerror}); run ingest again"
+        ) from error

@@ -1,0 +1,221 @@
+"""A listed source -> WebDataset tar shards with an index: shuffled once, in parallel, whole or not at all.
+
+Every shard is one task, for this process, its workers, or others that write parts. Finished ones stay in the
+work directory until all are there; then they are moved into place and `index.json` is written last, so an
+interrupted run goes on where it was and a directory with an index is complete.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from mae.data.listing.listing_file import Listing
+from mae.data.shards.index import REJECTED
+from mae.data.shards.publish import claimed, enter, entered, finished, publish, written
+from mae.data.shards.shard_job import ShardJob, ShardSettings
+from mae.data.shards.shard_plan import ShardTask
+from mae.data.shards.shard_writer import ShardWriter, Sidecar
+from mae.files import write_json
+
+_LOG_EVERY = 5.0  # seconds
+
+
+class TooManyRejected(RuntimeError):
+    """More images or annotations cannot be used than `max_rejected` allows."""
+
+
+class WorkerDied(RuntimeError):
+    """A worker process ended without an answer."""
+
+
+def write_shards(
+    listing_dir: str | os.PathLike,
+    out_dir: str | os.PathLike,
+    work_dir: str | os.PathLike,
+    *,
+    kept_dir: str | os.PathLike | None = None,
+    workers: int = 1,
+    log: Callable[[str], None] = lambda line: None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Write the shards of a listing (`manifest.write_listing`) and their index; returns the index.
+
+    Each split is shuffled by the seed and cut into shards within both bounds, all of about one size. Equal
+    listings, contents and settings give equal bytes, whatever `workers` (processes; 0 or 1 stays in this
+    one), however often the run was interrupted, and whoever wrote which part. Images that do not decode, or
+    do not fit their annotations, and single annotations that do not fit their image are left out and named
+    in `rejected.json`.
+
+    settings: the fields of `ShardSettings`. kept_dir: where published shards are kept for the next run. It
+    then takes over those whose images are all listed as they were, byte for byte, and shards the rest after
+    them; so equal bytes need equal kept shards, too. It must lie on the file system of `out_dir`.
+    log: is given a progress line with rate and time left every few seconds.
+
+    Raises: SourceChanged, DiskFull, TooManyRejected, WorkerDied, EmptySplit, SourceError, ValueError.
+    """
+    job = ShardJob(listing_dir, out_dir, work_dir, kept_dir, ShardSettings(**settings))
+    with claimed(job.work, log):
+        done = finished(job)
+        if done is not None:
+            log(f"{job.out}: unchanged, nothing to do")
+            return done
+        job.plan(log)
+        enter(job)
+        progress = _Progress(job, log)
+        for task in job.tasks:
+            sidecar = written(job, task)
+            if sidecar is not None:
+                progress.add(task, sidecar)
+        progress.begin()
+        waiting = [task for task in job.tasks if task.name not in progress.sidecars]
+        with closing(_run(waiting, job, workers)) as results:
+            for task, sidecar in results:
+                progress.add(task, sidecar)
+        index = publish(job, progress.sidecars, log)
+    count = sum(one["count"] for one in index["splits"].values())
+    log(f"{job.out}: {count} images in {len(job.tasks)} shards, {index['rejected']['count']} rejected")
+    return index
+
+
+def list_parts(job: ShardJob, log: Callable[[str], None] = lambda line: None) -> list[str]:
+    """Names of the shards that are still to be written before `write_shards` has only to publish.
+
+    Each may be written by another process (`write_parts`), on any machine that sees the same files.
+    """
+    with claimed(job.work, log):
+        if finished(job) is not None:
+            return []
+        job.plan(log)
+        enter(job)
+        return [task.name for task in job.tasks if written(job, task) is None]
+
+
+def write_parts(job: ShardJob, names: Sequence[str], log: Callable[[str], None] = lambda line: None) -> None:
+    """Write these shards into the work directory, each whole or not at all; finished ones are left alone.
+
+    Raises: SourceChanged, DiskFull, SourceError; ValueError naming what is none of this job's shards.
+    """
+    job.plan()
+    tasks = {task.name: task for task in job.tasks}
+    unknown = [name for name in names if name not in tasks]
+    if unknown:
+        few = ", ".join(list(tasks)[:3])
+        raise ValueError(f"no shard is called {', '.join(unknown)}; of {len(tasks)} the first are {few}")
+    if finished(job) is not None:
+        log(f"{job.out}: unchanged, nothing to do")
+        return
+    if not entered(job):
+        with claimed(job.work, log):
+            enter(job)
+    with claimed(job.work, log, alone=False):
+        waiting = [tasks[name] for name in names if written(job, tasks[name]) is None]
+        for number, (task, sidecar) in enumerate(_run(waiting, job, 1), 1):
+            about = f"{len(sidecar.samples)} images, {sidecar.bytes / 1e6:.1f} MB"
+            log(f"{task.name}: {about} ({number} of {len(waiting)})")
+
+
+class _Progress:
+    """What is finished: collects sidecars, bounds the rejected, and says how fast it goes."""
+
+    def __init__(self, job: ShardJob, log: Callable[[str], None]) -> None:
+        self.sidecars: dict[str, Sidecar] = {}
+        self._bytes = {task.name: int(job.listing.sizes(task.rows).sum()) for task in job.tasks}
+        self._images = sum(len(task.rows) for task in job.tasks)
+        self._kept = len(job.kept)
+        self._max_rejected, self._work, self._log = job.settings.max_rejected, job.work, log
+        self._done_images = self._done_bytes = self._had_bytes = 0
+        self._began = self._said = time.monotonic()
+
+    def begin(self) -> None:
+        """Counting of the rate starts here; what was added before is from an earlier run."""
+        self._had_bytes = self._done_bytes
+        self._began = self._said = time.monotonic()
+        finished, to_write = len(self.sidecars) - self._kept, len(self._bytes) - self._kept
+        if finished:
+            self._log(f"resuming: {finished} of {to_write} shards are finished already")
+
+    def add(self, task: ShardTask, sidecar: Sidecar) -> None:
+        self.sidecars[task.name] = sidecar
+        self._done_images += len(task.rows)
+        self._done_bytes += self._bytes[task.name]
+        self._bound()
+        now = time.monotonic()
+        if now - self._said >= _LOG_EVERY:
+            self._said = now
+            rate = (self._done_bytes - self._had_bytes) / (now - self._began)
+            left = (sum(self._bytes.values()) - self._done_bytes) / max(rate, 1.0)
+            self._log(
+                f"{self._done_images} of {self._images} images, "
+                f"{len(self.sidecars)} of {len(self._bytes)} shards, "
+                f"{rate / 1e6:.0f} MB/s, {left / 60:.1f} minutes left"
+            )
+
+    def _bound(self) -> None:
+        rejected = [one for side in self.sidecars.values() for one in side.rejected]
+        if len(rejected) <= self._max_rejected:
+            return
+        path = self._work / REJECTED
+        write_json(path, {"rejected": sorted(rejected, key=lambda one: one["path"])})
+        few = "; ".join(f"{one['path']}: {one['reason']}" for one in rejected[:3])
+        raise TooManyRejected(
+            f"{len(rejected)} images or annotations cannot be used, {self._max_rejected} are allowed "
+            f"(max_rejected): {few}; all found so far: {path}"
+        )
+
+
+def _run(
+    tasks: list[ShardTask], job: ShardJob, workers: int
+) -> Generator[tuple[ShardTask, Sidecar], None, None]:
+    """Write the shards, yielding each as it is finished; few are handed out ahead, so memory stays flat."""
+    max_side, quality = job.settings.max_side, job.settings.quality
+    if workers <= 1 or len(tasks) <= 1:
+        writer = ShardWriter(job.listing, job.work, max_side=max_side, quality=quality)
+        for task in tasks:
+            yield task, writer.write(task)
+        return
+    pool = ProcessPoolExecutor(
+        min(workers, len(tasks)),
+        # Fresh processes: this one may hold threads, which a fork would copy in the middle of anything.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start,
+        initargs=(job.listing.directory, job.work, max_side, quality),
+    )
+    ahead = iter(tasks)
+    running: dict[Future[Sidecar], ShardTask] = {}
+    try:
+        while True:
+            for task in ahead:
+                running[pool.submit(_write, task)] = task
+                if len(running) >= 3 * workers:
+                    break
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise WorkerDied(
+            "a sharding process died (out of memory, or killed); run again: finished shards are kept"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_writer: ShardWriter | None = None  # one per worker process, so that each reads the listing once
+
+
+def _start(listing_dir: Path, work: Path, max_side: int | None, quality: int) -> None:
+    global _writer
+    _writer = ShardWriter(Listing(listing_dir), work, max_side=max_side, quality=quality)
+
+
+def _write(task: ShardTask) -> Sidecar:
+    assert _writer is not None
+    return _writer.write(task)

@@ -1,0 +1,1 @@
+"""Raw sets of images, as they are handed out."""

@@ -1,0 +1,159 @@
+"""COCO-style detection sets: an instances json beside a folder of images, for each split."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mae.data.sources.base import (
+    SPLITS,
+    Entry,
+    Faults,
+    Found,
+    SourceError,
+    fraction_of,
+    held_out,
+    require_directory,
+    stamp_of,
+    walk,
+)
+from mae.data.sources.coco_json import annotations_by_image, category_names, read_tables
+
+_EXPECTED = (
+    "annotations/instances_train2017.json with train2017/ (or annotations/instances_train.json, train.json "
+    "or train/_annotations.coco.json with train/ or images/), and the same for val"
+)
+_NAMES = {"train": ("train",), "val": ("val", "valid")}
+
+
+class CocoSource:
+    """COCO 2017 as it is handed out, or anything of its form.
+
+    The images are those that the json lists. An entry's annotation is JSON: image_id (int or str), width,
+    height (pixels), annotations [{"id", "category_id", "bbox" [x, y, w, h] in pixels, "area", "iscrowd",
+    "segmentation": polygons, run lengths or nothing}] in the file's order. Whether those fit the image is
+    found when it is sharded; that the file hangs together is found here. Without a json for val, a fraction
+    `val_fraction` of train's images is held out by a hash of their names.
+    """
+
+    kind = "coco"
+
+    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
+        self.root = Path(root)
+        self.val_fraction = fraction_of(val_fraction)
+        self.ignored = 0
+        self._categories: dict[int, str] = {}
+        self._unlisted: dict[str, set[str]] = {}
+
+    def entries(self) -> Iterator[Entry]:
+        require_directory(self.root, _EXPECTED)
+        self._unlisted = {}
+        train, val = (_places(self.root, split) for split in SPLITS)
+        if train is None:
+            raise SourceError(f"{self.root}: has no annotations for train; expected {_EXPECTED}")
+        self._categories = {}
+        yield from self._split("train", *train, fraction=0.0 if val else self.val_fraction)
+        if val is not None:
+            yield from self._split("val", *val, fraction=0.0)
+
+    def unchanged_key(self) -> dict[str, list[int]]:
+        """Looks at every file but into none: parsing the jsons of all of COCO takes a minute and 4 GB."""
+        require_directory(self.root, _EXPECTED)
+        key: dict[str, list[int]] = {f"val_fraction {self.val_fraction}": []}
+        for file, folder in filter(None, (_places(self.root, split) for split in SPLITS)):
+            status = file.stat()
+            key[str(file.relative_to(self.root))] = [status.st_size, status.st_mtime_ns]
+            key[folder] = stamp_of(walk(self.root, folder))
+        return key
+
+    def class_info(self) -> dict[str, dict]:
+        return {}
+
+    def annotation_info(self) -> dict[str, Any]:
+        categories = [{"id": number, "name": name} for number, name in sorted(self._categories.items())]
+        return {"task": "detect", "categories": categories}
+
+    def _split(self, split: str, file: Path, folder: str, fraction: float) -> Iterator[Entry]:
+        about = read_tables(file)
+        categories = category_names(file, about["categories"])
+        self._agree(file, categories)
+        rows = annotations_by_image(file, about, set(categories))
+        files = {found.path: found for found in walk(self.root, folder)}
+        placed = _placed(file, about["images"], files, folder)
+        unlisted = set(files) - set(placed)
+        self._unlisted[folder] = self._unlisted.get(folder, unlisted) & unlisted  # splits may share a folder
+        self.ignored = sum(len(paths) for paths in self._unlisted.values())
+        for path, image in sorted(placed.items(), key=lambda one: one[0]):
+            in_val = fraction > 0 and held_out(path.removeprefix(f"{folder}/"), fraction)
+            stated = {
+                "image_id": image["id"] if isinstance(image["id"], str) else int(image["id"]),
+                "width": int(image["width"]),
+                "height": int(image["height"]),
+                "annotations": rows.pop(image["id"], []),
+            }
+            found = files[path]
+            annotation = json.dumps(stated, separators=(",", ":"))
+            target = "val" if in_val else split
+            yield Entry(target, path, None, found.size, found.mtime_ns, annotation=annotation)
+
+    def _agree(self, file: Path, categories: dict[int, str]) -> None:
+        """Take train's table; raises SourceError where val's says anything else."""
+        if not self._categories:
+            self._categories = categories
+        for number, name in categories.items():
+            if self._categories.get(number) != name:
+                raise SourceError(
+                    f"{file}: category {number} is {name!r}, for train {self._categories.get(number)!r}; "
+                    "both splits need one table of categories"
+                )
+
+
+def _places(root: Path, split: str) -> tuple[Path, str] | None:
+    """The split's json and its folder of images (below the root); None where there is neither."""
+    wanted = [
+        (f"annotations/instances_{name}{year}.json", f"{name}{year}")
+        for name in _NAMES[split]
+        for year in ("2017", "2014", "")
+    ]
+    for name in _NAMES[split]:
+        wanted += [(f"annotations/{name}.json", name), (f"{name}.json", name)]
+        wanted += [(f"{name}/_annotations.coco.json", name)]
+    if split == "train":  # one json over everything
+        wanted += [
+            (f"{name}.json", "images") for name in ("annotations/instances", "instances", "annotations")
+        ]
+    for file, folder in wanted:
+        if not (root / file).is_file():
+            continue
+        for place in (folder, f"images/{folder}", "images"):
+            if (root / place).is_dir():
+                return root / file, place
+        raise SourceError(f"{root / file}: its images are missing; expected them in {root / folder}")
+    for _, folder in wanted:
+        if folder != "images" and (root / folder).is_dir():
+            raise SourceError(f"{root / folder}: has no annotations; expected {_EXPECTED}")
+    return None
+
+
+def _placed(
+    file: Path, images: list[dict[str, Any]], files: dict[str, Found], folder: str
+) -> dict[str, dict[str, Any]]:
+    """Path of the image's file below the root -> the json's row. Raises SourceError for files not there."""
+    faults = Faults(file)
+    placed: dict[str, dict[str, Any]] = {}
+    for image in images:
+        # Some writers put the folder into file_name, others leave it out.
+        paths = [posixpath.normpath(one) for one in (f"{folder}/{image['file_name']}", image["file_name"])]
+        path = next((one for one in paths if one in files), None)
+        if path is None:
+            faults.add(f"images whose file is not in {folder}/", image["file_name"])
+        elif path in placed:
+            faults.add("files that several images name", path)
+        else:
+            placed[path] = image
+    faults.judge()
+    return placed

@@ -1,0 +1,208 @@
+"""Segmentation sets: images with a label map each, a PNG whose pixel values are class numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mae.data.sources.base import (
+    Entry,
+    Faults,
+    Found,
+    SourceError,
+    fraction_of,
+    held_out,
+    is_image,
+    require_directory,
+    walk,
+)
+
+MAX_CLASSES = 255  # category indices are kept in 8 bits, of which 255 means "not labelled"
+# In the order of their values 0..10; 11 is void (SegNet's release of CamVid).
+CAMVID = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian",
+    "bicyclist",
+)  # fmt: skip
+
+
+class LabelMapSource:
+    """People's own data: images/{train,val}/ and labels/{train,val}/ with a map <same stem>.png for each
+    image, classes.txt, whose line k (from 0) names value k, 255 meaning "not labelled".
+
+    Files may lie deeper, in both alike. With no images/val, or neither (images/ and labels/ themselves), a
+    fraction `val_fraction` is held out by a hash of the names. An entry's annotation is JSON: map (path below
+    the root), size (bytes), mtime_ns. The maps are read when they are sharded.
+    """
+
+    kind = "label_maps"
+    expected = (
+        "images/{train,val}/, labels/{train,val}/ with a .png of the same stem for each image, classes.txt"
+    )
+    ignore = (255,)
+    folders: ClassVar[dict[str, tuple[str, str]]] = {
+        "train": ("images/train", "labels/train"),
+        "val": ("images/val", "labels/val"),
+    }
+
+    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
+        self.root = Path(root)
+        self.val_fraction = fraction_of(val_fraction)
+        self.ignored = 0
+
+    def entries(self) -> Iterator[Entry]:
+        require_directory(self.root, self.expected)
+        self.ignored = 0
+        self.categories()
+        places = {
+            split: pair
+            for split, pair in self.folders.items()
+            if any((self.root / one).is_dir() for one in pair)
+        }
+        if "train" not in places and "val" not in places:
+            places = {"train": self.unsplit()}
+        if "train" not in places:
+            raise SourceError(f"{self.root}: has images for val but none for train; expected {self.expected}")
+        for split, (images, labels) in places.items():
+            for folder in (images, labels):
+                require_directory(self.root / folder, self.expected)
+            fraction = 0.0 if "val" in places else self.val_fraction
+            yield from self._split(split, images, labels, fraction)
+
+    def unsplit(self) -> tuple[str, str]:
+        """Folders of images and maps where nothing is split yet."""
+        return "images", "labels"
+
+    def unchanged_key(self) -> dict[str, list[int]]:
+        return {}
+
+    def class_info(self) -> dict[str, dict]:
+        return {}
+
+    def annotation_info(self) -> dict[str, Any]:
+        return {"task": "segment", "categories": self.categories(), "ignore": list(self.ignore)}
+
+    def categories(self) -> list[dict[str, Any]]:
+        """[{"id": value in the maps, "name"}]. Raises SourceError where the names cannot be read."""
+        file = self.root / "classes.txt"
+        names = [line.strip() for line in _lines(file)]
+        return _numbered(file, dict(enumerate(names)))
+
+    def _split(self, split: str, images: str, labels: str, fraction: float) -> Iterator[Entry]:
+        maps: dict[str, Found] = {}
+        for found in walk(self.root, labels):
+            stem, extension = posixpath.splitext(found.path.removeprefix(f"{labels}/"))
+            if extension.lower() == ".png":
+                maps[stem] = found
+            else:
+                self.ignored += 1
+        pairs: list[tuple[str, Found, Found]] = []
+        faults = Faults(self.root)
+        used: set[str] = set()
+        for found in walk(self.root, images):
+            name = found.path.removeprefix(f"{images}/")
+            stem = posixpath.splitext(name)[0]
+            if not is_image(name):
+                self.ignored += 1
+            elif stem not in maps:
+                faults.add(f"images without their map in {labels}/", f"{found.path} ({labels}/{stem}.png)")
+            else:
+                used.add(stem)
+                pairs.append((name, found, maps[stem]))
+        for stem in maps:
+            if stem not in used:
+                faults.add(f"label maps without their image in {images}/", maps[stem].path)
+        faults.judge()
+        if not pairs:
+            raise SourceError(f"{self.root / images}: no images found; expected {self.expected}")
+        for name, found, label_map in pairs:
+            target = "val" if fraction > 0 and held_out(name, fraction) else split
+            stated = {"map": label_map.path, "size": label_map.size, "mtime_ns": label_map.mtime_ns}
+            annotation = json.dumps(stated, separators=(",", ":"))
+            yield Entry(target, found.path, None, found.size, found.mtime_ns, annotation=annotation)
+
+
+class Ade20kSource(LabelMapSource):
+    """ADE20K scene parsing as it is handed out: ADEChallengeData2016 (this folder or its parent is the root)
+    with images/ and annotations/ {training, validation}, value 0 meaning "other", 1..150 being the classes
+    that objectInfo150.txt names."""
+
+    kind = "ade20k"
+    expected = "ADEChallengeData2016 with {images,annotations}/{training,validation}/ and objectInfo150.txt"
+    ignore = (0,)
+    folders: ClassVar[dict[str, tuple[str, str]]] = {
+        "train": ("images/training", "annotations/training"),
+        "val": ("images/validation", "annotations/validation"),
+    }
+
+    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
+        super().__init__(_inside(Path(root), "ADEChallengeData2016"), val_fraction)
+
+    def unsplit(self) -> tuple[str, str]:
+        return self.folders["train"]
+
+    def categories(self) -> list[dict[str, Any]]:
+        file = self.root / "objectInfo150.txt"
+        names: dict[int, str] = {}
+        for number, line in enumerate(_lines(file)[1:], 1):  # under a line of headings
+            fields = line.split("\t")
+            if len(fields) < 5 or fields[0].strip() != str(number):
+                raise SourceError(
+                    f"{file}, line {number + 1}: expected '{number}<tab>ratio<tab>train<tab>val<tab>name', "
+                    f"got {line!r}"
+                )
+            names[number] = fields[4].strip()
+        return _numbered(file, names)
+
+
+class CamVidSource(LabelMapSource):
+    """CamVid in SegNet's layout: CamVid (this folder or its parent is the root) with train/, trainannot/,
+    val/, valannot/: 11 classes, 11 meaning void."""
+
+    kind = "camvid"
+    expected = "CamVid with train/, trainannot/, val/, valannot/"
+    ignore = (11,)
+    folders: ClassVar[dict[str, tuple[str, str]]] = {
+        "train": ("train", "trainannot"),
+        "val": ("val", "valannot"),
+    }
+
+    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
+        super().__init__(_inside(Path(root), "CamVid"), val_fraction)
+
+    def unsplit(self) -> tuple[str, str]:
+        return self.folders["train"]
+
+    def categories(self) -> list[dict[str, Any]]:
+        return [{"id": value, "name": name} for value, name in enumerate(CAMVID)]
+
+
+def _inside(root: Path, name: str) -> Path:
+    """The folder of that name in `root`, else `root` itself."""
+    return root / name if (root / name).is_dir() else root
+
+
+def _lines(file: Path) -> list[str]:
+    """A text file's lines, without empty ones at the end."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{file}: cannot be read ({error}); it must name the classes") from error
+    return text.rstrip().splitlines()
+
+
+def _numbered(file: Path, names: dict[int, str]) -> list[dict[str, Any]]:
+    """The category table of value -> name. Raises SourceError for none, too many, empty or equal names."""
+    if not names or len(names) > MAX_CLASSES:
+        raise SourceError(f"{file}: names {len(names)} classes; 1 to {MAX_CLASSES} can be told apart")
+    faults = Faults(file)
+    for value, name in names.items():
+        if not name:
+            faults.add("classes without a name", f"value {value}")
+        elif list(names.values()).index(name) != list(names).index(value):
+            faults.add("names given twice", repr(name))
+    faults.judge()
+    return [{"id": value, "name": name} for value, name in names.items()]

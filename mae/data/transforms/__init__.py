@@ -1,0 +1,1 @@
+"""Augmentation, one file for each use."""

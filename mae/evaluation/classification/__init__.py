@@ -1,0 +1,1 @@
+"""Classification on an encoder: protocols, heads, training, accuracy."""

@@ -1,0 +1,193 @@
+"""Classification by any protocol of the table: build the classifier, train it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mae import distributed
+from mae.engine.loop import Fitted, fit
+from mae.engine.optim import scaled_lr, warmup_cosine
+from mae.engine.randomness import seed_process
+from mae.evaluation.classification.mixing import Mixing
+from mae.evaluation.classification.protocols import PROTOCOLS, Protocol, Recipe, freeze, make_optimizer
+from mae.models import vit as encoders
+
+Batches = Callable[[int, int], Iterator[Mapping[str, Any]]]
+
+
+class Classifier(nn.Module):
+    """An encoder and a head, trained as its protocol says.
+
+    encoder: a timm ViT built with the protocol's `pool`; `blocks`: see `protocols.freeze`. Frozen parts stay
+    in evaluation mode. A state dict has timm's names under `encoder.`, the rest under `head.`.
+    """
+
+    def __init__(
+        self, protocol: Protocol, encoder: VisionTransformer, num_classes: int, blocks: float | None = None
+    ) -> None:
+        super().__init__()
+        self.protocol = protocol
+        self.encoder = encoder
+        block: Any = encoder.blocks[0]
+        self.head = protocol.head(encoder.embed_dim, num_classes, block.attn.num_heads)
+        self.num_classes = num_classes
+        self.smoothing = 0.0
+        self._frozen = freeze(encoder, protocol.trains, blocks)
+        self._learns_below_head = any(parameter.requires_grad for parameter in encoder.parameters())
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Normalised images (N, C, H, W) -> (N, classes)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._learns_below_head):
+            tokens = encoders.encode(self.encoder, images)
+            if self.protocol.tokens == "patches":
+                tokens = self.encoder.forward_head(tokens, pre_logits=True)
+            elif self.protocol.tokens == "class":
+                tokens = tokens[:, 0]
+            elif self.protocol.tokens == "mean":
+                tokens = tokens[:, 1:].mean(dim=1)
+        return self.head(tokens)
+
+    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """{"loss": cross-entropy in float32}; targets are classes (N,) or probabilities (N, classes)."""
+        logits = self.logits(images)
+        if logits.dtype != torch.float64:
+            logits = logits.float()
+        smoothing = self.smoothing if targets.ndim == 1 else 0.0
+        return {"loss": F.cross_entropy(logits, targets, label_smoothing=smoothing)}
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As nn.Module's, but what is frozen stays in evaluation mode: no drop path, no statistics there."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
+
+    def no_weight_decay(self) -> set[str]:
+        """Class token and positions, as timm and the official fine-tuning have it."""
+        return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for layer decay: embedding, then block by block; norms and head come last."""
+        return encoders.layer_groups(r"encoder\.")
+
+
+def build_classifier(
+    protocol: str,
+    encoder: Mapping[str, Any],
+    num_classes: int,
+    *,
+    encoder_state: Mapping[str, Tensor] | None = None,
+    from_grid: tuple[int, int] | None = None,
+    blocks: float | None = None,
+    drop_path: float = 0.0,
+    seed: int = 0,
+) -> Classifier:
+    """A classifier ready to train: `protocol` is a key of PROTOCOLS, `encoder` what `encoder.build` takes.
+
+    encoder_state: pretrained weights with timm's names; None starts from MAE's random initialisation (as
+    "scratch" must). Its positions are resampled where the image size differs; from_grid (rows, columns) is
+    their grid where it is not square. Raises ValueError for weights that do not fit, naming the key.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
+    row = PROTOCOLS[protocol]
+    if encoder_state is not None and not row.pretrained:
+        raise ValueError(f"{protocol} starts from random weights: give it no encoder_state")
+    seed_process(seed)
+    vit = encoders.build(**encoder, pool=row.pool, drop_path=drop_path)
+    if encoder_state is None:
+        encoders.initialise(vit)
+    else:
+        load_encoder_state(vit, encoder_state, from_grid)
+    return Classifier(row, vit, num_classes, blocks)
+
+
+def load_encoder_state(
+    vit: VisionTransformer, state: Mapping[str, Tensor], from_grid: tuple[int, int] | None = None
+) -> None:
+    """Load pretrained weights into `vit`; a head is left out, and so is the final norm where `vit` averages.
+
+    An encoder with pool "avg" has a fresh fc_norm instead of the pretrained norm: MAE's fine-tuning.
+    Raises ValueError naming the keys that are missing, left over or of another shape.
+    """
+    averages = isinstance(vit.norm, nn.Identity)
+    dropped = ("head.", "fc_norm.", "norm.") if averages else ("head.", "fc_norm.")
+    kept = {name: value for name, value in state.items() if not name.startswith(dropped)}
+    if "pos_embed" in kept:
+        side = round((kept["pos_embed"].shape[1] - 1) ** 0.5)
+        kept = encoders.resize_positions(kept, from_grid or _grid(vit, kept, side), vit.patch_embed.grid_size)
+    own = {
+        name: value for name, value in vit.state_dict().items() if not name.startswith(("head.", "fc_norm."))
+    }
+    wrong = sorted(own.keys() ^ kept.keys())
+    wrong += [name for name in own.keys() & kept.keys() if own[name].shape != kept[name].shape]
+    if wrong:
+        raise ValueError(
+            f"the pretrained weights do not fit this encoder: {', '.join(wrong[:6])} missing, left over "
+            "or of another shape; build it with the name and sizes that it was pretrained with"
+        )
+    vit.load_state_dict(kept, strict=False)
+
+
+def _grid(vit: VisionTransformer, state: Mapping[str, Tensor], side: int) -> tuple[int, int]:
+    length = state["pos_embed"].shape[1] - 1
+    if length == vit.patch_embed.num_patches:
+        return vit.patch_embed.grid_size
+    if side * side != length:
+        raise ValueError(f"pos_embed has {length} patches, no square: say their grid by from_grid")
+    return side, side
+
+
+def train_classifier(
+    classifier: Classifier,
+    batches: Batches,
+    *,
+    recipe: Recipe,
+    steps: int,
+    warmup_steps: int,
+    global_batch: int,
+    normalize: Callable[[Tensor], Tensor],
+    seed: int,
+    device: torch.device | str = "cpu",
+    accumulate: int = 1,
+    **settings: Any,
+) -> Fitted:
+    """Train in place by the classifier's protocol; with `ema_decay` it ends with the averaged weights.
+
+    batches(start_step, attempt): the loader's {"images": uint8 (n, C, H, W), "labels": (n,)}, `accumulate`
+    per step, on any device. global_batch: images per step over all ranks, for the learning rate. normalize:
+    uint8 images to float, on the device. settings: more arguments of `fit` (checkpoints, log, hooks ...).
+    """
+    device = torch.device(device)
+    classifier.to(device)
+    mixing = Mixing(normalize, recipe, classifier.num_classes, device, mixes=classifier.protocol.mixes)
+    classifier.smoothing = mixing.smoothing
+    peak = scaled_lr(recipe.base_lr, global_batch)
+
+    def inputs(start: int, attempt: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, batch in enumerate(batches(start, attempt), start * accumulate):
+            # What a loader drew here depends on its number of workers; what is drawn now must not.
+            seed_process(seed, number // accumulate, attempt, distributed.rank(), number % accumulate, 1)
+            images = batch["images"].to(device, non_blocking=True)
+            yield mixing(images, batch["labels"].to(device, non_blocking=True))
+
+    fitted = fit(
+        classifier,
+        inputs,
+        make_optimizer(classifier.protocol.optimizer, classifier, recipe, peak),
+        steps=steps,
+        learning_rate=lambda step: warmup_cosine(
+            step, peak=peak, floor=recipe.min_lr, warmup=warmup_steps, total=steps
+        ),
+        seed=seed,
+        device=device,
+        accumulate=accumulate,
+        **settings,
+    )
+    if fitted.ema is not None:
+        classifier.load_state_dict(fitted.ema.state_dict())
+    return fitted

@@ -1,0 +1,112 @@
+"""The protocols by which an encoder is judged, one row each, and the numbers of a training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from mae.engine.optim import adamw, lars, sgd
+from mae.evaluation.classification.heads import AttentiveHead, linear_head, probe_head
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What one protocol feeds to which head, and what it trains.
+
+    tokens: "patches" (mean of the patch tokens, then a fresh fc_norm), "class" (the class token after the
+    final norm), "mean" (mean of the patch tokens after it) or "all" (every token after it). trains:
+    "everything", "blocks" (fc_norm, head and the last N blocks) or "head". augmentation: "finetune"
+    (RandAugment and the like), "byol" (linear probing's crop) or "crop". mixes: random erasing, mixup and
+    cutmix apply. pretrained: the encoder starts from given weights.
+    """
+
+    tokens: str
+    head: Callable[[int, int, int], nn.Module]
+    trains: str
+    optimizer: str
+    augmentation: str
+    mixes: bool
+    pretrained: bool = True
+
+    @property
+    def pool(self) -> str:
+        """The `pool` that the encoder is built with."""
+        return "avg" if self.tokens == "patches" else "token"
+
+
+PROTOCOLS = {
+    "finetune": Protocol("patches", linear_head, "everything", "adamw", "finetune", mixes=True),
+    "partial": Protocol("patches", linear_head, "blocks", "adamw", "finetune", mixes=True),
+    "linear": Protocol("class", probe_head, "head", "lars", "byol", mixes=False),
+    # For small models, whose pretraining hardly trains the class token.
+    "linear_mean": Protocol("mean", probe_head, "head", "lars", "byol", mixes=False),
+    "attentive": Protocol("all", AttentiveHead, "head", "sgd", "crop", mixes=False),
+    "scratch": Protocol(
+        "patches", linear_head, "everything", "adamw", "finetune", mixes=True, pretrained=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers of one training; the defaults are MAE's fine-tuning of ViT-B (arXiv 2111.06377).
+
+    Rates are per 256 images (`base_lr`) or absolute (`min_lr`). `betas` and `layer_decay` concern AdamW,
+    `momentum` LARS and SGD; `random_erasing`, `mixup`, `cutmix` the protocols that mix.
+    """
+
+    base_lr: float = 5e-4
+    min_lr: float = 1e-6
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: float | None = 0.65
+    momentum: float = 0.9
+    random_erasing: float = 0.25
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    smoothing: float = 0.1
+
+
+def make_optimizer(kind: str, model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """The optimizer of a protocol's row over the trainable parameters of `model`; lr is the peak rate."""
+    if kind == "adamw":
+        return adamw(
+            model, lr=lr, betas=recipe.betas, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+        )
+    if kind == "lars":
+        if recipe.weight_decay:
+            raise ValueError(
+                f"the linear probe's LARS has no weight decay: set it to 0, not {recipe.weight_decay}"
+            )
+        return lars(model, lr=lr, momentum=recipe.momentum)
+    return sgd(model, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+def freeze(vit: VisionTransformer, trains: str, blocks: float | None) -> list[nn.Module]:
+    """Set which parameters of `vit` train; return the modules that must stay in evaluation mode.
+
+    blocks: for "blocks", how many of the last ones train, in halves: 0.5 is the MLP half (norm2 and mlp) of
+    the last block (MAE, section 4.3). Raises ValueError for a number that the encoder does not have.
+    """
+    if trains == "everything":
+        vit.requires_grad_(True)  # positions too, which pretraining kept fixed
+        return []
+    vit.requires_grad_(False)
+    if trains == "head":
+        return [vit]
+    depth = len(vit.blocks)
+    if blocks is None or not 0 <= blocks <= depth or blocks * 2 != int(blocks * 2):
+        raise ValueError(f"blocks {blocks}: choose 0, 0.5, 1, ... up to the encoder's depth {depth}")
+    vit.fc_norm.requires_grad_(True)
+    first = depth - int(blocks)  # blocks from here on train as a whole
+    frozen = [vit.patch_embed, vit.pos_drop, *vit.blocks[:first]]
+    for block in vit.blocks[first:]:
+        block.requires_grad_(True)
+    if blocks != int(blocks):
+        half = vit.blocks[first - 1]
+        for part in (half.norm2, half.mlp, half.ls2):  # ls2 scales the MLP, where there is LayerScale
+            part.requires_grad_(True)
+        frozen[-1:] = [half.norm1, half.attn, half.ls1, half.drop_path1]
+    return frozen

@@ -1,0 +1,1 @@
+"""Detection on an encoder: the detector and its average precision."""

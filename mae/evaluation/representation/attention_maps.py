@@ -1,0 +1,54 @@
+"""Where the last block of an encoder looks: attention over patches, as CAE's figure 6 shows it."""
+
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from mae.models.vit import encode
+
+
+@torch.no_grad()
+def attention_maps(vit: VisionTransformer, images: Tensor, pool: str = "token") -> Tensor:
+    """Shares of attention (N, rows, columns) that patches get in the last block; each image's sum to 1.
+
+    The mean over heads of the class token's attention to the patches (pool "token", arXiv 2202.03026, figure
+    6) or of all patches' (pool "avg": what features that are the mean patch token are made of). images
+    (N, C, H, W) as the encoder takes them. Leaves `vit` in the mode in which it was.
+    """
+    attention: Any = vit.blocks[-1].attn
+    seen: list[Tensor] = []
+    listening = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    training = vit.training
+    try:
+        encode(vit.eval(), images)
+    finally:
+        listening.remove()
+        vit.train(training)
+    queries, keys = _queries_and_keys(attention, seen[0])
+    queries = queries[:, :, :1] if pool == "token" else queries[:, :, 1:]
+    shares = (queries @ keys.transpose(-2, -1)).softmax(-1).mean((1, 2))[:, 1:]  # without the class token's
+    return (shares / shares.sum(1, keepdim=True)).unflatten(1, vit.patch_embed.grid_size)
+
+
+def centre_share(maps: Tensor) -> Tensor:
+    """Shares (N,) of the attention maps (N, rows, columns) on the middle quarter of the area.
+
+    0.25 where attention is everywhere alike; patches at the quarter's edge count by their part within it.
+    """
+    inside = [_overlap(side).to(maps) for side in maps.shape[1:]]
+    return torch.einsum("nij,i,j->n", maps, *inside)
+
+
+def _overlap(count: int) -> Tensor:
+    """How much of each of `count` equal parts of a line lies in its middle half."""
+    edges = torch.arange(count + 1, dtype=torch.float64) / count
+    return (edges[1:].clamp(0.25, 0.75) - edges[:-1].clamp(0.25, 0.75)) * count
+
+
+def _queries_and_keys(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, heads, K, D / heads) each, float32, the queries scaled."""
+    qkv = attention.qkv(tokens).float().unflatten(2, (3, attention.num_heads, -1))
+    queries, keys, _ = qkv.permute(2, 0, 3, 1, 4)
+    return queries * attention.scale, keys

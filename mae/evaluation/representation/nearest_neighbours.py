@@ -1,0 +1,145 @@
+"""Weighted nearest neighbours on frozen features: no training, so pretraining can be probed with it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from mae import distributed
+from mae.evaluation.classification.accuracy import Evaluation, judge, summarise
+from mae.models.vit import encode
+
+POOLS = ("avg", "token")
+
+
+@dataclass(frozen=True)
+class Features:
+    """features (N, D) of samples with their labels (N,) and rows (N,), on one device, of all ranks."""
+
+    features: Tensor
+    labels: Tensor
+    rows: Tensor
+    skipped: int = 0
+
+
+@torch.no_grad()
+def extract(
+    vit: VisionTransformer,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    normalize: Callable[[Tensor], Tensor],
+    pool: str = "avg",
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    tokens_of: Callable[[VisionTransformer, Tensor], Tensor] = encode,
+) -> Features:
+    """Features after the final norm: mean of the patch tokens ("avg") or the class token ("token").
+
+    batches: this rank's evaluation batches, as in `evaluate`. tokens_of: gives other tokens (N, 1+L, D) than
+    those after the final norm. Leaves `vit` in the mode in which it was.
+    Raises ValueError for another pool and where no sample came.
+    """
+    if pool not in POOLS:
+        raise ValueError(f"pool {pool!r}: choose one of {', '.join(POOLS)}")
+    device, training = torch.device(device), vit.training
+    vit.eval()
+    # A rank may get no sample at all: it still takes part when the ranks gather.
+    features = [torch.zeros(0, vit.embed_dim, device=device)]
+    labels = [torch.zeros(0, dtype=torch.int64, device=device)]
+    rows, skipped = [labels[0]], 0
+    for batch in batches:
+        images = normalize(batch["images"].to(device, non_blocking=True))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            tokens = tokens_of(vit, images)
+        features.append((tokens[:, 1:].mean(1) if pool == "avg" else tokens[:, 0]).float())
+        labels.append(batch["labels"].to(device))
+        rows.append(batch["rows"].to(device))
+        skipped += int(batch.get("skipped", 0))
+    vit.train(training)
+    skipped = int(distributed.gather(torch.tensor([skipped])).sum())
+    whole = [distributed.gather(torch.cat(part)) for part in (features, labels, rows)]
+    if not len(whole[0]):
+        raise ValueError(f"no sample to extract features from; {skipped} could not be decoded")
+    return Features(whole[0], whole[1], whole[2], skipped)
+
+
+@torch.no_grad()
+def knn_votes(
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    *,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+    test_chunk: int = 1024,
+    train_chunk: int = 65536,
+) -> Tensor:
+    """Votes (N, classes) for test (N, D) of the k nearest of train (M, D) with labels (M,).
+
+    Nearness is the cosine s, the weight of a vote exp((s - 1) / temperature) (Wu et al., arXiv 1805.01978).
+    Works on `test`'s device in chunks: at most test_chunk x train_chunk similarities exist at a time, and
+    `train` may lie on another device. k beyond M means all M. Raises ValueError for a label that is no class.
+    """
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"kNN needs labelled training features with labels in [0, {num_classes})")
+    k = min(k, len(train))
+    votes = []
+    for queries in F.normalize(test, dim=1).split(test_chunk):
+        nearest = queries.new_empty(len(queries), 0)
+        voters = labels.new_empty(len(queries), 0, device=test.device)
+        for part, part_labels in zip(train.split(train_chunk), labels.split(train_chunk), strict=True):
+            cosines = queries @ F.normalize(part.to(queries), dim=1).T
+            cosines, ids = cosines.topk(min(k, len(part)), dim=1)
+            nearest = torch.cat([nearest, cosines], dim=1)
+            voters = torch.cat([voters, part_labels.to(test.device)[ids]], dim=1)
+            nearest, ids = nearest.topk(min(k, nearest.shape[1]), dim=1)
+            voters = voters.gather(1, ids)
+        weights = ((nearest - 1) / temperature).exp()
+        votes.append(queries.new_zeros(len(queries), num_classes).scatter_add_(1, voters, weights))
+    return torch.cat(votes)
+
+
+def judge_by_neighbours(
+    train: Features, test: Features, *, num_classes: int, k: int = 20, temperature: float = 0.07
+) -> Evaluation:
+    """How often the neighbours in `train` are right about `test`; ranks share the work."""
+    mine = slice(distributed.rank(), None, distributed.world_size())
+    votes = knn_votes(
+        train.features,
+        train.labels,
+        test.features[mine],
+        num_classes=num_classes,
+        k=k,
+        temperature=temperature,
+    )
+    table = judge(votes, test.labels[mine], test.rows[mine])
+    skipped = test.skipped if distributed.is_main() else 0
+    return summarise([table], num_classes, skipped, with_loss=False)
+
+
+def online_probe(
+    vit: VisionTransformer,
+    train: Callable[[], Iterable[Mapping[str, Any]]],
+    test: Callable[[], Iterable[Mapping[str, Any]]],
+    *,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+    **extraction: Any,
+) -> Callable[[int], dict[str, float]]:
+    """A hook for `fit`: kNN accuracy of `vit` as it is now, {"knn_top1": fraction}, on a few samples.
+
+    train, test: give this rank's evaluation batches anew at every call. extraction: `extract`'s arguments.
+    """
+
+    def probe(step: int) -> dict[str, float]:
+        known, asked = (extract(vit, batches(), **extraction) for batches in (train, test))
+        found = judge_by_neighbours(known, asked, num_classes=num_classes, k=k, temperature=temperature)
+        return {"knn_top1": found.top1}
+
+    return probe

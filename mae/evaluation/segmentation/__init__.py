@@ -1,0 +1,1 @@
+"""Segmentation on an encoder: the segmenter and its intersection over union."""

@@ -1,0 +1,226 @@
+"""`mae import` and `mae export`: a foreign checkpoint to our encoder file, and back."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mae.interchange.checkpoint_files import check, encoder_shapes, load_encoder, read, replace, save_encoder
+from mae.interchange.convert import State, convert
+from mae.models.patches import Pair, grid_of, pair
+from mae.models.vit import build, resize_positions
+
+FORMATS = ("timm", "official", "hf")
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+# MAE's own sizes by (embed_dim, depth): their names and heads. Weights do not tell the number of heads, and
+# smaller ViTs go by two of them (CAE's and MoCo v3's ViT-S has 12, timm's 6), so others must be told.
+PRESETS = {
+    (768, 12): ("vit_base_patch16_224", 12),
+    (1024, 24): ("vit_large_patch16_224", 16),
+    (1280, 32): ("vit_huge_patch14_224", 16),
+}
+
+
+def export(encoder_file: str | Path, out: str | Path, format: str) -> None:
+    """Write an encoder file in another project's format: one of FORMATS.
+
+    "timm": weights that `timm.create_model(name, num_classes=0, checkpoint_path=out)` loads strictly
+    (.safetensors, else a torch file). "official": a torch file {"model": weights}, as the MAE release's.
+    "hf": a folder that `ViTMAEModel.from_pretrained` reads, with mask_ratio 0 so that nothing is dropped
+    (transformers still orders patches by random noise: pass `noise` ascending to keep their order).
+    Raises ValueError where the format cannot hold this encoder.
+    """
+    state, config = load_encoder(encoder_file)
+    out = Path(out)
+    if format == "timm" and out.suffix == ".safetensors":
+        save_encoder(out, state, config)
+    elif format == "timm":
+        _save(out, state)
+    elif format == "official":
+        _save(out, {"model": state})
+    elif format == "hf":
+        _export_hf(state, config, out)
+    else:
+        raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+
+
+def _save(out: Path, content: Mapping[str, Any]) -> None:
+    def write(temporary: str) -> None:
+        with open(temporary, "wb") as file:  # a file, not a name: torch would write the name into it
+            torch.save(content, file)
+
+    replace(out, write)
+
+
+def _export_hf(state: State, config: Mapping[str, Any], folder: Path) -> None:
+    if any(".ls1." in name for name in state):
+        raise ValueError("Hugging Face ViTMAE has no LayerScale: this encoder cannot be exported to it")
+    if folder.is_file():
+        raise ValueError(f"{folder}: the hf format is a folder, and this is a file")
+    dims = dimensions(state)
+    height, width = pair(config["img_size"])
+    heads = config.get("num_heads") or _width_and_heads(config["name"])[1]
+    described = {
+        "architectures": ["ViTMAEModel"],
+        "model_type": "vit_mae",
+        "hidden_size": dims["embed_dim"],
+        "num_hidden_layers": dims["depth"],
+        "num_attention_heads": heads,
+        "intermediate_size": state["blocks.0.mlp.fc1.weight"].shape[0],
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "image_size": height if height == width else [height, width],
+        "patch_size": dims["patch_size"],
+        "num_channels": dims["in_chans"],
+        "qkv_bias": True,
+        "mask_ratio": 0.0,
+    }
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": config["mean"],
+        "image_std": config["std"],
+    }
+    weights = {name: value.contiguous().clone() for name, value in convert(state, "hf_encoder").items()}
+    for name, content in (("config.json", described), ("preprocessor_config.json", processor)):
+        replace(folder / name, partial(_write_json, content))
+    replace(folder / "model.safetensors", partial(_write_weights, weights))
+
+
+def _write_json(content: Mapping[str, Any], file: str) -> None:
+    Path(file).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _write_weights(weights: State, file: str) -> None:
+    safetensors.torch.save_file(weights, file, {"format": "pt"})
+
+
+def import_(
+    path: str | Path,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    img_size: int | Pair | None = None,
+    num_heads: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """Read a checkpoint of any known kind, write its encoder to `out`, and return that file's config.
+
+    Sizes come from the weights, heads from `name`, `num_heads` or MAE's presets. img_size: at another size
+    than the weights', positions are resampled (bicubic, as the release does); needed for a grid that is not
+    square.
+    mean and std of the images: ImageNet's unless given. A fine-tuned checkpoint's head is left out, and its
+    `fc_norm` becomes the final norm. Raises ValueError naming the file and what is missing.
+    """
+    kind, state = read(path)
+    state = _without_head(convert(state, "timm", kind))
+    try:
+        sizes = dimensions(state)
+    except KeyError as error:
+        raise ValueError(f"{path}: the encoder in it lacks {error.args[0]}") from None
+    name, heads = _identity(path, sizes, name, num_heads)
+    grid = _grid(path, state, sizes["patch_size"], img_size)
+    rows, columns = pair(sizes["patch_size"])
+    size = (grid[0] * rows, grid[1] * columns)
+    statistics = {"mean": mean, "std": std}
+    for key, given in statistics.items():
+        if given is None and sizes["in_chans"] != 3:
+            raise ValueError(f"{path}: {sizes['in_chans']} channels: give the {key} of its images")
+        statistics[key] = IMAGENET[key] if given is None else list(given)
+    config = {"name": name, "img_size": _plain(size), **sizes, "num_heads": heads, **statistics}
+    check(state, encoder_shapes(config), str(path))
+    if img_size is not None and pair(img_size) != size:
+        config["img_size"] = _plain(pair(img_size))
+        state = resize_positions(state, grid, grid_of(img_size, sizes["patch_size"]))
+    save_encoder(out, state, config)
+    return config
+
+
+def dimensions(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """patch_size, embed_dim, depth, mlp_ratio and in_chans of an encoder with timm's names, from its shapes.
+
+    Raises KeyError with the name of a weight that it needs and does not find.
+    """
+    embed_dim, in_chans, rows, columns = state["patch_embed.proj.weight"].shape
+    hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
+    ratio = hidden / embed_dim
+    if int(embed_dim * ratio) != hidden:  # timm truncates
+        ratio = math.nextafter(ratio, math.inf)
+    sizes = {
+        "patch_size": _plain((rows, columns)),
+        "embed_dim": embed_dim,
+        "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
+        "mlp_ratio": ratio,
+        "in_chans": in_chans,
+    }
+    if "blocks.0.ls1.gamma" in state:
+        sizes["init_values"] = 1e-5  # that LayerScale is there; its values are in the weights
+    return sizes
+
+
+def _plain(size: Pair) -> int | list[int]:
+    return size[0] if size[0] == size[1] else list(size)
+
+
+def _without_head(state: State) -> State:
+    kept = {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm."))}
+    if "norm.weight" not in kept:
+        kept |= {
+            f"norm.{end}": state[f"fc_norm.{end}"] for end in ("weight", "bias") if f"fc_norm.{end}" in state
+        }
+    return kept
+
+
+def _identity(
+    path: str | Path, sizes: Mapping[str, Any], name: str | None, num_heads: int | None
+) -> tuple[str, int]:
+    """The timm name and the number of heads of the encoder in `path`."""
+    width, depth = sizes["embed_dim"], sizes["depth"]
+    if name is not None:
+        named_width, heads = _width_and_heads(name)
+        if num_heads is None and named_width != width:
+            raise ValueError(f"{path}: its width is {width}, that of {name} {named_width}: give --num-heads")
+        return name, num_heads or heads
+    if (width, depth) in PRESETS:
+        name, heads = PRESETS[width, depth]
+        return name, num_heads or heads
+    if num_heads is None:
+        raise ValueError(
+            f"{path}: weights do not tell the number of attention heads of a ViT of width {width} and depth "
+            f"{depth}: give --num-heads, or --name of the timm model that it is"
+        )
+    return "vit_base_patch16_224", num_heads
+
+
+def _width_and_heads(name: str) -> tuple[int, int]:
+    with torch.device("meta"):
+        vit = build(name, img_size=16, patch_size=16, depth=1)
+    block: Any = vit.blocks[0]
+    return vit.embed_dim, block.attn.num_heads
+
+
+def _grid(path: str | Path, state: State, patch_size: int | Pair, img_size: int | Pair | None) -> Pair:
+    """The grid of the position table: that of `img_size` where it has as many patches, else a square."""
+    if "pos_embed" not in state:
+        raise ValueError(f"{path}: the encoder in it lacks pos_embed")
+    length = state["pos_embed"].shape[1] - 1
+    if img_size is not None:
+        rows, columns = grid_of(img_size, patch_size)
+        if rows * columns == length:
+            return rows, columns
+    side = math.isqrt(max(length, 0))
+    if side * side != length:
+        raise ValueError(f"{path}: {length} positions are no square grid: give --img-size of its images")
+    return side, side

@@ -1,0 +1,1 @@
+"""Mask R-CNN on a plain ViT: windows, feature pyramid, proposals and heads."""

@@ -1,0 +1,1 @@
+"""Segmentation heads on the intermediate features of a plain ViT."""

@@ -1,0 +1,1 @@
+"""The served model, its answers and the model files."""

@@ -1,0 +1,156 @@
+"""What a served model of each kind makes of an image: embeddings, classes, objects, label maps. No MLflow.
+
+Each kind is built of (model in evaluation mode, its config, device, the MLflow model config) and has
+`columns`, the names of its answer's; `scale`, decoded uint8 (3, H, W) -> what `rows` takes; and `rows`, a
+list of these -> one dict per image. Pixels are those of the image as it is shown upright.
+"""
+
+from __future__ import annotations
+
+import abc
+import base64
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from mae.data.transforms.image import Normalize, evaluation
+
+TOP = 5
+BATCH = 64
+
+
+class _Pooled:
+    """What encoders and classifiers share: square images in batches."""
+
+    def __init__(
+        self, model: Any, config: Mapping[str, Any], device: torch.device, settings: Mapping[str, Any]
+    ) -> None:
+        if config.get("in_chans") not in (None, 3):
+            raise ValueError(f"an image file has 3 channels, this encoder takes {config['in_chans']}")
+        self.model, self.device = model, device
+        size = config["img_size"]
+        self.scale = evaluation(
+            size if isinstance(size, int) else tuple(size), crop_pct=config.get("crop_pct")
+        )
+        self.normalize = Normalize(config["mean"], config["std"]).to(device)
+        self.classes: list[str] = config.get("classes", [])
+        self.pool = settings.get("pool", "avg")
+
+    def _batches(self, scaled: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for start in range(0, len(scaled), BATCH):
+            yield self.normalize(torch.stack(list(scaled[start : start + BATCH])).to(self.device))
+
+
+class Embeddings(_Pooled):
+    """`embedding`: (embed_dim) floats, the mean of the normalised patch tokens, or the class token where the
+    model config says `pool: token`."""
+
+    columns = ("embedding",)
+
+    def rows(self, scaled: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for images in self._batches(scaled):
+            tokens = self.model.forward_features(images)
+            pooled = tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(dim=1)
+            found += [{"embedding": row} for row in pooled.float().cpu().tolist()]
+        return found
+
+
+class Classes(_Pooled):
+    """`label`, `score` (softmax), and the best `labels` and `scores`, at most five."""
+
+    columns = ("label", "score", "labels", "scores")
+
+    def rows(self, scaled: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
+        found = []
+        for images in self._batches(scaled):
+            best, which = self.model(images).float().softmax(dim=1).topk(min(TOP, len(self.classes)))
+            for scores, indices in zip(best.cpu().tolist(), which.cpu().tolist(), strict=True):
+                labels = [self.classes[index] for index in indices]
+                found.append({"label": labels[0], "score": scores[0], "labels": labels, "scores": scores})
+        return found
+
+
+class _Dense(abc.ABC):
+    """What detectors and segmenters share: images one by one, for their answers are large."""
+
+    def __init__(
+        self, model: Any, config: Mapping[str, Any], device: torch.device, settings: Mapping[str, Any]
+    ) -> None:
+        self.model, self.device = model, device
+        self.names = [category["name"] for category in config["categories"]]
+        self.normalize = Normalize(config["mean"], config["std"]).to(device)
+        self.transform = self._evaluation(config)
+
+    @abc.abstractmethod
+    def _evaluation(self, config: Mapping[str, Any]) -> Any:
+        """What scales a decoded image as the model was judged."""
+
+    def scale(self, image: torch.Tensor) -> Any:
+        """(scaled image, its sizes)."""
+        return self.transform(image, None)
+
+    def rows(self, scaled: Sequence[Any]) -> list[dict[str, Any]]:
+        return [self._row(self.normalize(image[None].to(self.device)), sizes) for image, sizes in scaled]
+
+    @abc.abstractmethod
+    def _row(self, images: torch.Tensor, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer for one normalised image (1, C, h, w)."""
+
+
+class Objects(_Dense):
+    """The objects found: `boxes` ([x1, y1, x2, y2] in pixels), `labels` (category names), `scores` (0 to 1)
+    and `masks` (COCO run-length encodings as JSON text)."""
+
+    columns = ("boxes", "labels", "scores", "masks")
+
+    def _evaluation(self, config: Mapping[str, Any]) -> Any:
+        from mae.data.transforms.detection import detection_evaluation
+
+        return detection_evaluation(config["image_size"])
+
+    def _row(self, images: torch.Tensor, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        (found,) = self.model.detect(images, [sizes])
+        return {
+            "boxes": found["boxes"].float().cpu().tolist(),
+            "labels": [self.names[index] for index in found["labels"].tolist()],
+            "scores": found["scores"].float().cpu().tolist(),
+            "masks": [json.dumps(mask, sort_keys=True) for mask in found["masks"]],
+        }
+
+
+class LabelMaps(_Dense):
+    """`label_map`: base64 text of a PNG of the image's size, the category index of every pixel; `classes`:
+    the categories' names by index; `width` and `height` in pixels."""
+
+    columns = ("label_map", "classes", "width", "height")
+
+    def _evaluation(self, config: Mapping[str, Any]) -> Any:
+        from mae.data.transforms.segmentation import segmentation_evaluation
+
+        return segmentation_evaluation(config["short"])
+
+    def _row(self, images: torch.Tensor, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        height, width = sizes["size"]
+        indices = self.model.segment(images, (height, width))
+        return {"label_map": _png(indices), "classes": self.names, "width": width, "height": height}
+
+
+def _png(indices: torch.Tensor) -> str:
+    """(H, W) category indices up to 254 -> base64 text of an 8-bit grey PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(indices.to("cpu", torch.uint8).numpy()).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+ANSWERS: dict[str, Any] = {
+    "encoder": Embeddings,
+    "classifier": Classes,
+    "detector": Objects,
+    "segmenter": LabelMaps,
+}

@@ -1,0 +1,1 @@
+"""The context that all stages share: settings, device, data, run, resume folder."""

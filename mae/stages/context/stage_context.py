@@ -1,0 +1,249 @@
+"""What every training stage shares: device, shards, resume folder, MLflow run, and the end of them."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mae import distributed, interchange, tracking
+from mae.config import Params
+from mae.config.paths import IMAGES, REPORTS, DataSet, digest_of, require
+from mae.data.loading.batches import evaluation_batches, training_batches
+from mae.data.shards.index import Index, Split
+from mae.data.transforms.image import Normalize, evaluation
+from mae.engine.checkpoint import Checkpoints
+from mae.engine.loop import Interrupted
+from mae.files import write_json
+from mae.stages.context.tracked_run import stage_folder, tracked
+
+PICTURES = 8  # images that a stage draws, for a person to look at
+
+
+@dataclass(frozen=True)
+class Session:
+    """A training stage at work. Every rank has one; `run` does nothing on ranks other than 0."""
+
+    stage: str
+    params: Params
+    folder: Path
+    device: torch.device
+    index: Index
+    run: tracking.Run
+    files: DataSet
+    encoder_file: Path | None = None
+
+    @cached_property
+    def encoder(self) -> dict[str, Any]:
+        """What describes the encoder: the file that the stage takes up, which may have come from elsewhere;
+        params.yaml where it takes none."""
+        if self.encoder_file is None:
+            return encoder_config(self.params)
+        return interchange.load_encoder(require(self.encoder_file))[1]
+
+    @property
+    def img_size(self) -> int | tuple[int, int]:
+        """The encoder's, in pixels."""
+        size = self.encoder["img_size"]
+        return size if isinstance(size, int) else tuple(size)
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether there are labels, and a validation split to ask about."""
+        return bool(self.index.classes) and "val" in self.index.about["splits"]
+
+    @property
+    def max_skipped(self) -> int:
+        """How many samples of the set may turn out undecodable."""
+        return getattr(self.params, self.files.section).max_rejected
+
+    @property
+    def normalize(self) -> Normalize:
+        """uint8 images to floats as the encoder takes them, on the device."""
+        return Normalize(self.encoder["mean"], self.encoder["std"]).to(self.device)
+
+    def evaluation_batches(
+        self, split: Split, *, batch_size: int = 256, samples: int | None = None, alone: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """This rank's part of a split as it is evaluated, every sample once over the ranks.
+
+        samples: only so many, taken evenly out of the split. alone: all of them on this rank, in one batch.
+        """
+        count = min(samples or len(split), len(split))
+        return evaluation_batches(
+            split,
+            evaluation(self.img_size),
+            rows=np.linspace(0, len(split) - 1, count).astype(np.int64),
+            batch_size=count if alone else batch_size,
+            rank=0 if alone else distributed.rank(),
+            world=1 if alone else distributed.world_size(),
+            workers=0 if alone else self.params.runtime.workers,
+            max_skipped=self.max_skipped,
+        )
+
+    def training_batches(
+        self,
+        split: Split,
+        transform: Callable[..., Any],
+        settings: Any,
+        *,
+        start: int,
+        stop: int,
+        attempt: int,
+        alone: bool = False,
+        **options: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """This rank's part of the steps [start, stop) of a training with these settings.
+
+        settings: a section of params.yaml with `batch_size` and `accumulate`; alone: all of it on this rank;
+        options: more arguments of `batches.training_batches` (rows, views, noise_shape, target ...).
+        """
+        return training_batches(
+            split,
+            transform,
+            global_batch=settings.batch_size,
+            start=start,
+            stop=stop,
+            seed=self.params.seed,
+            attempt=attempt,
+            accumulate=settings.accumulate,
+            rank=0 if alone else distributed.rank(),
+            world=1 if alone else distributed.world_size(),
+            workers=self.params.runtime.workers,
+            max_skipped=self.max_skipped,
+            **options,
+        )
+
+    def checkpoints(self, name: str = "training") -> Checkpoints:
+        """Resume state of one training of this stage."""
+        return Checkpoints(self.folder / "checkpoints" / name, keep=self.params.runtime.keep_checkpoints)
+
+    def precision(self, wanted: str) -> str:
+        """`auto` is bf16 on a GPU and fp32 on the CPU."""
+        return {"auto": "bf16" if self.device.type == "cuda" else "fp32"}.get(wanted, wanted)
+
+    def once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """`compute()`, or what it gave before this stage was interrupted; all ranks call it together.
+
+        The checkpoints of the training called `name` go once it is done: a stage may have dozens.
+        """
+        file = self.folder / "checkpoints" / f"{name}.json"
+        kept = distributed.broadcast(json.loads(file.read_text()) if file.is_file() else None)
+        if kept is None or "found" not in kept:
+            kept = {"run_id": self.run.id, "found": compute()}
+            if distributed.is_main():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, kept)
+                self.checkpoints(name).clear()
+        found: dict[str, Any] = kept["found"]
+        return found
+
+    def curve(self, names: Sequence[str]) -> list[dict[str, float]]:
+        """What this run logged, a row per step: `step`, and those of `names` that were logged at it."""
+        rows: dict[int, dict[str, float]] = {}
+        logged = tracking.history(self.folder / "run" / "metrics.jsonl")
+        for name in names:
+            for step, value in logged.get(name, []):
+                rows.setdefault(step, {"step": step})[name] = value
+        return [rows[step] for step in sorted(rows)]
+
+    def write_metrics(self, values: dict[str, Any]) -> None:
+        """The stage's final numbers, into reports/<stage>/metrics.json and MLflow; on rank 0 only."""
+        if distributed.is_main():
+            (REPORTS / self.stage).mkdir(parents=True, exist_ok=True)
+            write_json(REPORTS / self.stage / "metrics.json", values)
+            final = {f"final.{name}": float(v) for name, v in values.items() if isinstance(v, int | float)}
+            self.run.log(int(values.get("steps", 0)), final)
+
+
+def encoder_config(params: Params) -> dict[str, Any]:
+    """What an encoder file says of itself: how to build it, and its images' colour statistics."""
+    size = params.encoder.img_size
+    return {
+        "name": params.encoder.name,
+        "img_size": size if isinstance(size, int) else list(size),
+        **params.encoder.overrides,
+        "mean": list(params.input.mean),
+        "std": list(params.input.std),
+    }
+
+
+@contextmanager
+def session(
+    stage: str,
+    params: Params,
+    sections: Sequence[str],
+    *,
+    files: DataSet = IMAGES,
+    inputs: Sequence[str] = (),
+    encoder_file: Path | None = None,
+) -> Iterator[Session]:
+    """Open a training stage: its sections of params.yaml and its inputs' digests name its resume folder.
+
+    encoder_file: the encoder that it takes up, one of its inputs.
+
+    An interrupted stage finds its folder again and resumes, under changed code too; a changed one starts in a
+    fresh folder. The checkpoints go when the stage is done, so that one that DVC repeats starts fresh.
+    """
+    runtime = params.runtime
+    taken_up = [] if encoder_file is None else [digest_of(require(encoder_file))]
+    device = distributed.init(None if runtime.device == "auto" else runtime.device)
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # The loader's processes need cores too; idle threads that spin on them cost a sixth of the speed.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - runtime.workers))
+    try:
+        index = _open_index(params, files)
+        folder = stage_folder(stage, params, sections, [index.digest, *inputs, *taken_up])
+        opened = tracked(
+            stage,
+            params,
+            sections,
+            folder=folder,
+            device=_name(device),
+            run_id=_run_to_go_on(folder / "checkpoints"),
+            enabled=distributed.is_main(),
+            interruptions=(Interrupted, KeyboardInterrupt),
+            data=index.digest,
+        )
+        with opened as run:
+            run.dataset("shards", digest=index.digest, source=str(files.index), context=stage)
+            yield Session(stage, params, folder, device, index, run, files, encoder_file)
+            if distributed.is_main():
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    finally:
+        distributed.shutdown()
+
+
+def _run_to_go_on(checkpoints: Path) -> str | None:
+    """The tracking run of what an interrupted stage did last; None where it did nothing."""
+    for path in sorted(checkpoints.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True):
+        kept = json.loads(path.read_text()) if path.suffix == ".json" else {}
+        run_id: str | None = kept.get("run_id") or Checkpoints(path).run_id()
+        if run_id is not None:
+            return run_id
+    return None
+
+
+def _open_index(params: Params, files: DataSet) -> Index:
+    """The shards: their sizes checked, and their bytes where they were not checked before."""
+    require(files.index)
+    index = Index.open(files.shards)
+    if distributed.local_rank() == 0:
+        stamps = Path(params.runtime.work_dir) / "verified.json"
+        stamps.parent.mkdir(parents=True, exist_ok=True)
+        index.verify(stamps)
+    distributed.barrier()
+    return index
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,135 @@
+"""A stage's MLflow run and the identities that it leaves beside its results. Knows nothing of torch."""
+
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mae import config, results, tracking
+from mae.config import Params
+from mae.config.paths import REPORTS
+from mae.files import write_json
+
+_log = logging.getLogger("mae.stages")
+PARENT = "parent.json"
+REPRODUCTION = "MAE_REPRODUCTION"  # set by a flow: the name that the runs of its stages have in common
+
+
+def tracking_uri(params: Params) -> str:
+    """MLFLOW_TRACKING_URI where it is set, as everywhere with MLflow; else the parameters'."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or params.runtime.tracking_uri
+
+
+def parent_file(params: Params) -> Path:
+    """The small file that names the run above this `dvc repro`'s runs."""
+    return Path(params.runtime.work_dir) / PARENT
+
+
+def stage_folder(stage: str, params: Params, sections: Sequence[str], inputs: Sequence[str] = ()) -> Path:
+    """Name work/<stage>/<fingerprint>: of the seed, the stage's sections, its inputs' digests, its version.
+
+    Version 1 adds nothing, so that what an older release began is still found.
+    """
+    values = [getattr(params, section) for section in sections]
+    version = results.version_of(stage, params)
+    raised = [f"version {version}"] if version > 1 else []
+    fingerprint = config.digest(params.seed, *values, *inputs, *raised)
+    return Path(params.runtime.work_dir).absolute() / stage / fingerprint
+
+
+@contextmanager
+def tracked(
+    stage: str,
+    params: Params,
+    sections: Sequence[str],
+    *,
+    folder: Path,
+    device: str = "",
+    run_id: str | None = None,
+    enabled: bool = True,
+    interruptions: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
+    data: str | None = None,
+) -> Iterator[tracking.Run]:
+    """Open the stage's run (`run_id`: go on with that one); at the end write reports/<stage>/run.json.
+
+    enabled: False on ranks other than 0. interruptions end it as KILLED, any other exception as FAILED.
+    data: the digest of what the stage reads. The record names the code that began the stage, whatever is
+    checked out when it ends.
+    """
+    began = time.time()
+    code = _code_that_began(stage, folder, resumes=run_id is not None) if enabled else None
+    device = device or platform.processor() or platform.machine()
+    run = tracking.start(
+        stage,
+        uri=tracking_uri(params),
+        experiment=params.runtime.experiment,
+        directory=folder / "run",
+        params=_own(params, sections),
+        tags={"device": device, "code.digest": code.digest if code else ""},
+        parent_file=parent_file(params),
+        new_parent=stage == "ingest",
+        reproduction=os.environ.get(REPRODUCTION),
+        run_id=run_id,
+        enabled=enabled,
+    )
+    try:
+        yield run
+    except interruptions:
+        run.finish("KILLED")
+        raise
+    except BaseException:
+        run.finish("FAILED")
+        raise
+    if code is not None:
+        record = _record(run, params, device, time.time() - began) | _compared_code(stage, run, code)
+        record |= {
+            "params": _own(params, sections),
+            "data": data,
+            "version": results.version_of(stage, params),
+        }
+        (REPORTS / stage).mkdir(parents=True, exist_ok=True)
+        write_json(REPORTS / stage / "run.json", record)
+    run.finish("FINISHED")
+
+
+def _own(params: Params, sections: Sequence[str]) -> dict[str, Any]:
+    """The parameters that the stage depends on, as plain values."""
+    return {"seed": params.seed} | {name: getattr(params, name).model_dump(mode="json") for name in sections}
+
+
+def _code_that_began(stage: str, folder: Path, *, resumes: bool) -> results.Code:
+    """Take the code at the start; a resumed stage keeps that of its first start, and says if it differs."""
+    now, file = results.code_now(), folder / "code.json"
+    if resumes and file.is_file():
+        first = results.Code(**json.loads(file.read_text()))
+        if first.digest != now.digest:
+            _log.warning("%s began with code %s and goes on with %s", stage, first.digest, now.digest)
+        return first
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, now.as_dict())
+    return now
+
+
+def _compared_code(stage: str, run: tracking.Run, code: results.Code) -> dict[str, Any]:
+    """Compare the code of the start with the code of the end, and record whether it changed."""
+    changed = results.code_digest() != code.digest
+    if changed:
+        _log.warning("the code changed while %s ran; recorded is the code that began it", stage)
+        run.tags({"code.changed": "true"})
+    record = {"commit": code.commit, "dirty": code.dirty, "code": code.digest}
+    return record | ({"code_changed": True} if changed else {})
+
+
+def _record(run: tracking.Run, params: Params, device: str, seconds: float) -> dict[str, Any]:
+    """The run; of its address only what names no path or password of this machine: these files travel."""
+    return {
+        "run_id": run.id,
+        "tracking": tracking.redact(tracking_uri(params)),
+        "device": device,
+        "seconds": round(seconds, 1),
+    }

@@ -1,0 +1,1 @@
+"""Parts of the stages that evaluate a classifier on the encoder."""

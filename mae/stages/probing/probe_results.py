@@ -1,0 +1,114 @@
+"""What a judgement leaves behind: final numbers with their intervals, curves, the answers themselves."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mae import distributed
+from mae.config import FineTune
+from mae.config.paths import REPORTS, write_text
+from mae.evaluation.classification.accuracy import Evaluation
+from mae.evaluation.confidence import bootstrap_interval, paired_gain
+from mae.report.plots import partial_curve, write_csv
+from mae.stages.context.stage_context import Session
+
+NO_LABELS = "the shards have no labels, or no val split, to judge by"
+CURVE = ("loss", "lr", "grad_norm", "images_per_second")
+
+
+def metrics(found: Evaluation, seed: int) -> dict[str, Any]:
+    """Final numbers of one evaluation; top1_low and top1_high bound top1 at 95 % by bootstrap."""
+    low, high = bootstrap_interval(found.correct, seed=seed)
+    values = {
+        "top1": found.top1,
+        "top1_low": low,
+        "top1_high": high,
+        "top5": found.top5,
+        "samples": found.count,
+        "undecodable": found.skipped,
+    }
+    return values if found.loss is None else values | {"loss": found.loss}
+
+
+def trained(at_work: Session, found: Evaluation, settings: FineTune) -> dict[str, Any]:
+    """Final numbers of a stage that is one training, and its curve."""
+    rate = write_curve(at_work, "")
+    about = {"labels_per_class": settings.labels_per_class, "images_per_second": rate}
+    return metrics(found, at_work.params.seed) | about
+
+
+def against_random(found: dict[str, Evaluation], seed: int) -> dict[str, Any]:
+    """Final numbers of the pretrained encoder, and its gain over the random one where that was judged."""
+    values = metrics(found["pretrained"], seed)
+    if "random" in found:
+        gain, low, high = paired_gain(found["pretrained"].correct, found["random"].correct, seed=seed)
+        values |= {"random_top1": found["random"].top1, "gain": gain, "gain_low": low, "gain_high": high}
+    return values
+
+
+def keep(found: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON, for `Session.once`; `restore` undoes it."""
+    plain = {name: getattr(found, name) for name in ("top1", "top5", "loss", "count", "skipped")}
+    return plain | {
+        "rows": found.rows.tolist(),
+        "correct": "".join(map(str, found.correct.astype(int))),
+    }
+
+
+def restore(kept: dict[str, Any]) -> Evaluation:
+    correct = np.array([right == "1" for right in kept["correct"]], dtype=bool)
+    return Evaluation(**kept | {"rows": np.array(kept["rows"], dtype=np.int64), "correct": correct})
+
+
+def save_correct(folder: Path, found: Evaluation) -> None:
+    """folder/correct.npy: (N,) bool, whether each val sample was right, in row order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "correct.npy", found.correct)
+
+
+def write_curve(at_work: Session, prefix: str) -> float | None:
+    """reports/<stage>/curve.csv of what was logged under `prefix`; returns the median images per second."""
+    if not distributed.is_main():
+        return None
+    rows = at_work.curve([prefix + name for name in CURVE])
+    rows = [{name.removeprefix(prefix): value for name, value in row.items()} for row in rows]
+    _write_curve(at_work.stage, rows)
+    rates = sorted(row["images_per_second"] for row in rows if "images_per_second" in row)
+    return rates[len(rates) // 2] if rates else None
+
+
+def write_blocks(at_work: Session, results: list[dict[str, Any]]) -> None:
+    """reports/partial: top-1 over the number of tuned blocks as CSV and PNG, and the curve of the largest."""
+    if not distributed.is_main():
+        return
+    folder = REPORTS / "partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = ("blocks", "epochs", "top1", "top1_low", "top1_high")
+    write_csv(folder / "blocks.csv", [{name: row[name] for name in columns} for row in results])
+    partial_curve(folder / "blocks.png", results, title="Partial fine-tuning")
+    at_work.run.picture(folder / "blocks.png")
+    if results:
+        largest = max(results, key=lambda row: row["blocks"])
+        write_curve(at_work, f"blocks_{largest['blocks']:g}_epochs_{largest['epochs']}/")
+
+
+def skip(at_work: Session, folder: Path | None = None) -> bool:
+    """Whether there is nothing to judge by; then the stage's files say so, and so does its run."""
+    if at_work.can_judge:
+        return False
+    if distributed.is_main():
+        at_work.run.tags({"skipped": NO_LABELS})
+        if folder is not None:
+            write_text(folder / "SKIPPED.txt", NO_LABELS + "\n")
+        _write_curve(at_work.stage, [])
+        if at_work.stage == "partial":
+            write_blocks(at_work, [])
+        at_work.write_metrics({"skipped": NO_LABELS})
+    return True
+
+
+def _write_curve(stage: str, rows: list[dict[str, float]]) -> None:
+    if stage != "knn":
+        (REPORTS / stage).mkdir(parents=True, exist_ok=True)
+        write_csv(REPORTS / stage / "curve.csv", rows or [{"step": 0}])

@@ -1,0 +1,162 @@
+"""One training with labels by one row of PROTOCOLS, as the stages that judge have it."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from functools import partial as bind
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+
+from mae import config, interchange
+from mae.config.paths import CLASSIFIER, ENCODER, require
+from mae.data.loading.epoch_order import Plan
+from mae.data.transforms import image as transforms
+from mae.evaluation.classification.accuracy import Evaluation, evaluate
+from mae.evaluation.classification.classifier import Classifier, build_classifier, train_classifier
+from mae.evaluation.classification.protocols import PROTOCOLS, Recipe
+from mae.stages.context.stage_context import Session, encoder_config
+
+Settings = config.Probe | config.FineTune
+
+
+class Encoder:
+    """The encoder under judgement: how to build it, and its weights (None: MAE's random initialisation)."""
+
+    def __init__(self, config: dict[str, Any], state: dict[str, Any] | None) -> None:
+        self.config, self.state = config, state
+
+    @classmethod
+    def read(cls) -> "Encoder":
+        state, config = interchange.load_encoder(require(ENCODER))
+        return cls(config, state)
+
+    def at_random(self) -> "Encoder":
+        return Encoder(self.config, None)
+
+
+def train(
+    at_work: Session,
+    protocol: str,
+    settings: Settings,
+    *,
+    name: str = "",
+    blocks: float | None = None,
+    random: bool = False,
+) -> tuple[Classifier, Evaluation]:
+    """One training by one row of PROTOCOLS, and its evaluation on all of val."""
+    params = at_work.params
+    split = at_work.index.split("train")
+    few = settings.labels_per_class
+    rows = np.arange(len(split)) if few is None else split.subset(few, params.seed)
+    steps = Plan(split.shard_of[rows], seed=params.seed).steps(settings.epochs, settings.batch_size)
+    classifier = _classifier(at_work, protocol, settings, blocks=blocks, random=random)
+    precision = at_work.precision(settings.precision)
+    prefix = f"{name}/" if name else ""
+    train_classifier(
+        classifier,
+        bind(_batches, at_work, protocol, settings, rows, steps),
+        recipe=_recipe(settings),
+        steps=steps,
+        warmup_steps=round(settings.warmup_epochs * len(rows) / settings.batch_size),
+        global_batch=settings.batch_size,
+        normalize=at_work.normalize,
+        seed=params.seed,
+        device=at_work.device,
+        accumulate=settings.accumulate,
+        precision=precision,
+        clip_grad=settings.clip_grad,
+        ema_decay=getattr(settings, "ema", None),
+        checkpoints=at_work.checkpoints(name or "training"),
+        checkpoint_every=params.runtime.checkpoint_every,
+        log=lambda step, values: at_work.run.log(
+            step, {prefix + key: value for key, value in values.items()}
+        ),
+        log_every=params.runtime.log_every,
+        compile=settings.compile,
+        run_id=at_work.run.id,
+    )
+    return classifier, _evaluate(at_work, classifier, precision)
+
+
+def _classifier(
+    at_work: Session, protocol: str, settings: Settings, *, blocks: float | None, random: bool
+) -> Classifier:
+    params = at_work.params
+    pretrained = PROTOCOLS[protocol].pretrained
+    encoder = Encoder.read() if pretrained else Encoder(encoder_config(params), None)
+    return build_classifier(
+        protocol,
+        interchange.encoder_arguments(encoder.config),
+        len(at_work.index.classes),
+        encoder_state=None if random else encoder.state,
+        blocks=blocks,
+        drop_path=getattr(settings, "drop_path", 0.0),
+        seed=params.seed,
+    )
+
+
+def _batches(
+    at_work: Session,
+    protocol: str,
+    settings: Settings,
+    rows: np.ndarray,
+    steps: int,
+    start: int,
+    attempt: int,
+) -> Iterator[dict[str, Any]]:
+    return at_work.training_batches(
+        at_work.index.split("train"),
+        _augmentation(at_work, PROTOCOLS[protocol].augmentation, settings),
+        settings,
+        start=start,
+        stop=steps,
+        attempt=attempt,
+        rows=rows,
+    )
+
+
+def _augmentation(at_work: Session, kind: str, settings: Settings) -> transforms.Transform:
+    size = at_work.img_size
+    if isinstance(settings, config.FineTune):
+        return transforms.finetuning(
+            size,
+            scale=settings.crop_scale,
+            flip=settings.flip,
+            rand_augment=settings.rand_augment,
+            mean=at_work.encoder["mean"],
+        )
+    if kind == "byol":
+        return transforms.byol_crop(size, flip=settings.flip)
+    return transforms.pretraining(size, scale=(0.08, 1.0), flip=settings.flip)
+
+
+def _recipe(settings: Settings) -> Recipe:
+    """The numbers of `settings` that a Recipe has; a probe has no augmentation of its own."""
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    given = {name: value for name, value in settings.model_dump().items() if name in known}
+    if isinstance(settings, config.Probe):
+        given |= {"random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "layer_decay": None}
+    return Recipe(**given)
+
+
+def _evaluate(at_work: Session, classifier: Classifier, precision: str) -> Evaluation:
+    return evaluate(
+        classifier,
+        at_work.evaluation_batches(at_work.index.split("val")),
+        len(at_work.index.classes),
+        normalize=at_work.normalize,
+        device=at_work.device,
+        precision=precision,
+    )
+
+
+def save_classifier(at_work: Session, classifier: Classifier) -> None:
+    """One file in timm's names, which `timm.create_model(..., global_pool="avg", num_classes=K)` loads."""
+    weights = {**classifier.encoder.state_dict()}
+    weights |= {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
+    about = Encoder.read().config | {"classes": at_work.index.classes, "pool": "avg"}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    metadata = {"config": json.dumps(about, sort_keys=True)}
+    interchange.replace(CLASSIFIER, lambda file: safetensors.torch.save_file(tensors, file, metadata))

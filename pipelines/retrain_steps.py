@@ -1,0 +1,250 @@
+"""One retraining, step by step: what arrived, whether to trust it, train, let the gate decide, remember."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed, State
+
+from mae import config
+from mae.__main__ import EXIT_NO_CHAMPION
+from pipelines import artifacts
+from pipelines.graph import downstreams, upstreams
+from pipelines.reproduce import concluded
+from pipelines.retraining import gate_result as verdict
+from pipelines.retraining.new_data import IMAGES, Arrivals, doubts, rejected_too_many
+from pipelines.retraining.recover_interrupted import remember, settle
+from pipelines.stage_process import Outcome, run_guarded
+from pipelines.stage_tasks import run_stages
+from pipelines.working_copy.params_override import PARAMS, Overlay, folder_of
+
+PICTURES = ("examples", "statistics", "classes")
+GATE = "register"
+NOT_TRAINED_ON = (
+    "Nothing was trained and the champion is the same. Take the images out of the source, or put them right: "
+    "until then `reproduce`, or `dvc repro` by hand, would train on what they can read of them"
+)
+Start = Literal["champion", "scratch"]
+
+
+class CommandFailed(RuntimeError):
+    """A command of `mae` failed; the message is what it said."""
+
+
+class _Ended(Exception):
+    """The retraining ends here, in a state."""
+
+    def __init__(self, state: State[Any]) -> None:
+        super().__init__(state.message)
+        self.state = state
+
+
+class Retraining:
+    """One run, inside a flow, in a working copy that it holds alone (pipelines.working_copy.locks.alone)."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._log = root, get_run_logger().info
+        self._folder = folder_of(root)
+        self._overlay = Overlay(root, self._folder)
+        self._arrivals = Arrivals(root, self._folder)
+        self._outcomes: list[Outcome] = []
+        settle(root, self._log)
+        self._params = config.load(root / PARAMS)
+
+    def run(self, start: Start | None, overrides: Mapping[str, Any], force: bool) -> State[Any]:
+        """Returns the flow's final state. Raises CommandFailed, mae.config.InvalidParams."""
+        try:
+            self._lay(overrides)
+            laid = None if force or start else self._go_on()
+            if laid is None:
+                laid = self._begin(start or self._params.retrain.start, force)
+            # Annotated images are no reason to pretrain: only what depends on them runs.
+            below = None if laid else downstreams(self._root, self._arrivals.changed())
+            return self._decide(self._all_stages(below))
+        except _Ended as ended:
+            return ended.state
+        finally:
+            if said := self._overlay.restore():
+                self._log(said)
+
+    def _begin(self, start: Start, force: bool) -> dict[str, Any]:
+        """Look at what arrived and shard it; the settings to train with, {} to pretrain nothing."""
+        self._stages(self._arrivals.stages)
+        arrived = self._judge_data(force)
+        laid = {} if arrived is None else {"pretrain.init": self._origin(start)}
+        self._lay(laid)
+        self._stages(self._arrivals.sharding)
+        self._judge_shards(arrived, force)
+        verdict.note_before(self._root, self._folder, laid)
+        return laid
+
+    def _go_on(self) -> dict[str, Any] | None:
+        """The settings of a retraining that did not come to its end, to go on with it; None to begin one.
+
+        Its data stays as it was sharded: with other images it would begin its training anew, and where some
+        arrive every day it might never end.
+        """
+        laid = verdict.laid_before(self._folder)
+        if laid is None or not self._arrivals.at_hand:
+            return None
+        if (init := laid.get("pretrain.init")) and not (self._root / init).is_file():  # somebody made room
+            return None
+        self._log("going on with the retraining that did not end: what came since waits for the next one")
+        self._outcomes += [Outcome(stage, "Unchanged") for stage in self._arrivals.stages]
+        self._lay(laid)
+        return laid
+
+    def _judge_data(self, force: bool) -> int | None:
+        """How many images arrived; None where only annotated images did. Ends where there is no reason."""
+        self._arrivals.take()
+        changed, decided = self._arrivals.changed(), self._arrivals.decided
+        if not changed and not force:
+            raise _Ended(Completed(name="Unchanged data", message="every listing is as it was decided upon"))
+        if decided is None:
+            self._log("nothing was decided before: whatever is listed counts as new")
+            return self._arrivals.listed
+        if IMAGES not in changed and not force:
+            self._log(f"the images are as they were; changed: {', '.join(changed)}")
+            return None
+        drift, found = self._drift(decided)
+        counts, least = drift["counts"], self._params.retrain.min_new
+        arrived: int = counts["new"] + counts["changed"]
+        said = ", ".join(f"{counts[name]:,} {name}" for name in ("new", "changed", "removed"))
+        if arrived < least and changed == [IMAGES] and not force:
+            raise _Ended(Completed(name="Too few new images", message=f"{said}; retrain.min_new is {least}"))
+        self._doubt(found, force)
+        self._log(said)
+        return arrived
+
+    def _drift(self, decided: Path) -> tuple[dict[str, Any], list[str]]:
+        """The report of `mae drift`, and what in it passes the bounds; both as an artifact, too."""
+        out = self._folder / "drift"
+        mae(self._root, "drift", "--since", str(decided / IMAGES), "--out", str(out))
+        drift = json.loads((out / "drift.json").read_text())
+        found = doubts(drift, self._params.retrain)
+        there = [file for name in PICTURES if (file := out / f"{name}.png").is_file()]
+        page = verdict.drift_page(drift, found, [artifacts.picture(file) for file in there])
+        create_markdown_artifact(page, key="drift", description="What arrived since the last decision")
+        return drift, found
+
+    def _judge_shards(self, arrived: int | None, force: bool) -> None:
+        wrong = arrived and rejected_too_many(self._arrivals.rejected(), arrived, self._params.retrain)
+        self._doubt([wrong] if wrong else [], force)
+
+    def _doubt(self, found: list[str], force: bool) -> None:
+        if not force:
+            self._suspect(found, "; force: true trains nevertheless")
+        for one in found:
+            self._log(f"forced, though {one}")
+
+    def _suspect(self, found: list[str], otherwise: str = "") -> None:
+        """End here where data was found that should not be trained on."""
+        if found:
+            message = f"{'; '.join(found)}. {NOT_TRAINED_ON}{otherwise}"
+            raise _Ended(Failed(name="Suspect data", message=message))
+
+    def _origin(self, start: Start) -> str | None:
+        """What pretrain.init is to be: the champion's file, below the root where it lies there."""
+        if start == "scratch":
+            return None
+        out = self._folder / "champion"
+        lines = mae(self._root, "champion", str(out), none=EXIT_NO_CHAMPION)
+        found = next((Path(line) for line in reversed(lines) if line.endswith(".safetensors")), None)
+        if found is None:
+            self._log("there is no champion to go on from: training starts from scratch")
+            return None
+        for former in out.iterdir():
+            if former.is_dir():  # a download that was killed
+                shutil.rmtree(former)
+            elif former.name not in (found.name, Path(self._params.pretrain.init or "").name):
+                former.unlink()
+        return str(found.relative_to(self._root) if found.is_relative_to(self._root) else found)
+
+    def _lay(self, values: Mapping[str, Any]) -> None:
+        for line in self._overlay.lay(values):
+            self._log(f"{PARAMS}: {line}")
+        self._params = config.load(self._root / PARAMS)
+
+    def _stages(self, targets: list[str]) -> None:
+        """Bring these stages up to date; ends where one fails."""
+        found = self._run(targets)
+        self._suspect([one.message for one in found if one.state == "Rejected"])
+        if not all(outcome.done for outcome in found):
+            message = f"{concluded(found).message} (the champion is the same; run again to go on)"
+            raise _Ended(Failed(message=message))
+
+    def _all_stages(self, below: list[str] | None) -> list[Outcome]:
+        """The rest. The gate may have decided although a stage failed on which it does not depend.
+
+        below: of these stages only.
+        """
+        found = self._run(None, only=below)
+        gate = next((outcome for outcome in found if outcome.stage == GATE), None)
+        if gate is None or not gate.done:
+            # Once it was asked, it may have decided of one model and not of all.
+            asked = gate is not None and gate.state != "Skipped"
+            who = "the gate had begun" if asked else "the champion is the same"
+            raise _Ended(Failed(message=f"{concluded(found).message} ({who}; run again to go on)"))
+        return found
+
+    def _run(self, targets: list[str] | None, only: list[str] | None = None) -> list[Outcome]:
+        """Stages that were not in this run yet."""
+        done = [outcome.stage for outcome in self._outcomes if outcome.done]
+        if only is not None:
+            done += [stage for stage in upstreams(self._root) if stage not in only]
+        self._outcomes += (found := run_stages(self._root, self._params.flows, targets=targets, skip=done))
+        artifacts.stages_table(self._outcomes)
+        return found
+
+    def _decide(self, outcomes: list[Outcome]) -> State[Any]:
+        found = verdict.verdicts(self._root, self._folder)
+        create_markdown_artifact(verdict.table(found), key="decision", description="Champion and challenger")
+        artifacts.report_pictures(self._root)
+        remember(self._root, found)
+        message = "; ".join(map(str, found)) or "no model was registered"
+        if not all(outcome.done for outcome in outcomes):
+            return Failed(message=f"{concluded(outcomes).message}. The gate decided: {message}")
+        promoted = any(one.promoted for one in found)
+        return Completed(name="Promoted" if promoted else "Champion kept", message=message)
+
+
+def mae(root: Path, *arguments: str, none: int | None = None, retries: int | None = None) -> list[str]:
+    """Run a command of `mae` as a task run; returns the lines that it printed, [] for the exit status `none`.
+
+    Raises CommandFailed, after as many retries as a stage gets, or as asked for.
+    """
+    settings = config.load(root / PARAMS).flows
+    name = f"mae {arguments[0]}"
+
+    @task(
+        name=name,
+        task_run_name=name,
+        cache_policy=NO_CACHE,
+        retries=settings.retries if retries is None else retries,
+        retry_delay_seconds=settings.retry_delay,
+    )
+    def command() -> list[str]:
+        lines: list[str] = []
+        log = get_run_logger().info
+
+        def passing(line: str) -> None:
+            lines.append(line)
+            log(line)
+
+        program = [sys.executable, "-m", "mae", *arguments]
+        status = run_guarded(program, root, grace=settings.grace, log=passing)
+        if status == none:
+            return []
+        if status:
+            raise CommandFailed(f"{name}: {lines[-1] if lines else f'exited with {status}'}")
+        return lines
+
+    return command()

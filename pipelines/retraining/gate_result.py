@@ -1,0 +1,169 @@
+"""What the gate of `register` made of a retraining: read from its decision, told to people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.working_copy.whole_files import write_whole
+
+DECISION = Path("reports/register/decision.json")
+_BEFORE = "begun.json"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """About one kind of model. new: this retraining made it, or made one again that was judged before."""
+
+    kind: str
+    new: bool
+    about: dict[str, Any]
+
+    @property
+    def promoted(self) -> bool:
+        return self.new and bool(self.about["promote"]) and not self._replaced
+
+    @property
+    def _replaced(self) -> bool:
+        """Whether the model was promoted once, but another one is champion."""
+        newest = [model["aliases"] for model in self.about["models"] if "challenger" in model["aliases"]]
+        return bool(self.about["promote"]) and not all("champion" in aliases for aliases in newest)
+
+    def __str__(self) -> str:
+        if not self.new:
+            return f"{self.kind}: the same model as before"
+        if self._replaced:
+            return f"{self.kind}: the champion stays: this model was champion before and was replaced"
+        return f"{self.kind}: {'promoted' if self.promoted else 'the champion stays'}: {self.about['reason']}"
+
+
+def note_before(root: Path, folder: Path, laid: Mapping[str, Any]) -> None:
+    """Training begins, with these settings over the parameters: note them, and which challengers there are.
+
+    The challengers once per decision: a run that goes on after a kill notes again.
+    """
+    before = _noted(folder)["challengers"] if is_open(folder) else _challengers(_decision(root))
+    write_whole(folder / _BEFORE, json.dumps({"challengers": before, "laid": dict(laid)}).encode())
+
+
+def is_open(folder: Path) -> bool:
+    """Whether a retraining began to train that has not come to its end."""
+    return (folder / _BEFORE).is_file()
+
+
+def laid_before(folder: Path) -> dict[str, Any] | None:
+    """The settings of the retraining that has not come to its end; None where there is none."""
+    return dict(_noted(folder)["laid"]) if is_open(folder) else None
+
+
+def verdicts(root: Path, folder: Path) -> list[Verdict]:
+    """What was decided since `note_before`."""
+    decision = _decision(root)
+    before, now = _noted(folder)["challengers"], _challengers(decision)
+    return [Verdict(kind, now[kind] != before.get(kind), about) for kind, about in decision.items()]
+
+
+def forget(folder: Path) -> None:
+    """The decision is dealt with."""
+    (folder / _BEFORE).unlink(missing_ok=True)
+
+
+def table(found: list[Verdict]) -> str:
+    """Markdown: figures of champion and challenger of each kind, the gain with its interval, who is what."""
+    lines = [
+        "| model | figure | champion | challenger | gain (interval) | samples | decision | aliases |",
+        "|---|---|---:|---:|---|---:|---|---|",
+    ]
+    for one in found:
+        about = one.about
+        gain = "" if about["gain"] is None else f"{about['gain']:+.4f} ({_interval(about)})"
+        decision = "promoted" if one.promoted else "champion kept" if one.new else "same model as before"
+        who = "; ".join(f"{m['name']} {m['version']}: {', '.join(m['aliases'])}" for m in about["models"])
+        figures = [_figure(about[side]) for side in ("champion", "challenger")]
+        cells = [one.kind, about["figure"], *figures, gain, str(about["samples"]), decision, who]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"* {one}" for one in found)])
+
+
+def drift_page(drift: dict[str, Any], doubts: list[str], pictures: list[str]) -> str:
+    """Markdown: what arrived, what is wrong with it, and how it looks beside what was there."""
+    counts, images = drift["counts"], drift["images"]
+    names = ("before", "now", "new", "changed", "removed", "unchanged")
+    lines = [f"**{doubt}**\n" for doubt in doubts]
+    lines += ["| " + " | ".join(names) + " |", "|" + "---:|" * len(names)]
+    lines += ["| " + " | ".join(f"{counts[name]:,}" for name in names) + " |", ""]
+    if drift["classes"]:
+        shift, chance = drift["classes"]["shift"], drift["classes"]["chance"]
+        lines.append(f"Classes' shares shifted by {shift:.3f}; by chance up to {chance:.3f}.\n")
+    lines.append(
+        f"Of {images['looked_at']['new']} new images looked at {images['undecodable']:.1%} cannot be "
+        f"decoded, {images['blank']['new']:.1%} are blank ({images['blank']['before']:.1%} before).\n"
+    )
+    if images["statistics"]:
+        lines += ["| statistic | distance | median before | median new |", "|---|---:|---:|---:|"]
+        for name, one in images["statistics"].items():
+            lines.append(f"| {name} | {one['distance']:.3f} | {one['before']:.4g} | {one['new']:.4g} |")
+    for what, paths in drift["examples"].items():
+        if paths:
+            lines += ["", f"{what.capitalize()}, for example: {', '.join(f'`{path}`' for path in paths)}"]
+    return "\n".join([*lines, "", *pictures])
+
+
+def notify(block: str | None, subject: str, body: str, log: Callable[[str], Any]) -> None:
+    """Tell people: by the Prefect notification block of that name, and in the log in any case.
+
+    Never raises: a chat that is away must not undo a decision.
+    """
+    log(f"{subject}: {body}")
+    if block is None:
+        return
+    from prefect.blocks import notifications
+    from prefect.blocks.core import Block
+
+    assert notifications  # importing it makes the blocks known that `load` looks for
+
+    try:
+        loaded: Any = Block.load(block)
+        loaded.notify(body, subject)
+    except Exception as error:
+        # Not what the error says: that may be an address, and a webhook's address is a secret.
+        log(f"flows.notify: {block} could not be told ({type(error).__name__})")
+
+
+def _decision(root: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((root / DECISION).read_text()))
+    except OSError:
+        return {}
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / _BEFORE).read_text()))
+
+
+def _challengers(decision: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """kind -> the models that are challengers: those that were registered last.
+
+    Told apart by their ids: the decision that lies in a fresh clone is about versions of another registry.
+    """
+    return {
+        kind: sorted(
+            [m["name"], m["version"], m.get("model_id")]
+            for m in about["models"]
+            if "challenger" in m["aliases"]
+        )
+        for kind, about in decision.items()
+    }
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _interval(about: dict[str, Any]) -> str:
+    if about["low"] is None or about["high"] is None:
+        return "none"
+    return f"{about['low']:+.4f} to {about['high']:+.4f}"

@@ -1,0 +1,160 @@
+"""Stages of dvc.yaml as Prefect task runs: in DVC's order, side by side where it allows, none twice."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefect import allow_failure, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed, State
+
+from mae.__main__ import PARALLEL
+from mae.config import Flows
+from pipelines import artifacts
+from pipelines.devices import Closed, Devices, Place
+from pipelines.graph import upstreams
+from pipelines.stage_process import REPRODUCTION, Outcome, end_all, is_changed, of_stage, run_stage
+
+
+def run_stages(
+    root: Path,
+    settings: Flows,
+    *,
+    targets: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+) -> list[Outcome]:
+    """Inside a flow: bring stages up to date, one task run each, named after it.
+
+    Args:
+        root: the working copy; the caller holds it (pipelines.working_copy.locks.alone).
+        settings: the section `flows` of params.yaml.
+        targets: stages that are wanted, with all that they depend on; None for all.
+        skip: stages to take as done, because the caller has just run them.
+
+    Returns the outcomes in the order in which the stages ended. Never raises for a stage that fails: what
+    depends on it is Skipped, and nothing else. When the flow itself is ended, ends what runs, leaves the
+    artifact `stages` of what came of it, and raises on.
+    """
+    done = set(skip)
+    graph = upstreams(Path(root), targets)
+    graph = {
+        name: tuple(up for up in ups if up not in done) for name, ups in graph.items() if name not in done
+    }
+    return _Reproduction(Path(root), settings, graph).run()
+
+
+class _Reproduction:
+    def __init__(self, root: Path, settings: Flows, graph: Mapping[str, Sequence[str]]) -> None:
+        self._root, self._settings, self._graph = root, settings, graph
+        self._devices = Devices(settings.devices)
+        self._outcomes: dict[str, Outcome] = {}  # of stages that ended
+        self._latest: dict[str, Outcome] = {}  # of every attempt
+        self._to_blame: dict[str, set[str]] = {}  # skipped stage -> stages that failed
+        self._ending = threading.Event()
+
+    def run(self) -> list[Outcome]:
+        futures: dict[str, Any] = {}
+        ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        try:
+            while len(self._outcomes) < len(self._graph):
+                for name in self._ready(futures):
+                    futures[name] = self._submit(name, futures)
+                    futures[name].add_done_callback(lambda _, name=name: ended.put(name))
+                name = ended.get()
+                said = futures[name].state.message or ""
+                self._outcomes[name] = self._latest.get(name) or Outcome(name, "Failed", message=said)
+        except BaseException:  # the flow run is cancelled, terminated, interrupted by Ctrl-C
+            self._ending.set()
+            self._devices.close()
+            end_all()
+            # While a training saves, the working copy is not free and its settings stay as they were laid.
+            for future in futures.values():
+                future.wait()
+            with contextlib.suppress(Exception):  # what is raised is how the flow run ended
+                artifacts.stages_table(list(self._latest.values()))
+            raise
+        return list(self._outcomes.values())
+
+    def _ready(self, submitted: Mapping[str, Any]) -> list[str]:
+        """What can begin now. A training without a device would only keep others from beginning."""
+        running = set(submitted) - set(self._outcomes)
+        devices = len(self._devices) - len(running.intersection(PARALLEL))
+        ready: list[str] = []
+        for name, ups in self._graph.items():
+            if name in submitted or not all(up in self._outcomes for up in ups):
+                continue
+            if name in PARALLEL and not self._blame(name):
+                devices -= 1
+                if devices < 0:
+                    continue
+            ready.append(name)
+        return ready[: self._settings.parallel - len(running)]
+
+    def _submit(self, name: str, futures: Mapping[str, Any]) -> Any:
+        own = of_stage(self._settings, name)
+
+        @task(
+            name=name,
+            task_run_name=name,
+            cache_policy=NO_CACHE,  # DVC's is the only cache
+            retries=own.retries,
+            retry_delay_seconds=own.retry_delay,
+            # Data that cannot be used will not be better the next time.
+            retry_condition_fn=lambda task, run, state: state.name != "Rejected",
+        )
+        def stage() -> State[Any]:
+            self._latest[name] = outcome = self._attempt(name)
+            return _state(outcome, ending=self._ending.is_set())
+
+        # The arrows of Prefect's picture. Past a skipped stage they lead to what failed: Prefect itself would
+        # not begin a task below a cancelled one.
+        skipped = set(self._to_blame) & set(self._graph[name])
+        above = (set(self._graph[name]) - skipped) | (self._blame(name) if skipped else set())
+        wait_for: list[Any] = [allow_failure(futures[up]) for up in sorted(above)]
+        return stage.submit(return_state=False, wait_for=wait_for)
+
+    def _attempt(self, name: str) -> Outcome:
+        blame = self._blame(name)
+        if blame:
+            self._to_blame[name] = blame
+            return Outcome(name, "Skipped", message=f"{', '.join(sorted(blame))} failed")
+        logger = get_run_logger()
+        try:
+            with self._device(name, logger.info) as place:
+                if self._ending.is_set():
+                    raise Closed
+                fan_out = name.startswith("shard") and self._settings.sharding != "none"
+                if fan_out and is_changed(name, self._root):
+                    from pipelines.sharding import shard_in_parallel
+
+                    shard_in_parallel(name, self._settings, logger.info, self._root)
+                env = {**place.environment, REPRODUCTION: str(flow_run.id)}
+                outcome = run_stage(name, self._root, self._settings, env, logger.info, keep=place.fds)
+        except Closed:
+            return Outcome(name, "Interrupted", message="the flow run was ended first")
+        if self._ending.is_set() and not outcome.done:
+            return replace(outcome, state="Interrupted")
+        return outcome
+
+    def _blame(self, name: str) -> set[str]:
+        failed = {up for up in self._graph[name] if not self._outcomes[up].done}
+        return {first for up in failed for first in self._to_blame.get(up, {up})}
+
+    def _device(self, name: str, log: Callable[[str], Any]) -> contextlib.AbstractContextManager[Place]:
+        return self._devices.one(log) if name in PARALLEL else contextlib.nullcontext(Place({}))
+
+
+def _state(outcome: Outcome, *, ending: bool) -> State[Any]:
+    """As Prefect shows it. Only what is Failed is tried again."""
+    if outcome.done:
+        return Completed(name=outcome.state, message=outcome.message or None)
+    if outcome.state == "Skipped" or ending:
+        return Cancelled(name=outcome.state, message=outcome.message)
+    return Failed(name=outcome.state, message=outcome.message)

@@ -1,0 +1,1 @@
+"""Parts of the flow `sweep`: axes, experiments, the report."""

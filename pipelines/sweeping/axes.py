@@ -1,0 +1,248 @@
+"""What a sweep varies, as sweeps.yaml says it, and the experiments that follow: a name and settings each."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from mae.config import InvalidParams, parse, read_yaml, recipe
+from pipelines.sweeping.code_fingerprint import Watched
+from pipelines.working_copy.params_override import PARAMS
+
+SWEEPS = "sweeps.yaml"
+At = int | float | str
+JUDGES = {  # the stages whose main number is a column, and what it is called
+    "knn": "kNN",
+    "linear": "linear",
+    "attentive": "attentive",
+    "partial": "partial",
+    "finetune": "fine-tune",
+    "scratch": "scratch",
+    "detect": "detect, box AP",
+    "segment": "segment, mIoU",
+}
+
+
+def _judging(stages: list[str]) -> list[str]:
+    if unknown := [stage for stage in stages if stage not in JUDGES]:
+        raise ValueError(f"{', '.join(unknown)}: what judges is one of {', '.join(JUDGES)}")
+    return stages
+
+
+Judging = Annotated[list[str], Field(min_length=1), AfterValidator(_judging)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Value(_Part):
+    """One place on an axis: what it is called, the parameters that it sets, what the paper measured there.
+
+    recipe: laid before `set`, e.g. a method's own.
+    """
+
+    at: At
+    recipe: str | None = None
+    set: dict[str, Any] = {}
+    paper: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _leaves_seeds_to_the_command(self) -> Value:
+        if "seed" in self.set:
+            raise ValueError("seed is not a value's to set: --seeds says how many there are")
+        return self
+
+
+def _different(values: list[Value]) -> list[Value]:
+    """Of one name, two would be taken for two seeds of it."""
+    names = [str(value.at) for value in values]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)}: each value once, under a name of its own")
+    return values
+
+
+Values = Annotated[
+    list[Annotated[Value, BeforeValidator(lambda v: v if isinstance(v, dict) else {"at": v})]],
+    Field(min_length=1),
+    AfterValidator(_different),
+]
+
+
+class Axis(_Part):
+    """What is varied. key: the parameter that takes `at`, where a value does not `set` others itself.
+
+    recipe, settings: laid under every value, for a model of the papers' size: what `paper` was measured with.
+    demo, demo_settings: other values, and settings in the place of both, for a model as small as the demo's.
+    source: whose numbers `paper` are, and of which model. note: more to be said below the table. stages: null
+    takes those of the file.
+    """
+
+    title: str
+    label: str
+    key: str | None = None
+    stages: Judging | None = None
+    recipe: str | None = None
+    settings: dict[str, Any] = {}
+    source: str = ""
+    note: str = ""
+    values: Values
+    demo: Values | None = None
+    demo_settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _says_what_a_value_sets(self) -> Axis:
+        bare = [v.at for v in (*self.values, *(self.demo or ())) if not (v.set or v.recipe)]
+        if bare and self.key is None:
+            raise ValueError(f"values {bare} set nothing: give them `set`, or the axis a `key`")
+        return self
+
+    def settings_at(self, value: Value) -> dict[str, Any]:
+        return value.set or ({self.key: value.at} if self.key else {})
+
+
+class Sweeps(_Part):
+    """sweeps.yaml. demo_recipe: laid under a sweep of the demo, where no other recipe is asked for."""
+
+    stages: Judging
+    demo_recipe: str
+    axes: dict[str, Axis]
+
+    @model_validator(mode="after")
+    def _has_numbers_beside_what_is_judged(self) -> Sweeps:
+        for name, axis in self.axes.items():
+            named = {stage for value in (*axis.values, *(axis.demo or ())) for stage in value.paper}
+            if others := named.difference(axis.stages or self.stages):
+                raise ValueError(
+                    f"axis {name} has the paper's {', '.join(sorted(others))}, which it does not judge"
+                )
+        return self
+
+    def axis(self, name: str) -> Axis:
+        """Raises InvalidParams for one that there is not."""
+        if name not in self.axes:
+            raise InvalidParams(f"{SWEEPS} has no axis {name!r}; it has: {', '.join(self.axes)}")
+        return self.axes[name]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """settings: the parameters that differ from params.yaml, "section.key" -> value. name: fixed by them,
+    by all else that DVC says the stages depend on, and by nothing else: the same work has the same name."""
+
+    name: str
+    at: At
+    seed: int
+    settings: dict[str, Any]
+    stages: tuple[str, ...]
+
+
+def load(root: Path) -> Sweeps:
+    """Raises InvalidParams naming what is wrong with sweeps.yaml."""
+    file = Path(root) / SWEEPS
+    try:
+        return Sweeps.model_validate(read_yaml(file))
+    except ValidationError as error:
+        faults = (f"  {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InvalidParams("\n".join([f"{file}: to correct", *faults])) from None
+
+
+def plan(
+    root: Path,
+    name: str,
+    *,
+    recipe_file: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seeds: int = 1,
+) -> list[Experiment]:
+    """The experiments of the axis `name`, `seeds` of each value, over params.yaml as it is now.
+
+    Under each value lie the recipe (the demo's small one, where the images are the demo's and none is
+    named), what the axis has for models of that size, and `settings` ("section.key" -> value). A model is
+    small where the encoder is less than its name says. Raises InvalidParams.
+    """
+    root, sweeps = Path(root), load(root)
+    axis, base = sweeps.axis(name), read_yaml(root / PARAMS)
+    if recipe_file is None and base["ingest"]["source"] == "demo":
+        recipe_file = str(root / sweeps.demo_recipe)
+    stages = tuple(axis.stages or sweeps.stages)
+    common = copy.deepcopy(base)
+    recipe.merge(common, recipe_file, {})
+    small = parse(common, f"{PARAMS} with {recipe_file}").encoder.resized
+    if small:
+        recipe.merge(common, None, axis.demo_settings, f"{SWEEPS}, {name}")
+    else:
+        recipe.merge(common, _below(root, axis.recipe), axis.settings, f"{SWEEPS}, {name}")
+    recipe.merge(common, None, settings or {})
+    if not isinstance(common["seed"], int):
+        parse(common)  # which says so
+    drafts = []
+    for value in axis.demo if small and axis.demo else axis.values:
+        for seed in range(common["seed"], common["seed"] + seeds):
+            draft = copy.deepcopy(common)
+            over = axis.settings_at(value) | {"seed": seed}
+            recipe.merge(draft, _below(root, value.recipe), over, f"{SWEEPS}, {name} {value.at}")
+            parse(draft, f"{name} {value.at}")
+            _check_roots(draft, root)
+            drafts.append((value.at, seed, draft))
+    watched = Watched(root, stages)
+    return [
+        Experiment(
+            f"{name}-{_slug(at)}-s{seed}-{watched.digest(laid)}", at, seed, _changed(base, laid), stages
+        )
+        for at, seed, laid in drafts
+    ]
+
+
+def waves(planned: Iterable[Experiment]) -> list[list[Experiment]]:
+    """What may run side by side: one experiment of each pretraining, then those that find it in the cache.
+
+    All at once, experiments that differ in how they are judged alone would each pretrain the same.
+    """
+    first: dict[str, Experiment] = {}
+    others = []
+    for one in planned:
+        before = {key: of for key, of in one.settings.items() if key.partition(".")[0] not in one.stages}
+        if first.setdefault(json.dumps(before, sort_keys=True), one) is not one:
+            others.append(one)
+    return [wave for wave in (list(first.values()), others) if wave]
+
+
+def _below(root: Path, file: str | None) -> str | None:
+    return None if file is None else str(root / file)
+
+
+def _check_roots(values: dict[str, Any], root: Path) -> None:
+    """Raise InvalidParams for images that a copy of the working copy `root` would not find."""
+    for section in ("ingest", "ingest_detect", "ingest_segment"):
+        source, folder = values[section]["source"], values[section]["root"]
+        if source not in ("demo", "none") and "://" not in folder and not Path(folder).is_absolute():
+            raise InvalidParams(
+                f"{section}.root: {folder} is relative, and experiments run in copies of this folder: "
+                f"--set {section}.root={root.resolve() / folder}"
+            )
+
+
+def _changed(base: dict[str, Any], laid: dict[str, Any]) -> dict[str, Any]:
+    old, new = dict(recipe.leaves(base)), dict(recipe.leaves(laid))
+    return {key: value for key, value in new.items() if key not in old or old[key] != value}
+
+
+def _slug(at: At) -> str:
+    """As git takes it in a reference's name."""
+    return re.sub(r"[^A-Za-z0-9.]+|\.{2,}", "_", str(at)).strip("_.")

@@ -1,0 +1,1 @@
+"""A working copy in use: its lock, DVC's files, settings of one run."""

@@ -1,0 +1,135 @@
+import gc
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mae.data.listing.manifest import open_source, write_listing
+from mae.data.shards.index import Index
+from mae.data.shards.tar_writer import header
+from mae.data.shards.write_shards import write_shards
+
+
+def shard(place: Path, root: Path, name: str = "out", kind: str = "folder", **options) -> dict:
+    write_listing(open_source(kind, root), place / f"{name}.listing")
+    options = {"max_count": 7, **options}
+    return write_shards(place / f"{name}.listing", place / name, place / f"{name}.work", **options)
+
+
+def test_original_bytes_are_copied_with_their_class_and_place(tmp_path, image_tree, sharded):
+    root = image_tree(tmp_path / "images")
+    index = sharded(root)
+    for name in ("train", "val"):
+        split = index.split(name)
+        paths = set()
+        for row in range(len(split)):
+            about = split.meta(row)
+            assert split.read(row) == (root / about["path"]).read_bytes()
+            assert about["path"].split("/")[1] == about["class"] == index.classes[split.label(row)]
+            assert (about["width"], about["height"]) == (40, 32)
+            paths.add(about["path"])
+        assert paths == {str(path.relative_to(root)) for path in (root / name).rglob("*.JPEG")}
+
+
+def test_shards_are_webdataset_tars_named_by_content_with_dotless_keys(tmp_path, image_tree, sharded):
+    index = sharded(image_tree(tmp_path / "images"))
+    members = []
+    for tar in sorted((index.directory / "tars").glob("train-*.tar")):
+        with tarfile.open(tar) as file:
+            found = file.getmembers()
+        members += [member.name for member in found]
+        assert {(member.mtime, member.uid, member.gid) for member in found} == {(0, 0, 0)}
+    keys = [name.split(".")[0] for name in members]
+    assert keys == sorted(keys)
+    assert len(set(keys)) == 41
+    groups = {key: [name.split(".", 1)[1] for name in members if name.startswith(f"{key}.")] for key in keys}
+    assert sorted({tuple(group) for group in groups.values()}) == [
+        ("jpg", "cls", "json"),
+        ("png", "cls", "json"),
+    ]
+    assert sum(group[0] == "png" for group in groups.values()) == 3
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file")  # webdataset leaves the files it read to the collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_plain_webdataset_package_reads_the_same_samples(small_index):
+    import webdataset
+
+    split = small_index.split("train")
+    urls = [str(split.directory / shard) for shard in split.shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
+    assert len(samples) == len(split) == 41
+    for row, sample in enumerate(samples):
+        assert sample.get("jpg", sample.get("png")) == split.read(row)
+        assert int(sample["cls"]) == split.label(row)
+        assert json.loads(sample["json"])["path"] == split.meta(row)["path"]
+    gc.collect()
+
+
+def test_shards_are_class_mixed(small_index):
+    split = small_index.split("train")
+    for number in range(len(split.shards)):
+        assert len(set(split.labels[split.shard_of == number])) > 1
+
+
+def damage(root: Path, encoded, picture) -> dict[str, str]:
+    """Bad files of many kinds, with the reason that must be given for each."""
+    folder = root / "train/class_0"
+    whole = encoded(picture(1, 200, 160))
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.png").write_bytes(b"hello")
+    (folder / "old.gif").write_bytes(encoded(picture(1), "GIF"))
+    (folder / "broken.jpg").symlink_to("nowhere")
+    reasons = {"empty.jpg": "zero bytes", "cut.jpg": "truncated", "text.png": "not an image"}
+    return reasons | {"old.gif": "convert it", "broken.jpg": "link"}
+
+
+def test_bad_images_are_left_out_and_reported_by_name(tmp_path, image_tree, encoded, picture):
+    root = image_tree(tmp_path / "images")
+    reasons = damage(root, encoded, picture)
+    index = shard(tmp_path, root, max_rejected=5)
+    rejected = json.loads((tmp_path / "out/rejected.json").read_bytes())["rejected"]
+    assert {Path(one["path"]).name for one in rejected} == set(reasons)
+    assert all(reasons[Path(one["path"]).name] in one["reason"] for one in rejected)
+    assert index["splits"]["train"]["count"] == 41
+    assert index["rejected"]["count"] == 5
+
+
+def test_images_above_max_side_are_reduced_and_the_index_says_so(tmp_path, image_tree, encoded, picture):
+    root = image_tree(tmp_path / "images")
+    (root / "train/class_0/large.png").write_bytes(encoded(picture(3, 300, 100), "PNG"))
+    index = shard(tmp_path, root, max_side=60, quality=85)
+    assert index["resized"] == {"max_side": 60, "quality": 85, "count": 1}
+    split = Index.open(tmp_path / "out").split("train")
+    for row in range(len(split)):
+        about = split.meta(row)
+        if about["path"].endswith("large.png"):
+            assert (
+                (about["width"], about["height"]) == Image.open(io.BytesIO(split.read(row))).size == (60, 20)
+            )
+        else:
+            assert split.read(row) == (root / about["path"]).read_bytes()
+
+
+def test_an_unlabelled_folder_gives_shards_without_classes(tmp_path, image_tree, sharded):
+    index = sharded(image_tree(tmp_path / "images") / "train", "flat", val_fraction=0.3)
+    assert index.classes == []
+    split = index.split("train")
+    assert set(split.labels) == {-1}
+    with tarfile.open(split.directory / split.shards[0]) as tar:
+        assert not [name for name in tar.getnames() if name.endswith(".cls")]
+    assert "class" not in split.meta(0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 77_777, 8**11 - 1, 8**11])
+def test_tar_headers_are_those_of_the_tarfile_module(size):
+    for name in ("000000000.jpg", "123456789.webp", "0.json"):
+        member = tarfile.TarInfo(name)
+        member.size = size
+        assert header(name, size) == member.tobuf(
+            tarfile.GNU_FORMAT if size >= 8**11 else tarfile.USTAR_FORMAT
+        )

@@ -1,0 +1,152 @@
+"""What counts as new since the last decision, and what of it is suspect."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from mae import config
+from pipelines.retraining.new_data import Arrivals, doubts, rejected_too_many
+
+LOOKS = ("images", "data/ingest"), ("scenes", "data/detect/ingest"), ("maps", "data/segment/ingest")
+
+
+def list_anew(place, folder, fingerprint, **other):
+    (place / folder).mkdir(parents=True, exist_ok=True)
+    (place / folder / "listing.tsv").write_text(fingerprint)
+    manifest = {
+        "kind": "folder",
+        "root": "/data",
+        "fingerprint": fingerprint,
+        "splits": {"train": {"count": 3}},
+    }
+    (place / folder / "manifest.json").write_text(json.dumps(manifest | other))
+
+
+def reject(root, *paths):
+    for folder in ("data/shards", "data/detect/shards", "data/segment/shards"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        found = {"rejected": [{"path": path, "reason": "broken"} for path in paths]}
+        (root / folder / "rejected.json").write_text(json.dumps(found))
+
+
+@pytest.fixture
+def root(project, tmp_path):
+    shutil.copy(project / "dvc.yaml", tmp_path / "dvc.yaml")
+    for fingerprint, folder in LOOKS:
+        list_anew(tmp_path, folder, fingerprint)
+    reject(tmp_path)
+    (tmp_path / "work").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def arrivals(root):
+    return Arrivals(root, root / "work/retrain")
+
+
+def test_the_stages_are_those_of_dvc(arrivals):
+    assert arrivals.stages == ["ingest", "ingest_detect", "ingest_segment"]
+    assert arrivals.sharding == ["shard", "shard_detect", "shard_segment"]
+
+
+def test_before_the_first_decision_everything_is_new_and_after_it_nothing(arrivals):
+    assert arrivals.decided is None
+    arrivals.take()
+    assert arrivals.changed() == arrivals.stages
+    assert arrivals.listed == 3
+    arrivals.decide()
+    arrivals.take()
+    assert arrivals.changed() == []
+
+
+def test_a_run_that_was_killed_before_the_decision_finds_the_same_news_again(root, arrivals):
+    arrivals.take()
+    arrivals.decide()
+    list_anew(root, "data/ingest", "more")
+    for _ in range(2):
+        arrivals.take()
+        assert Arrivals(root, root / "work/retrain").changed() == ["ingest"]
+    assert (arrivals.decided / "ingest/listing.tsv").read_text() == "images"
+
+
+def test_what_is_decided_is_decided_of_the_listing_that_was_taken(root, arrivals):
+    arrivals.take()
+    list_anew(root, "data/ingest", "later")  # by hand, while the flow trained
+    arrivals.decide()
+    arrivals.take()
+    assert arrivals.changed() == ["ingest"]
+    assert len(list((root / "work/retrain").glob("listings-*"))) == 2  # decided upon, and taken
+    arrivals.decide()
+    arrivals.take()
+    assert len(list((root / "work/retrain").glob("listings-*"))) == 2
+
+
+def test_a_decision_that_a_kill_left_to_be_taken_again_changes_nothing(arrivals):
+    arrivals.take()
+    arrivals.decide()
+    decided = arrivals.decided
+    arrivals.decide()
+    assert arrivals.decided == decided
+    assert (decided / "ingest/listing.tsv").is_file()
+    arrivals.take()
+    assert arrivals.changed() == []
+
+
+def test_a_source_that_moved_is_the_same_source(root, arrivals):
+    arrivals.take()
+    arrivals.decide()
+    list_anew(root, "data/ingest", "images", root="/elsewhere")
+    arrivals.take()
+    assert arrivals.changed() == []
+
+
+def test_only_images_that_were_not_rejected_before_count(root, arrivals):
+    reject(root, "old")
+    arrivals.take()
+    assert arrivals.rejected() == 1
+    arrivals.decide()
+    reject(root, "old", "new", "new")
+    assert arrivals.rejected() == 1
+
+
+@pytest.fixture
+def settings(project):
+    return config.load(project / "params.yaml").retrain
+
+
+def test_what_looks_as_before_is_not_doubted(drifted, settings):
+    assert doubts(drifted(), settings) == []
+    assert doubts(drifted() | {"classes": None}, settings) == []
+
+
+def test_each_bound_that_is_passed_is_named_with_its_numbers(drifted, settings):
+    for drift, said in (
+        (
+            drifted(images={"undecodable": 0.2}),
+            "20% of the new images looked at cannot be decoded .* allows 5%",
+        ),
+        (
+            drifted(classes={"shift": 0.9}),
+            r"shifted by 0\.90 .*max_class_shift allows 0\.3.*cat: from 10% to 15%",
+        ),
+        (
+            drifted(images={"shift": 1.0, "p": 0.0, "blank": {"before": 0.0, "new": 1.0}}),
+            r"contrast shifted by 1\.00 .*max_image_shift allows 0\.5.*100% of the new images are blank",
+        ),
+        (drifted(images={"shift": None, "looked_at": {"before": 0, "new": 50}}), "nothing to compare"),
+    ):
+        (found,) = doubts(drift, settings)
+        assert re.search(said, found), found
+
+
+def test_a_shift_that_chance_explains_is_not_doubted(drifted, settings):
+    assert doubts(drifted(classes={"shift": 0.9, "chance": 0.95}), settings) == []
+    assert doubts(drifted(images={"shift": 0.9, "p": 0.2}), settings) == []
+
+
+def test_rejected_images_are_judged_as_a_share_of_those_that_arrived(settings):
+    assert rejected_too_many(5, 100, settings) is None
+    assert "6 of 100 new images were rejected" in rejected_too_many(6, 100, settings)
+    assert rejected_too_many(0, 0, settings) is None

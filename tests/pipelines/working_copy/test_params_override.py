@@ -1,0 +1,97 @@
+"""Settings laid over params.yaml for a run are gone after it, however it ended."""
+
+import argparse
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mae import config
+from pipelines.working_copy.params_override import Overlay, Settings
+
+
+@pytest.fixture
+def root(project, tmp_path):
+    shutil.copy(project / "params.yaml", tmp_path / "params.yaml")
+    return tmp_path
+
+
+@pytest.fixture
+def overlay(root):
+    return Overlay(root, root / "work/retrain")
+
+
+def test_what_was_laid_is_put_back_byte_for_byte(root, overlay):
+    before = (root / "params.yaml").read_bytes()
+    changes = overlay.lay(
+        {"pretrain.base_lr": 1e-9, "pretrain.betas": [0.9, 0.99], "retrain.start": "scratch"}
+    )
+    assert len(changes) == 3
+    overlay.lay({"pretrain.init": "a.safetensors"})
+    params = config.load(root / "params.yaml")
+    assert (params.pretrain.base_lr, params.pretrain.betas) == (1e-9, (0.9, 0.99))
+    assert (params.pretrain.init, params.retrain.start) == ("a.safetensors", "scratch")
+    assert "as it was" in overlay.restore()
+    assert (root / "params.yaml").read_bytes() == before
+    assert overlay.restore() is None
+
+
+def test_the_work_folder_may_lie_on_another_file_system(root, overlay, monkeypatch):
+    before, real = (root / "params.yaml").read_bytes(), os.replace
+
+    def within(source, target):
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", within)
+    overlay.lay({"pretrain.epochs": 3000})
+    overlay.restore()
+    assert (root / "params.yaml").read_bytes() == before
+
+
+def test_after_a_kill_another_process_puts_it_back(root, overlay):
+    before = (root / "params.yaml").read_bytes()
+    overlay.lay({"pretrain.epochs": 3000})
+    assert Overlay(root, root / "work/retrain").restore()
+    assert (root / "params.yaml").read_bytes() == before
+
+
+def test_what_is_kept_stays(root, overlay):
+    overlay.lay({"pretrain.epochs": 3000})
+    overlay.keep()
+    assert overlay.restore() is None
+    assert config.load(root / "params.yaml").pretrain.epochs == 3000
+
+
+def test_a_file_that_somebody_changed_meanwhile_is_not_overwritten(root, overlay):
+    overlay.lay({"pretrain.epochs": 3000})
+    text = (root / "params.yaml").read_text().replace("seed: 0", "seed: 7")
+    (root / "params.yaml").write_text(text)
+    assert "left as it is" in overlay.restore()
+    assert (root / "params.yaml").read_text() == text
+
+
+def test_values_that_cannot_be_change_nothing(root, overlay):
+    before = (root / "params.yaml").read_bytes()
+    for values in ({"pretrain.epochs": "many"}, {"pretrain.eopchs": 3}):
+        with pytest.raises(config.InvalidParams, match=r"pretrain\.e"):
+            overlay.lay(values)
+    assert (root / "params.yaml").read_bytes() == before
+    assert overlay.restore() is None
+    assert [path.name for path in root.iterdir() if path.is_file()] == ["params.yaml"]
+
+
+def test_settings_of_a_command_line_become_values_and_what_is_none_is_refused(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--set", action=Settings)
+    assert parser.parse_args([]).set is None
+    given = parser.parse_args(["--set", "pretrain.epochs=5", "--set", "ingest.path=/a=b", "--set", "x.y="])
+    assert given.set == {"pretrain.epochs": 5, "ingest.path": "/a=b", "x.y": None}
+    parts = parser.parse_args(["--set", "demo={train: 6, size: 8}", "--set", "demo={train: 7}"])
+    assert parts.set == {"demo.train": 7, "demo.size": 8}
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--set", "pretrain.epochs"])
+    assert "expected KEY=VALUE" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""A detector's or segmenter's file says what it is, and is refused by name where it does not fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dense_models import CATEGORIES, NAMES, PHOTOGRAPH, write_detector, write_segmenter
+
+from mae import registry
+
+
+def test_a_saved_model_is_loaded_as_it_was_and_equal_weights_give_equal_bytes(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    from mae.files import json_bytes
+
+    for kind, write in (("detector", write_detector), ("segmenter", write_segmenter)):
+        write(tmp_path / "again.safetensors")
+        assert (tmp_path / "again.safetensors").read_bytes() == models[kind].read_bytes()
+        model, config = registry.load_model(models[kind])
+        assert json_bytes(model.settings) == json_bytes(config["build"])
+        assert config["categories"] == CATEGORIES
+
+
+def test_a_segmenter_from_before_its_auxiliary_head_had_a_width_of_its_own_is_still_known(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from mae.serving.model_file import config_of
+
+    config = config_of(models["segmenter"])
+    assert config["build"].pop("auxiliary_channels") == 8
+    save_file(load_file(models["segmenter"]), tmp_path / "old.safetensors", {"config": json.dumps(config)})
+    model, _ = registry.load_model(tmp_path / "old.safetensors")
+    assert model.auxiliary is not None
+
+
+def test_a_file_of_another_kind_is_not_registered(models: dict[str, Path]) -> None:
+    with pytest.raises(
+        ValueError, match=r"detector\.safetensors.*detector cannot be registered as segmenter"
+    ):
+        registry.register(
+            uri="sqlite:///never.db",
+            experiment="mae",
+            models={"segmenter": (NAMES["segmenter"], models["detector"])},
+            example=lambda: PHOTOGRAPH,
+            tags={},
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "dream"}, "of the task 'dream'"),
+        ({"build": None}, "needs build"),
+        ({"categories": None, "image_size": None}, "needs categories, image_size"),
+        ({"build": {"depth": 3}}, "no detector can be built from its config"),
+    ],
+)
+def test_a_file_with_an_unusable_config_is_refused_by_name(
+    change: dict[str, Any], message: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from mae.serving.model_file import config_of
+
+    config = {k: v for k, v in (config_of(models["detector"]) | change).items() if v is not None}
+    save_file(load_file(models["detector"]), tmp_path / "odd.safetensors", {"config": json.dumps(config)})
+    with pytest.raises(ValueError, match=rf"odd\.safetensors.*{message}"):
+        registry.load_model(tmp_path / "odd.safetensors")
