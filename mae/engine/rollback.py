@@ -75,9 +75,9 @@ class Recovery:
         step = distributed.broadcast(found[0] if found else None)
         if step is None:
             return False
-        state: dict[str, Any] = found[1] if found else self._checkpoints.load(step)
-        self._trainee.load(state, self._checkpoints.path(step))
-        self._run_id = self._run_id or state["run_id"]
+        saved: dict[str, Any] = found[1] if found else self._checkpoints.load(step)
+        self._trainee.load(saved, self._checkpoints.path(step))
+        self._run_id = self._run_id or saved["run_id"]
         return True
 
 

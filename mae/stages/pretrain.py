@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mae import config, distributed
 from mae.config import Params
-from mae.data.loading.epoch_order import Plan
+from mae.data.loading.epoch_order import EpochOrder
 from mae.data.shards.index import Split
 from mae.data.transforms.pretraining import augmentation
 from mae.engine.loop import fit
@@ -43,7 +43,7 @@ def pretrain(params: Params) -> None:
         p, train = params.pretrain, at_work.index.split("train")
         _check_classes(at_work, method)
         method.to(at_work.device)
-        plan = Plan(train.shard_of, seed=params.seed)
+        plan = EpochOrder(train.shard_of, seed=params.seed)
         steps = plan.steps(p.epochs, p.batch_size)
         per_epoch = len(train) / p.batch_size
         warmup = round(p.warmup_epochs * per_epoch)

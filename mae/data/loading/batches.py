@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from mae.data.loading.epoch_order import Plan
-from mae.data.loading.samples import Batch, Images, Making, Samples
+from mae.data.loading.epoch_order import EpochOrder
+from mae.data.loading.samples import Batch, Images, Samples, SampleTransform
 from mae.data.loading.workers import obey_only, shielded, start_method
 from mae.data.shards.index import Split
 
@@ -71,8 +71,8 @@ def training_batches(
     if not 0 <= rank < world:
         raise ValueError(f"rank {rank} of {world}")
     chosen = np.arange(len(split)) if rows is None else np.asarray(rows, dtype=np.int64)
-    plan = Plan(split.shard_of[chosen], seed=seed, window=window)
-    making = Making(transform, views, noise_shape)
+    plan = EpochOrder(split.shard_of[chosen], seed=seed, window=window)
+    making = SampleTransform(transform, views, noise_shape)
     samples = Samples(split, making, chosen, seed=(seed, attempt), target=target, replace=True)
     requests = _TrainingRequests(plan, global_batch, accumulate, start, stop, rank, world)
     return checked_batches(samples, requests, workers, prefetch, max_skipped)
@@ -101,7 +101,7 @@ def evaluation_batches(
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch size {batch_size}, rank {rank} of {world}")
     chosen = np.arange(len(split)) if rows is None else np.asarray(rows, dtype=np.int64)
-    samples = Samples(split, Making(transform), chosen, seed=(seed, 0), target=target, replace=False)
+    samples = Samples(split, SampleTransform(transform), chosen, seed=(seed, 0), target=target, replace=False)
     mine = np.arange(rank, len(chosen), world)
     requests = [np.stack([mine[at : at + batch_size]] * 2, axis=1) for at in range(0, len(mine), batch_size)]
     return checked_batches(samples, requests, workers, prefetch, max_skipped)
@@ -111,7 +111,14 @@ class _TrainingRequests:
     """What to load, micro-batch by micro-batch: (n, 2) arrays of stream position and row."""
 
     def __init__(
-        self, plan: Plan, global_batch: int, accumulate: int, start: int, stop: int, rank: int, world: int
+        self,
+        plan: EpochOrder,
+        global_batch: int,
+        accumulate: int,
+        start: int,
+        stop: int,
+        rank: int,
+        world: int,
     ) -> None:
         self.plan, self.global_batch, self.accumulate = plan, global_batch, accumulate
         self.start, self.stop, self.rank, self.world = start, stop, rank, world

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 
-class Plan:
+class EpochOrder:
     """The order of rows, from their shards, a seed and nothing else.
 
     Within an epoch shards come in random order and rows are shuffled inside windows of `window` consecutive

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mae.data.decode import UndecodableImage, decode
 from mae.data.loading.batches import TooManySkipped, checked_batches
-from mae.data.loading.samples import Batch, Made, Making, together
+from mae.data.loading.samples import Batch, Sample, SampleTransform, together
 from mae.data.loading.seeding import generators_kept
 
 _EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -58,7 +58,7 @@ def remote_batches(
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch size {batch_size}, rank {rank} of {world}")
-    making = Making(transform, views, noise_shape)
+    making = SampleTransform(transform, views, noise_shape)
     addresses, seeds = _addresses(urls), (seed, attempt, start, rank)
     stream = _Stream(addresses, making, batch_size, batches, seeds, shuffle, max_skipped)
     return checked_batches(stream, None, workers, prefetch, max_skipped)
@@ -70,7 +70,7 @@ class _Stream(IterableDataset):
     def __init__(
         self,
         urls: list[str],
-        making: Making,
+        making: SampleTransform,
         batch_size: int,
         batches: int,
         seed: tuple[int, ...],
@@ -91,7 +91,7 @@ class _Stream(IterableDataset):
             bad.clear()
 
     def _batch(self, samples: Iterator[tuple[int, dict]], seed: tuple[int, ...], bad: list[str]) -> Batch:
-        made: list[Made] = []
+        made: list[Sample] = []
         labels: list[int] = []
         keys: list[str] = []
         while len(made) < self.batch_size:

@@ -31,7 +31,7 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True)
-class Made:
+class Sample:
     """What became of one image; `target` holds one value where the sample has a target, else none."""
 
     views: list[torch.Tensor]
@@ -40,7 +40,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Making:
+class SampleTransform:
     """How a decoded image becomes what the batch holds of it, whichever loader brought it.
 
     transform: one image -> one augmented, or a tuple of views that belong together, called `views` times;
@@ -52,18 +52,18 @@ class Making:
     views: int = 1
     noise_shape: Sequence[int] | None = None
 
-    def __call__(self, image: torch.Tensor, seed: Iterable[int], *target: Any) -> Made:
+    def __call__(self, image: torch.Tensor, seed: Iterable[int], *target: Any) -> Sample:
         """Of an image uint8 (3, H, W) and its target, if any: all that is drawn comes from `seed` alone."""
         seed_generators(*seed)
         noise = None if self.noise_shape is None else torch.rand(tuple(self.noise_shape))
         if target:
             view, *target_after = self.transform(image, *target)
-            return Made([view], noise, tuple(target_after))
+            return Sample([view], noise, tuple(target_after))
         views: list[torch.Tensor] = []
         for _ in range(self.views):
             view = self.transform(image)
             views.extend(view if isinstance(view, (tuple, list)) else [view])
-        return Made(views, noise, ())
+        return Sample(views, noise, ())
 
 
 class Samples(Dataset):
@@ -76,7 +76,7 @@ class Samples(Dataset):
     def __init__(
         self,
         split: Images,
-        making: Making,
+        making: SampleTransform,
         rows: np.ndarray,
         *,
         seed: tuple[int, int],
@@ -89,7 +89,7 @@ class Samples(Dataset):
         self.seed, self.target, self.replace = seed, target, replace
 
     def __getitem__(self, request: np.ndarray) -> Batch:
-        made: list[Made] = []
+        made: list[Sample] = []
         used: list[int] = []
         bad: list[str] = []
         with generators_kept():
@@ -119,7 +119,7 @@ class Samples(Dataset):
         return -1, None
 
 
-def together(made: Sequence[Made]) -> Batch:
+def together(made: Sequence[Sample]) -> Batch:
     """A batch's "images", "noise" and "targets", as far as there are any; nothing of no samples."""
     batch: Batch = {}
     if not made:

@@ -14,7 +14,7 @@ from mae import config, distributed, interchange
 from mae.config import Params, Tokenizer
 from mae.config.paths import TOKENIZER, TOKENS
 from mae.data.loading.batches import evaluation_batches
-from mae.data.loading.epoch_order import Plan
+from mae.data.loading.epoch_order import EpochOrder
 from mae.data.loading.token_cache import keep_tokens, missing
 from mae.data.shards.index import Split
 from mae.data.transforms import image as transforms
@@ -50,7 +50,7 @@ def fit_tokenizer(params: Params, sections: Sequence[str]) -> None:
             made = build_tokenizer(about).to(at_work.device)
         except ValueError as error:
             raise config.InvalidParams(f"tokenizer: {error}") from None
-        steps = Plan(at_work.index.split("train").shard_of, seed=params.seed).steps(
+        steps = EpochOrder(at_work.index.split("train").shard_of, seed=params.seed).steps(
             given.epochs, given.batch_size
         )
         fitted = None

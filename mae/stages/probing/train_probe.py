@@ -11,7 +11,7 @@ import safetensors.torch
 
 from mae import config, interchange
 from mae.config.paths import CLASSIFIER, ENCODER, require
-from mae.data.loading.epoch_order import Plan
+from mae.data.loading.epoch_order import EpochOrder
 from mae.data.transforms import image as transforms
 from mae.evaluation.classification.accuracy import Evaluation, evaluate
 from mae.evaluation.classification.classifier import Classifier, build_classifier, train_classifier
@@ -50,7 +50,7 @@ def train(
     split = at_work.index.split("train")
     few = settings.labels_per_class
     rows = np.arange(len(split)) if few is None else split.subset(few, params.seed)
-    steps = Plan(split.shard_of[rows], seed=params.seed).steps(settings.epochs, settings.batch_size)
+    steps = EpochOrder(split.shard_of[rows], seed=params.seed).steps(settings.epochs, settings.batch_size)
     classifier = _classifier(at_work, protocol, settings, blocks=blocks, random=random)
     precision = at_work.precision(settings.precision)
     prefix = f"{name}/" if name else ""

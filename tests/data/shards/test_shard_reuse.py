@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mae.data.listing.manifest import open_source, write_listing
-from mae.data.loading.epoch_order import Plan
+from mae.data.loading.epoch_order import EpochOrder
 from mae.data.shards.index import Index
 from mae.data.shards.write_shards import write_shards
 
@@ -233,7 +233,7 @@ def test_every_image_of_both_batches_is_seen_once_an_epoch(place, encoded, pictu
     add(place.root, encoded, picture, 9)
     split = place.shard().split("train")
     assert len({np.count_nonzero(split.shard_of == shard) for shard in range(len(split.shards))}) > 1
-    plan = Plan(split.shard_of, seed=0, window=2)
+    plan = EpochOrder(split.shard_of, seed=0, window=2)
     for epoch in range(3):
         seen = [split.meta(row)["path"] for row in plan.order(epoch)]
         assert len(seen) == len(set(seen)) == 50
