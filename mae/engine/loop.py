@@ -11,10 +11,10 @@ from torch import nn
 
 from mae import distributed
 from mae.engine.checkpoint import Checkpoints
-from mae.engine.meters import Window, all_finite, report
+from mae.engine.meters import MetricAverager, all_finite, report
 from mae.engine.rollback import NonFiniteLoss, Recovery
 from mae.engine.signals import StopRequest
-from mae.engine.train_state import Trainee
+from mae.engine.train_state import TrainState
 
 __all__ = ["Fitted", "Interrupted", "NonFiniteLoss", "fit"]
 
@@ -79,7 +79,7 @@ def fit(
     NonFiniteLoss after `retries` fruitless returns to the last good state, CheckpointError for the checkpoint
     of another model.
     """
-    trainee = Trainee(
+    state = TrainState(
         method,
         optimizer,
         device=torch.device(device),
@@ -90,9 +90,9 @@ def fit(
         ema_decay=ema_decay,
         compile=compile,
     )
-    recovery = Recovery(trainee, checkpoints, retries=retries, run_id=run_id)
+    recovery = Recovery(state, checkpoints, retries=retries, run_id=run_id)
     periods = _Periods(steps, log_every, checkpoint_every, dict(hooks or {}))
-    return _train(trainee, batches, recovery, periods, learning_rate, log)
+    return _train(state, batches, recovery, periods, learning_rate, log)
 
 
 @dataclass(frozen=True)
@@ -104,43 +104,43 @@ class _Periods:
 
 
 def _train(
-    trainee: Trainee,
+    state: TrainState,
     batches: Batches,
     recovery: Recovery,
     every: _Periods,
     learning_rate: Callable[[int], float],
     log: Log | None,
 ) -> Fitted:
-    resumed_from = trainee.step or None
+    resumed_from = state.step or None
     if resumed_from is not None:
         _log.info("going on from step %d of %d", resumed_from, every.steps)
-    window = Window(trainee.step, every.steps)
+    averager = MetricAverager(state.step, every.steps)
     values: dict[str, float] = {}
-    stream = batches(trainee.step, trainee.attempt) if trainee.step < every.steps else iter(())
+    stream = batches(state.step, state.attempt) if state.step < every.steps else iter(())
     with StopRequest() as stop:
-        while trainee.step < every.steps:
-            lr = learning_rate(trainee.step)
-            window.add(*trainee.advance(stream, lr, every.steps))
-            step, last = trainee.step, trainee.step == every.steps
+        while state.step < every.steps:
+            lr = learning_rate(state.step)
+            averager.add(*state.advance(stream, lr, every.steps))
+            step, last = state.step, state.step == every.steps
             looking = last or step % every.log == 0
             stopping = _agreed(stop.requested, looking)
             saving = last or stopping or step % every.checkpoint == 0
             if looking or saving:
-                values = window.close(step, lr)
-                if not all_finite(values) or (saving and not trainee.is_finite()):
+                values = averager.close(step, lr)
+                if not all_finite(values) or (saving and not state.is_finite()):
                     _close(stream)
-                    recovery.go_back(lr)
-                    stream = batches(trainee.step, trainee.attempt)
+                    recovery.roll_back_to_last_checkpoint(lr)
+                    stream = batches(state.step, state.attempt)
                     continue
                 report(step, every.steps, values, log)
             path = recovery.save() if saving else None
             if stopping and not last:
                 _close(stream)
                 raise Interrupted(step, path)
-            _run_hooks(every.hooks, trainee.method, step, log)
+            _run_hooks(every.hooks, state.method, step, log)
     _close(stream)
-    trainee.align_buffers()
-    return Fitted(trainee.step, trainee.attempt, resumed_from, values, trainee.ema and trainee.ema.module)
+    state.align_buffers()
+    return Fitted(state.step, state.attempt, resumed_from, values, state.ema and state.ema.module)
 
 
 def _agreed(requested: bool, looking: bool) -> bool:

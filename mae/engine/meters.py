@@ -13,7 +13,7 @@ from mae import distributed
 _log = logging.getLogger("mae.engine")
 
 
-class Window:
+class MetricAverager:
     """Means since it was last closed. Values stay on the device until then, so that no step waits for it."""
 
     def __init__(self, step: int, steps: int) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mae import distributed
 from mae.engine.checkpoint import Checkpoints
-from mae.engine.train_state import Trainee
+from mae.engine.train_state import TrainState
 
 _log = logging.getLogger("mae.engine")
 
@@ -18,53 +18,53 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Recovery:
-    """The last good state of a trainee: its newest checkpoint, or the state it began with."""
+    """The last good state of a training: its newest checkpoint, or the state it began with."""
 
     def __init__(
-        self, trainee: Trainee, checkpoints: Checkpoints | None, *, retries: int, run_id: str | None
+        self, state: TrainState, checkpoints: Checkpoints | None, *, retries: int, run_id: str | None
     ) -> None:
-        self._trainee = trainee
+        self._state = state
         self._checkpoints = checkpoints
         self._retries = retries
         self._run_id = run_id
         self._failures = 0  # since the last good state
-        self._beginning = None if self._load_newest() else _on_cpu(trainee.state())
+        self._beginning = None if self._load_newest() else _on_cpu(state.state())
 
     def save(self) -> Path | None:
         """Write a checkpoint on rank 0 while the others wait; None where no directory was given."""
         if self._checkpoints is None:
             return None
         if distributed.is_main():
-            self._checkpoints.save(self._trainee.step, {**self._trainee.state(), "run_id": self._run_id})
+            self._checkpoints.save(self._state.step, {**self._state.state(), "run_id": self._run_id})
         distributed.barrier()  # else a rank that leaves early makes torchrun end the one that writes
         self._failures, self._beginning = 0, None
-        return self._checkpoints.path(self._trainee.step)
+        return self._checkpoints.path(self._state.step)
 
-    def go_back(self, lr: float) -> None:
+    def roll_back_to_last_checkpoint(self, lr: float) -> None:
         """Return to the last good state with new randomness; NonFiniteLoss after `retries` times in a row."""
-        trainee = self._trainee
-        failed_at, attempt = trainee.step, trainee.attempt
+        state = self._state
+        failed_at, attempt = state.step, state.attempt
         self._failures += 1
         if self._beginning is not None:
-            trainee.load(self._beginning, "the initial state")
+            state.load(self._beginning, "the initial state")
         else:
             self._load_newest()
         if self._failures > self._retries:
             at = "nothing was saved before"
             if self._beginning is None and self._checkpoints is not None:
-                at = f"the last good state is {self._checkpoints.path(trainee.step)}"
+                at = f"the last good state is {self._checkpoints.path(state.step)}"
             raise NonFiniteLoss(
                 f"loss or weights are not finite at step {failed_at} (lr {lr:.3e}), after {self._failures} "
-                f"attempts from step {trainee.step}; {at}. Try a lower base_lr, a longer warm-up, clip_grad, "
+                f"attempts from step {state.step}; {at}. Try a lower base_lr, a longer warm-up, clip_grad, "
                 "or precision fp32; look for broken images if it comes at one place of the data"
             )
-        trainee.attempt = attempt + 1
+        state.attempt = attempt + 1
         _log.warning(
             "not finite at step %d (lr %.3e): back to step %d with new randomness, attempt %d",
             failed_at,
             lr,
-            trainee.step,
-            trainee.attempt,
+            state.step,
+            state.attempt,
         )
 
     def _load_newest(self) -> bool:
@@ -76,7 +76,7 @@ class Recovery:
         if step is None:
             return False
         saved: dict[str, Any] = found[1] if found else self._checkpoints.load(step)
-        self._trainee.load(saved, self._checkpoints.path(step))
+        self._state.load(saved, self._checkpoints.path(step))
         self._run_id = self._run_id or saved["run_id"]
         return True
 

@@ -14,7 +14,7 @@ from mae.engine.randomness import seed_process
 PRECISIONS = ("fp32", "bf16")
 
 
-class Trainee:
+class TrainState:
     """A module under training at `step` (steps done) of `attempt` (0, and 1 more after each non-finite loss).
 
     method: forward(*inputs) -> {"loss": 0-dim, other 0-dim parts}; its after_step(progress), if it has one,
