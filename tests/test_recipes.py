@@ -291,11 +291,11 @@ def test_what_is_laid_one_over_another_makes_a_detector_and_a_segmenter(commands
         assert main(words) == 0
     assert Path("params.yaml").read_text() != before
     params = config.load()
-    at_work = SimpleNamespace(params=params, index=SimpleNamespace(about={"categories": [{}] * 80}))
+    ctx = SimpleNamespace(params=params, index=SimpleNamespace(about={"categories": [{}] * 80}))
     for stage, given in ((detect, params.ingest_detect), (segment, params.ingest_segment)):
         if given.source != "none":
             with torch.device("meta"):
-                stage._build(at_work, encoder_config(params), None)
+                stage._build(ctx, encoder_config(params), None)
 
 
 def _orders(project):

@@ -21,7 +21,7 @@ from mae.evaluation.detection.coco_ap import as_results, judge, of_kind
 from mae.evaluation.detection.detector import Detector, build_detector
 from mae.report.plots import precision_recall, write_csv
 from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense
-from mae.stages.context.stage_context import Session
+from mae.stages.context.stage_context import StageContext
 
 BUILT = (  # the params that make the model
     *("image_size", "patch_size", "window", "global_blocks", "drop_path", "channels"),
@@ -40,8 +40,8 @@ def detect(params: Params) -> None:
     run_dense("detect", params, SECTIONS["detect"], DETECTION, DETECTOR, LEFT, _task)
 
 
-def _task(at_work: Session) -> DenseTask:
-    given = at_work.params.detect
+def _task(ctx: StageContext) -> DenseTask:
+    given = ctx.params.detect
     return DenseTask(
         build=_build,
         size=given.image_size,
@@ -49,7 +49,7 @@ def _task(at_work: Session) -> DenseTask:
         transform=large_scale_jitter(
             given.image_size, scale=given.jitter_scale, flip=given.flip, max_objects=given.max_objects
         ),
-        target=Objects(at_work.index.about["categories"]),
+        target=Objects(ctx.index.about["categories"]),
         counted="object that is no crowd",
         countable=lambda objects: not all(one["iscrowd"] for one in objects["annotations"]),
         schedule=lambda step, peak: warmup_multistep(
@@ -60,31 +60,31 @@ def _task(at_work: Session) -> DenseTask:
     )
 
 
-def _build(at_work: Session, encoder: dict[str, Any], state: Any) -> nn.Module:
-    given = at_work.params.detect
+def _build(ctx: StageContext, encoder: dict[str, Any], state: Any) -> nn.Module:
+    given = ctx.params.detect
     return build_detector(
         interchange.encoder_arguments(encoder),
-        len(at_work.index.about["categories"]),
+        len(ctx.index.about["categories"]),
         encoder_state=state,
-        seed=at_work.params.seed,
+        seed=ctx.params.seed,
         **given.model_dump(include=set(BUILT)),
     )
 
 
-def _judge(at_work: Session, model: Detector, folder: Path) -> dict[str, Any]:
+def _judge(ctx: StageContext, model: Detector, folder: Path) -> dict[str, Any]:
     """AP on val; in `folder` the official results json, match records, tables and pictures."""
-    given, categories = at_work.params.detect, at_work.index.about["categories"]
+    given, categories = ctx.params.detect, ctx.index.about["categories"]
     transform, target = detection_evaluation(given.image_size), Objects(categories)
-    find = finder(model, at_work.normalize, at_work.device, at_work.precision(given.precision))
-    mine = results_of(evaluated(at_work, transform, target, batch_size=8), find, categories)
+    find = finder(model, ctx.normalize, ctx.device, ctx.precision(given.precision))
+    mine = results_of(evaluated(ctx, transform, target, batch_size=8), find, categories)
     found = distributed.gather_objects(mine)
     if not distributed.is_main():
         return {}
-    truth = ground_truth(at_work.index.split("val"), categories)
+    truth = ground_truth(ctx.index.split("val"), categories)
     judged = {name: judge(truth, found, kind) for name, kind in KINDS.items()}
     values = {f"{name}_{key}": v for name, one in judged.items() for key, v in one.figures.items()}
     records = judged["box"].records
-    seed, count = at_work.params.seed, len(truth["images"])
+    seed, count = ctx.params.seed, len(truth["images"])
     low, high = statistic_interval(resampled_ap(records), count, resamples=RESAMPLES, seed=seed)
     for name, kind in KINDS.items():
         write_text(folder / f"results_{name}.json", json.dumps(of_kind(found, kind)))
@@ -92,7 +92,7 @@ def _judge(at_work: Session, model: Detector, folder: Path) -> dict[str, Any]:
     write_csv(folder / "pr.csv", judged["box"].curve)
     write_csv(folder / "classes.csv", judged["box"].categories)
     precision_recall(folder / "pr.png", judged["box"].curve, title="Detection: boxes")
-    shown = [(image, truth, find(one)[0]) for image, truth, one in pictured(at_work, transform, target)]
+    shown = [(image, truth, find(one)[0]) for image, truth, one in pictured(ctx, transform, target)]
     detection_panel(folder / "predictions.png", shown, [one["name"] for one in categories], threshold=SHOWN)
     return {**values, "box_AP_low": low, "box_AP_high": high, "samples": count}
 

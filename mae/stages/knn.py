@@ -15,8 +15,8 @@ from mae.evaluation.representation.nearest_neighbours import Features, extract, 
 from mae.evaluation.representation.projection import project
 from mae.models.vit import encode
 from mae.report.plots import heat, panels, scatter
-from mae.stages.context.stage_context import PICTURES, Session
-from mae.stages.probes import RANDOM, judging
+from mae.stages.context.stage_context import PICTURES, StageContext
+from mae.stages.probes import RANDOM, open_probe
 from mae.stages.probing import probe_results as judged
 from mae.stages.probing.train_probe import Encoder
 
@@ -27,35 +27,35 @@ EMBEDDED = 40  # images whose patches are projected
 
 def knn(params: Params) -> None:
     """Weighted nearest neighbours on frozen features; attention maps and projected patches beside."""
-    with judging("knn", params, SECTIONS["knn"]) as at_work:
-        encoders = {"pretrained": _vit(at_work, Encoder.read())}
+    with open_probe("knn", params, SECTIONS["knn"]) as ctx:
+        encoders = {"pretrained": _vit(ctx, Encoder.read())}
         if params.knn.random_baseline:
-            encoders[RANDOM] = _vit(at_work, Encoder.read().at_random())
-        centre = _pictures(at_work, encoders) if distributed.is_main() else {}
-        if judged.skip(at_work):
+            encoders[RANDOM] = _vit(ctx, Encoder.read().at_random())
+        centre = _pictures(ctx, encoders) if distributed.is_main() else {}
+        if judged.skip(ctx):
             return
-        found = {name: _neighbours(at_work, vit) for name, vit in encoders.items()}
-        at_work.write_metrics(judged.against_random(found, params.seed) | centre)
+        found = {name: _neighbours(ctx, vit) for name, vit in encoders.items()}
+        ctx.write_metrics(judged.against_random(found, params.seed) | centre)
 
 
-def _vit(at_work: Session, encoder: Encoder) -> Any:
+def _vit(ctx: StageContext, encoder: Encoder) -> Any:
     arguments = interchange.encoder_arguments(encoder.config)
-    seed = at_work.params.seed
+    seed = ctx.params.seed
     vit = build_classifier("linear", arguments, 1, encoder_state=encoder.state, seed=seed).encoder
-    return vit.to(at_work.device)
+    return vit.to(ctx.device)
 
 
-def _neighbours(at_work: Session, vit: Any) -> Evaluation:
-    params, index = at_work.params, at_work.index
+def _neighbours(ctx: StageContext, vit: Any) -> Evaluation:
+    params, index = ctx.params, ctx.index
 
     def features(split: str) -> Features:
         return extract(
             vit,
-            at_work.evaluation_batches(index.split(split)),
-            normalize=at_work.normalize,
+            ctx.evaluation_batches(index.split(split)),
+            normalize=ctx.normalize,
             pool=params.knn.pool,
-            device=at_work.device,
-            precision=at_work.precision("auto"),
+            device=ctx.device,
+            precision=ctx.precision("auto"),
         )
 
     return judge_by_neighbours(
@@ -67,11 +67,11 @@ def _neighbours(at_work: Session, vit: Any) -> Evaluation:
     )
 
 
-def _pictures(at_work: Session, encoders: dict[str, Any]) -> dict[str, float]:
+def _pictures(ctx: StageContext, encoders: dict[str, Any]) -> dict[str, float]:
     """attention.png and projection.png, on rank 0; returns attention's mean share on the middle quarter."""
-    folder, pool = REPORTS / "knn", at_work.params.knn.pool
+    folder, pool = REPORTS / "knn", ctx.params.knn.pool
     folder.mkdir(parents=True, exist_ok=True)
-    batch, images = _images(at_work, PICTURES)
+    batch, images = _images(ctx, PICTURES)
     maps = {name: attention_maps(vit, images, pool) for name, vit in encoders.items()}
     shown = [batch["images"].float() / 255]
     shown += [heat(found.cpu(), images.shape[2:]) for found in maps.values()]
@@ -79,18 +79,18 @@ def _pictures(at_work: Session, encoders: dict[str, Any]) -> dict[str, float]:
     columns = ("original", *(SHOWN[name] for name in maps))
     caption = f"{whose} attention in the last block, mean over heads; bright: much"
     panels(folder / "attention.png", torch.stack(shown, 1), columns, caption=caption)
-    _project(at_work, encoders)
+    _project(ctx, encoders)
     for picture in ("attention.png", "projection.png"):
-        at_work.run.picture(folder / picture)
+        ctx.run.picture(folder / picture)
     prefixes = {"pretrained": "", RANDOM: "random_"}
     return {f"{prefixes[n]}attention_centre": float(centre_share(m).mean()) for n, m in maps.items()}
 
 
 @torch.no_grad()
-def _project(at_work: Session, encoders: dict[str, Any]) -> None:
+def _project(ctx: StageContext, encoders: dict[str, Any]) -> None:
     """Patch tokens of some images in two dimensions, coloured by the class of their image."""
-    params, classes = at_work.params, at_work.index.classes
-    batch, images = _images(at_work, EMBEDDED)
+    params, classes = ctx.params, ctx.index.classes
+    batch, images = _images(ctx, EMBEDDED)
     places = {}
     for name, vit in encoders.items():
         tokens = encode(vit.eval(), images)[:, 1:].float().cpu()
@@ -101,7 +101,7 @@ def _project(at_work: Session, encoders: dict[str, Any]) -> None:
     scatter(REPORTS / "knn" / "projection.png", places, labels, classes, title=title)
 
 
-def _images(at_work: Session, count: int) -> tuple[dict[str, Any], Tensor]:
+def _images(ctx: StageContext, count: int) -> tuple[dict[str, Any], Tensor]:
     """A batch of so many images, and these as the encoder takes them."""
-    batch = next(at_work.evaluation_batches(at_work.index.viewed, samples=count, alone=True))
-    return batch, at_work.normalize(batch["images"].to(at_work.device))
+    batch = next(ctx.evaluation_batches(ctx.index.viewed, samples=count, alone=True))
+    return batch, ctx.normalize(batch["images"].to(ctx.device))

@@ -23,9 +23,9 @@ from mae.models import vit as encoders
 from mae.models.masking import Masking, masking
 from mae.models.patches import Pair
 from mae.models.targets import build_target
-from mae.stages.context.stage_context import Session, session
+from mae.stages.context.stage_context import StageContext, open_stage
 from mae.stages.pretraining.fitted_tokenizer import fitted_for, fitted_inputs, kept_tokens
-from mae.stages.pretraining.initial_weights import take_up
+from mae.stages.pretraining.initial_weights import load_initial_weights
 from mae.stages.pretraining.pretrain_results import write_results
 
 SECTIONS = {"pretrain": ("input", "encoder", "pretrain")}  # and the method's own, which it names
@@ -35,43 +35,43 @@ def pretrain(params: Params) -> None:
     """Train the encoder without labels and write models/pretrain and reports/pretrain."""
     method = build_method(params)
     transform = _transform(params, method)
-    origin = take_up(method, params)
+    origin = load_initial_weights(method, params)
     inputs = [*([origin.digest] if origin else []), *fitted_inputs(params)]
     sections = (*SECTIONS["pretrain"], params.pretrain.method)
-    with session("pretrain", params, sections, inputs=inputs) as at_work:
-        at_work.run.tags({"init": str(origin or "random weights")})
-        p, train = params.pretrain, at_work.index.split("train")
-        _check_classes(at_work, method)
-        method.to(at_work.device)
+    with open_stage("pretrain", params, sections, inputs=inputs) as ctx:
+        ctx.run.tags({"init": str(origin or "random weights")})
+        p, train = params.pretrain, ctx.index.split("train")
+        _check_classes(ctx, method)
+        method.to(ctx.device)
         plan = EpochOrder(train.shard_of, seed=params.seed)
         steps = plan.steps(p.epochs, p.batch_size)
         per_epoch = len(train) / p.batch_size
         warmup = round(p.warmup_epochs * per_epoch)
         fitted = fit(
             method,
-            partial(_batches, at_work, train, method, *transform, steps),
+            partial(_batches, ctx, train, method, *transform, steps),
             adamw(method, lr=scaled_lr(p.base_lr, p.batch_size), betas=p.betas, weight_decay=p.weight_decay),
             steps=steps,
             learning_rate=lambda step: warmup_cosine(
                 step, peak=scaled_lr(p.base_lr, p.batch_size), floor=p.min_lr, warmup=warmup, total=steps
             ),
             seed=params.seed,
-            device=at_work.device,
+            device=ctx.device,
             accumulate=p.accumulate,
-            precision=at_work.precision(p.precision),
+            precision=ctx.precision(p.precision),
             clip_grad=p.clip_grad,
             ema_decay=p.ema,
-            checkpoints=at_work.checkpoints(),
+            checkpoints=ctx.checkpoints(),
             checkpoint_every=params.runtime.checkpoint_every,
-            log=at_work.run.log,
+            log=ctx.run.log,
             log_every=params.runtime.log_every,
-            hooks=_probe(at_work, method, per_epoch),
+            hooks=_probe(ctx, method, per_epoch),
             compile=p.compile,
-            run_id=at_work.run.id,
+            run_id=ctx.run.id,
         )
-        layers = _probe_layers(at_work, fitted.ema or method)
+        layers = _probe_layers(ctx, fitted.ema or method)
         if distributed.is_main():
-            write_results(at_work, fitted.ema or method, fitted, steps, layers)
+            write_results(ctx, fitted.ema or method, fitted, steps, layers)
 
 
 def build_method(params: Params) -> Any:
@@ -103,11 +103,11 @@ def _transform(params: Params, method: Method) -> tuple[Any, int]:
     return augmentation(p.augment, size, views=method.views, scale=p.crop_scale, flip=p.flip)
 
 
-def _check_classes(at_work: Session, method: Any) -> None:
+def _check_classes(ctx: StageContext, method: Any) -> None:
     """A method that learns labels is told in params.yaml how many there are."""
-    found = len(at_work.index.classes)
+    found = len(ctx.index.classes)
     if method.labels and method.num_classes != found:
-        name = at_work.params.pretrain.method
+        name = ctx.params.pretrain.method
         raise config.InvalidParams(
             f"{name}.num_classes is {method.num_classes}, but the shards have {found} classes: set it to that"
             + (", or choose a method that needs no labels" if not found else "")
@@ -115,7 +115,7 @@ def _check_classes(at_work: Session, method: Any) -> None:
 
 
 def _batches(
-    at_work: Session,
+    ctx: StageContext,
     train: Split,
     method: Method,
     transform: Any,
@@ -128,8 +128,8 @@ def _batches(
 
     kept: tokens (n, L), where the stage `tokenizer` kept them.
     """
-    p = at_work.params.pretrain
-    batches = at_work.training_batches(
+    p = ctx.params.pretrain
+    batches = ctx.training_batches(
         train,
         transform,
         p,
@@ -139,47 +139,47 @@ def _batches(
         views=calls,
         noise_shape=method.noise_shape or None,
     )
-    kept = kept_tokens(at_work.params, at_work.index) if method.predicts else None
+    kept = kept_tokens(ctx.params, ctx.index) if method.predicts else None
     for batch in batches:
         views = batch["images"] if method.views > 1 else [batch["images"]]
-        inputs = [at_work.normalize(view.to(at_work.device, non_blocking=True)) for view in views]
+        inputs = [ctx.normalize(view.to(ctx.device, non_blocking=True)) for view in views]
         more = [name for name, needed in (("labels", method.labels), ("noise", method.noise_shape)) if needed]
         if kept is not None:
             batch["kept"] = torch.from_numpy(kept.of(batch["rows"].numpy()))
             more.append("kept")
-        inputs += [batch[name].to(at_work.device, non_blocking=True) for name in more]
+        inputs += [batch[name].to(ctx.device, non_blocking=True) for name in more]
         yield tuple(inputs)
 
 
-def _probe(at_work: Session, method: Method, steps_per_epoch: float) -> dict[int, Any]:
+def _probe(ctx: StageContext, method: Method, steps_per_epoch: float) -> dict[int, Any]:
     """The online kNN as a hook of `fit`, where there are labels to ask about."""
-    params, index = at_work.params, at_work.index
+    params, index = ctx.params, ctx.index
     probe = params.pretrain.probe
-    if not probe.every_epochs or not at_work.can_judge:
+    if not probe.every_epochs or not ctx.can_judge:
         return {}
     few = [index.split(name) for name in ("train", "val")]
     hook = online_probe(
         method.encoder,
-        *(partial(at_work.evaluation_batches, split, samples=probe.samples) for split in few),
+        *(partial(ctx.evaluation_batches, split, samples=probe.samples) for split in few),
         num_classes=len(index.classes),
-        normalize=at_work.normalize,
-        device=at_work.device,
-        precision=at_work.precision(params.pretrain.precision),
+        normalize=ctx.normalize,
+        device=ctx.device,
+        precision=ctx.precision(params.pretrain.precision),
     )
     return {max(1, round(probe.every_epochs * steps_per_epoch)): hook}
 
 
-def _probe_layers(at_work: Session, method: Any) -> list[float]:
+def _probe_layers(ctx: StageContext, method: Any) -> list[float]:
     """Top-1 of a linear probe on each block of the trained encoder, on every rank; [] where none is asked."""
-    probe = at_work.params.pretrain.probe
-    if not probe.layers or not at_work.can_judge:
+    probe = ctx.params.pretrain.probe
+    if not probe.layers or not ctx.can_judge:
         return []
-    few = [at_work.index.split(name) for name in ("train", "val")]
+    few = [ctx.index.split(name) for name in ("train", "val")]
     return top1_by_layer(
         method.encoder,
-        *(partial(at_work.evaluation_batches, split, samples=probe.samples) for split in few),
+        *(partial(ctx.evaluation_batches, split, samples=probe.samples) for split in few),
         causal=method.causal,
-        normalize=at_work.normalize,
-        device=at_work.device,
-        precision=at_work.precision(at_work.params.pretrain.precision),
+        normalize=ctx.normalize,
+        device=ctx.device,
+        precision=ctx.precision(ctx.params.pretrain.precision),
     )

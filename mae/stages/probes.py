@@ -7,7 +7,7 @@ from typing import Any
 from mae import config, distributed
 from mae.config import Params
 from mae.config.paths import ENCODER, FINETUNED, SCRATCH
-from mae.stages.context.stage_context import session
+from mae.stages.context.stage_context import open_stage
 from mae.stages.probing import probe_results as judged
 from mae.stages.probing.train_probe import save_classifier, train
 
@@ -34,8 +34,8 @@ def attentive(params: Params) -> None:
 def partial(params: Params) -> None:
     """Fine-tune the last blocks only, for every number of blocks; the best of `epochs` counts for each."""
     given = params.partial
-    with judging("partial", params, SECTIONS["partial"]) as at_work:
-        if judged.skip(at_work):
+    with open_probe("partial", params, SECTIONS["partial"]) as ctx:
+        if judged.skip(ctx):
             return
         results = []
         for blocks in given.blocks:
@@ -43,52 +43,52 @@ def partial(params: Params) -> None:
             for epochs in given.epochs:
                 name = f"blocks_{blocks:g}_epochs_{epochs}"
                 settings = config.FineTune(epochs=epochs, **given.model_dump(exclude={"blocks", "epochs"}))
-                trial = bind(train, at_work, "partial", settings, name=name, blocks=blocks)
-                found = at_work.once(name, lambda trial=trial: judged.metrics(trial()[1], params.seed))
+                trial = bind(train, ctx, "partial", settings, name=name, blocks=blocks)
+                found = ctx.once(name, lambda trial=trial: judged.metrics(trial()[1], params.seed))
                 tried.append({"blocks": blocks, "epochs": epochs, **found})
             results.append(max(tried, key=lambda result: result["top1"]))
-        judged.write_blocks(at_work, results)
+        judged.write_blocks(ctx, results)
         best = max(results, key=lambda result: result["top1"])
-        at_work.write_metrics(best | {"labels_per_class": given.labels_per_class})
+        ctx.write_metrics(best | {"labels_per_class": given.labels_per_class})
 
 
 def finetune(params: Params) -> None:
     """Train the whole pretrained encoder with labels; its classifier is what gets registered."""
-    with judging("finetune", params, SECTIONS["finetune"]) as at_work:
-        if judged.skip(at_work, FINETUNED):
+    with open_probe("finetune", params, SECTIONS["finetune"]) as ctx:
+        if judged.skip(ctx, FINETUNED):
             return
-        classifier, found = train(at_work, "finetune", params.finetune)
+        classifier, found = train(ctx, "finetune", params.finetune)
         if distributed.is_main():
-            save_classifier(at_work, classifier)
+            save_classifier(ctx, classifier)
             judged.save_correct(FINETUNED, found)
-        at_work.write_metrics(judged.trained(at_work, found, params.finetune))
+        ctx.write_metrics(judged.trained(ctx, found, params.finetune))
 
 
 def scratch(params: Params) -> None:
     """The baseline: the same encoder trained with labels from random weights (arXiv 2111.06377, A.2)."""
-    with judging("scratch", params, SECTIONS["scratch"]) as at_work:
-        if judged.skip(at_work, SCRATCH):
+    with open_probe("scratch", params, SECTIONS["scratch"]) as ctx:
+        if judged.skip(ctx, SCRATCH):
             return
-        _, found = train(at_work, "scratch", params.scratch)
+        _, found = train(ctx, "scratch", params.scratch)
         if distributed.is_main():
             judged.save_correct(SCRATCH, found)
-        at_work.write_metrics(judged.trained(at_work, found, params.scratch))
+        ctx.write_metrics(judged.trained(ctx, found, params.scratch))
 
 
-def judging(stage: str, params: Params, sections: Sequence[str]) -> Any:
+def open_probe(stage: str, params: Params, sections: Sequence[str]) -> Any:
     """The stage's session; a stage that reads the encoder starts anew where that is another."""
-    return session(stage, params, sections, encoder_file=None if stage == "scratch" else ENCODER)
+    return open_stage(stage, params, sections, encoder_file=None if stage == "scratch" else ENCODER)
 
 
 def _probe(stage: str, params: Params, settings: config.Probe, protocol: str) -> None:
-    with judging(stage, params, SECTIONS[stage]) as at_work:
-        if judged.skip(at_work):
+    with open_probe(stage, params, SECTIONS[stage]) as ctx:
+        if judged.skip(ctx):
             return
         kinds = ["pretrained", RANDOM] if settings.random_baseline else ["pretrained"]
         found = {}
         for kind in kinds:
-            trial = bind(train, at_work, protocol, settings, name=kind, random=kind == RANDOM)
-            found[kind] = judged.restore(at_work.once(kind, lambda trial=trial: judged.keep(trial()[1])))
-        rate = judged.write_curve(at_work, "pretrained/")
+            trial = bind(train, ctx, protocol, settings, name=kind, random=kind == RANDOM)
+            found[kind] = judged.restore(ctx.once(kind, lambda trial=trial: judged.keep(trial()[1])))
+        rate = judged.write_curve(ctx, "pretrained/")
         about = {"labels_per_class": settings.labels_per_class, "images_per_second": rate}
-        at_work.write_metrics(judged.against_random(found, params.seed) | about)
+        ctx.write_metrics(judged.against_random(found, params.seed) | about)

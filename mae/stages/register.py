@@ -88,7 +88,7 @@ def _registered(
         try:
             return registry.conclude(uri, candidate, decision, against)
         except registry.Overtaken as overtaken:
-            _log.warning("%s: %s; judging again", kind, overtaken)
+            _log.warning("%s: %s; open_probe again", kind, overtaken)
 
 
 def rollback(params: Params, kind: str = "encoder") -> None:

@@ -27,7 +27,7 @@ from mae.evaluation.segmentation.iou import (
 from mae.evaluation.segmentation.segmenter import Segmenter, build_segmenter
 from mae.report.plots import class_bars, write_csv
 from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense
-from mae.stages.context.stage_context import Session
+from mae.stages.context.stage_context import StageContext
 
 BUILT = (  # the params that make the model
     *("crop", "stride", "head", "taps", "channels", "drop_path", "dropout"),
@@ -44,8 +44,8 @@ def segment(params: Params) -> None:
     run_dense("segment", params, SECTIONS["segment"], SEGMENTATION, SEGMENTER, LEFT, _task)
 
 
-def _task(at_work: Session) -> DenseTask:
-    given = at_work.params.segment
+def _task(ctx: StageContext) -> DenseTask:
+    given = ctx.params.segment
     return DenseTask(
         build=_build,
         size=given.short,
@@ -58,7 +58,7 @@ def _task(at_work: Session) -> DenseTask:
             flip=given.flip,
             jitter=given.jitter,
         ),
-        target=_reader(at_work),
+        target=_reader(ctx),
         counted="labelled pixel",
         countable=lambda labels: bool((labels != IGNORE).any()),
         schedule=lambda step, peak: warmup_linear(
@@ -69,35 +69,33 @@ def _task(at_work: Session) -> DenseTask:
     )
 
 
-def _reader(at_work: Session) -> LabelMap:
-    return LabelMap(at_work.index.about["categories"], at_work.index.about["ignore"])
+def _reader(ctx: StageContext) -> LabelMap:
+    return LabelMap(ctx.index.about["categories"], ctx.index.about["ignore"])
 
 
-def _build(at_work: Session, encoder: dict[str, Any], state: Any) -> nn.Module:
-    given = at_work.params.segment
+def _build(ctx: StageContext, encoder: dict[str, Any], state: Any) -> nn.Module:
+    given = ctx.params.segment
     return build_segmenter(
         interchange.encoder_arguments(encoder),
-        len(at_work.index.about["categories"]),
+        len(ctx.index.about["categories"]),
         encoder_state=state,
-        seed=at_work.params.seed,
+        seed=ctx.params.seed,
         **given.model_dump(include=set(BUILT)),
     )
 
 
-def _judge(at_work: Session, model: Segmenter, folder: Path) -> dict[str, Any]:
+def _judge(ctx: StageContext, model: Segmenter, folder: Path) -> dict[str, Any]:
     """mIoU on val; in `folder` the predicted maps in the data's own values, counts, tables and pictures."""
-    categories = at_work.index.about["categories"]
-    transform, target = segmentation_evaluation(at_work.params.segment.short), _reader(at_work)
+    categories = ctx.index.about["categories"]
+    transform, target = segmentation_evaluation(ctx.params.segment.short), _reader(ctx)
     values_of = np.array([one["id"] for one in categories])
     values_of = values_of.astype(np.uint8 if values_of.max() < 256 else np.uint16)
     (folder / "predictions").mkdir(parents=True, exist_ok=True)
-    split = at_work.index.split("val")
+    split = ctx.index.split("val")
     rows: list[int] = []
     counts: list[np.ndarray] = []
-    draw = drawer(
-        model, at_work.normalize, at_work.device, at_work.precision(at_work.params.segment.precision)
-    )
-    for batch in evaluated(at_work, transform, target, batch_size=1):
+    draw = drawer(model, ctx.normalize, ctx.device, ctx.precision(ctx.params.segment.precision))
+    for batch in evaluated(ctx, transform, target, batch_size=1):
         row, labels = int(batch["rows"][0]), batch["targets"][0]["labels"]
         (predicted,) = draw(batch)
         rows.append(row)
@@ -108,7 +106,7 @@ def _judge(at_work: Session, model: Segmenter, folder: Path) -> dict[str, Any]:
     if not distributed.is_main():
         return {}
     figures = iou_figures(counted)
-    seed = at_work.params.seed
+    seed = ctx.params.seed
     low, high = statistic_interval(resampled_miou(counted), len(every), resamples=RESAMPLES, seed=seed)
     np.savez_compressed(folder / RECORDS, counts=counted, rows=every)
     table = [
@@ -118,7 +116,7 @@ def _judge(at_work: Session, model: Segmenter, folder: Path) -> dict[str, Any]:
     ]
     write_csv(folder / "classes.csv", table)
     class_bars(folder / "classes.png", table, title="Segmentation")
-    shown = [(image, truth, draw(one)[0]) for image, truth, one in pictured(at_work, transform, target)]
+    shown = [(image, truth, draw(one)[0]) for image, truth, one in pictured(ctx, transform, target)]
     segmentation_panel(folder / "predictions.png", shown, [one["name"] for one in categories])
     main = {name: figures[name] for name in ("mIoU", "mAcc", "aAcc")}
     return {**main, "mIoU_low": low, "mIoU_high": high, "samples": len(every)}

@@ -167,23 +167,23 @@ def test_nothing_is_left_when_the_flow_is_killed_in_the_middle(root, settings, r
     given = settings(sharding=runner, grace=2.0).model_dump_json()
     engine = subprocess.Popen([sys.executable, "-c", _ENGINE, given], cwd=root, env=environment)
 
-    def at_work() -> list[psutil.Process]:
+    def ctx() -> list[psutil.Process]:
         """All that runs in the working copy, but the engine."""
         running = psutil.process_iter(["cwd", "pid", "cmdline"])
         return [one for one in running if one.info["cwd"] == str(root) and one.info["pid"] != engine.pid]
 
     try:
         deadline = time.monotonic() + 300
-        while not parts(root) or not any("--part" in one.info["cmdline"] for one in at_work()):
+        while not parts(root) or not any("--part" in one.info["cmdline"] for one in ctx()):
             assert engine.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert len(at_work()) > 3
+        assert len(ctx()) > 3
     finally:
         engine.send_signal(signal.SIGKILL)
         engine.wait()
     deadline = time.monotonic() + 60
-    while left := at_work():
+    while left := ctx():
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
     file.unlink()

@@ -64,9 +64,9 @@ def test_a_set_without_images_to_judge_by_is_refused_when_it_is_listed(place, tm
 
 def test_how_many_objects_of_an_image_are_trained_on_is_a_setting(place):
     _, params = place("detect.max_objects=3")
-    at_work = SimpleNamespace(params=params, index=SimpleNamespace(about={"categories": []}))
+    ctx = SimpleNamespace(params=params, index=SimpleNamespace(about={"categories": []}))
     box = {"iscrowd": 0, "category": 0, "segmentation": [[4, 4, 20, 4, 20, 16, 4, 16]]}
-    _, target = detect._task(at_work).transform(
+    _, target = detect._task(ctx).transform(
         torch.zeros(3, 32, 40, dtype=torch.uint8), {"image_id": 1, "annotations": [box] * 9}
     )
     assert len(target["labels"]) == 3

@@ -19,8 +19,8 @@ from mae.data.loading.batches import evaluation_batches
 from mae.evaluation.dense_training import DenseRecipe, Schedule, train_dense
 from mae.report.plots import compared_curves, empty, write_csv
 from mae.serving.dense_file import save_dense
-from mae.stages.context.progress import told
-from mae.stages.context.stage_context import PICTURES, Session, session
+from mae.stages.context.progress import with_progress
+from mae.stages.context.stage_context import PICTURES, StageContext, open_stage
 from mae.stages.context.tracked_run import stage_folder, tracked
 
 CURVE = ("loss", "lr", "grad_norm", "images_per_second")
@@ -33,23 +33,23 @@ Results = dict[str, Any]
 class DenseTask:
     """What makes one dense task of what they share.
 
-    name, size: for the model's file, see `dense_file.save_dense`. build(at_work, encoder config, encoder
+    name, size: for the model's file, see `dense_file.save_dense`. build(ctx, encoder config, encoder
     weights or None) -> model. transform, target: of training (`batches.training_batches`). countable: whether
     a target holds any of `counted`, without which there is no figure. schedule(step, peak) -> rate.
-    judge(at_work, model, folder): evaluates on val, on all ranks; on rank 0 returns the final numbers and
+    judge(ctx, model, folder): evaluates on val, on all ranks; on rank 0 returns the final numbers and
     leaves in `folder` what is to be kept (records.npz, tables, pictures).
     gain(ours, theirs, seed): (gain, low, high) of the main figure, from two folders.
     """
 
     name: str
     size: int
-    build: Callable[[Session, dict[str, Any], Any], nn.Module]
+    build: Callable[[StageContext, dict[str, Any], Any], nn.Module]
     transform: Callable[..., Any]
     target: Callable[..., Any]
     counted: str
     countable: Callable[[Any], bool]
     schedule: Schedule
-    judge: Callable[[Session, Any, Path], Results]
+    judge: Callable[[StageContext, Any, Path], Results]
     gain: Callable[[Path, Path, int], tuple[float, float, float]]
 
 
@@ -60,16 +60,16 @@ def run_dense(
     files: DataSet,
     model_file: Path,
     left: Sequence[str],
-    task_of: Callable[[Session], DenseTask],
+    task_of: Callable[[StageContext], DenseTask],
 ) -> None:
     """A dense stage from beginning to end; `left`: what it leaves in its reports beside curve and metrics."""
     if read_json(require(files.index)) == NO_SET:
         _pass_over(stage, params, sections, model_file, left)
         return
-    with session(stage, params, sections, files=files, encoder_file=ENCODER) as at_work:
-        task = task_of(at_work)
-        _require_judgeable(at_work, task)
-        _compare(at_work, getattr(params, stage), task, model_file)
+    with open_stage(stage, params, sections, files=files, encoder_file=ENCODER) as ctx:
+        task = task_of(ctx)
+        _require_judgeable(ctx, task)
+        _compare(ctx, getattr(params, stage), task, model_file)
 
 
 def _pass_over(
@@ -87,23 +87,23 @@ def _pass_over(
                 write_csv(REPORTS / stage / name, [{"step": 0}])
 
 
-def _require_judgeable(at_work: Session, task: DenseTask) -> None:
+def _require_judgeable(ctx: StageContext, task: DenseTask) -> None:
     """Raises ValueError where val holds nothing to judge by: known before a training, not after it."""
-    split = at_work.index.split("val")
+    split = ctx.index.split("val")
     if not any(task.countable(task.target(split, row)) for row in range(len(split))):
         raise ValueError(
-            f"{at_work.files.index}: the {len(split)} images of the split val have no {task.counted}, "
-            f"nothing to judge by; annotate some, or pass over: set ingest_{at_work.stage}.source to none"
+            f"{ctx.files.index}: the {len(split)} images of the split val have no {task.counted}, "
+            f"nothing to judge by; annotate some, or pass over: set ingest_{ctx.stage}.source to none"
         )
 
 
-def _compare(at_work: Session, settings: config.Dense, task: DenseTask, model_file: Path) -> None:
+def _compare(ctx: StageContext, settings: config.Dense, task: DenseTask, model_file: Path) -> None:
     """Train and judge from each of `settings.inits`; the first one's model and files are the stage's."""
     folders: dict[str, Path] = {
-        init: at_work.folder / "checkpoints" / f"{init}_results" for init in settings.inits
+        init: ctx.folder / "checkpoints" / f"{init}_results" for init in settings.inits
     }
     found = {
-        init: at_work.once(init, partial(_trial, at_work, settings, task, init, folder))
+        init: ctx.once(init, partial(_trial, ctx, settings, task, init, folder))
         for init, folder in folders.items()
     }
     if not distributed.is_main():
@@ -112,28 +112,28 @@ def _compare(at_work: Session, settings: config.Dense, task: DenseTask, model_fi
     values: Results = {"init": first, **found[first]}
     for other in others:
         values |= {f"{other}_{name}": value for name, value in found[other].items()}
-        gain = task.gain(folders[first], folders[other], at_work.params.seed)
+        gain = task.gain(folders[first], folders[other], ctx.params.seed)
         values |= dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
-    _publish(at_work, folders[first], model_file)
-    rows = [_renamed(row, first, others) for row in at_work.curve([f"{i}/{n}" for i in found for n in CURVE])]
-    write_csv(REPORTS / at_work.stage / "curve.csv", rows)
+    _publish(ctx, folders[first], model_file)
+    rows = [_renamed(row, first, others) for row in ctx.curve([f"{i}/{n}" for i in found for n in CURVE])]
+    write_csv(REPORTS / ctx.stage / "curve.csv", rows)
     columns = {first: "loss"} | {other: f"{other}_loss" for other in others}
-    compared_curves(REPORTS / at_work.stage / "curve.png", rows, columns, title=f"Training: {at_work.stage}")
-    at_work.run.picture(REPORTS / at_work.stage / "curve.png")
+    compared_curves(REPORTS / ctx.stage / "curve.png", rows, columns, title=f"Training: {ctx.stage}")
+    ctx.run.picture(REPORTS / ctx.stage / "curve.png")
     rates = sorted(row["images_per_second"] for row in rows if "images_per_second" in row)
     values |= {"steps": settings.steps, "images_per_second": rates[len(rates) // 2]}
-    at_work.write_metrics(values)
+    ctx.write_metrics(values)
 
 
-def _trial(at_work: Session, settings: config.Dense, task: DenseTask, init: str, folder: Path) -> Results:
-    params = at_work.params
+def _trial(ctx: StageContext, settings: config.Dense, task: DenseTask, init: str, folder: Path) -> Results:
+    params = ctx.params
     state, encoder = interchange.load_encoder(ENCODER)
-    model = task.build(at_work, encoder, state if init == "pretrained" else None)
+    model = task.build(ctx, encoder, state if init == "pretrained" else None)
     own = settings if init == "pretrained" else settings.scratch
-    split = at_work.index.split("train")
+    split = ctx.index.split("train")
 
     def batches(start: int, attempt: int) -> Iterator[Mapping[str, Any]]:
-        return at_work.training_batches(
+        return ctx.training_batches(
             split,
             task.transform,
             settings,
@@ -150,20 +150,20 @@ def _trial(at_work: Session, settings: config.Dense, task: DenseTask, init: str,
         steps=settings.steps,
         schedule=task.schedule,
         global_batch=settings.batch_size,
-        normalize=at_work.normalize,
+        normalize=ctx.normalize,
         seed=params.seed,
-        device=at_work.device,
+        device=ctx.device,
         accumulate=settings.accumulate,
-        precision=at_work.precision(settings.precision),
+        precision=ctx.precision(settings.precision),
         clip_grad=settings.clip_grad,
-        checkpoints=at_work.checkpoints(init),
+        checkpoints=ctx.checkpoints(init),
         checkpoint_every=params.runtime.checkpoint_every,
-        log=lambda step, values: at_work.run.log(
+        log=lambda step, values: ctx.run.log(
             step, {f"{init}/{name}": value for name, value in values.items()}
         ),
         log_every=params.runtime.log_every,
         compile=settings.compile,
-        run_id=at_work.run.id,
+        run_id=ctx.run.id,
     )
     if distributed.is_main():
         shutil.rmtree(folder, ignore_errors=True)
@@ -172,21 +172,21 @@ def _trial(at_work: Session, settings: config.Dense, task: DenseTask, init: str,
             folder / "model.safetensors",
             model,
             task=task.name,
-            categories=at_work.index.about["categories"],
+            categories=ctx.index.about["categories"],
             mean=encoder["mean"],
             std=encoder["std"],
             size=task.size,
         )
     distributed.barrier()
     model.eval()
-    return task.judge(at_work, model, folder)
+    return task.judge(ctx, model, folder)
 
 
 def evaluated(
-    at_work: Session, transform: Callable[..., Any], target: Callable[..., Any], *, batch_size: int
+    ctx: StageContext, transform: Callable[..., Any], target: Callable[..., Any], *, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """This rank's batches of val, each sample once over the ranks, with a log line every few seconds."""
-    split = at_work.index.split("val")
+    split = ctx.index.split("val")
     batches = evaluation_batches(
         split,
         transform,
@@ -194,17 +194,17 @@ def evaluated(
         batch_size=batch_size,
         rank=distributed.rank(),
         world=distributed.world_size(),
-        workers=at_work.params.runtime.workers,
-        max_skipped=at_work.max_skipped,
+        workers=ctx.params.runtime.workers,
+        max_skipped=ctx.max_skipped,
     )
-    return told(batches, len(split))
+    return with_progress(batches, len(split))
 
 
 def pictured(
-    at_work: Session, transform: Callable[..., Any], target: Callable[..., Any]
+    ctx: StageContext, transform: Callable[..., Any], target: Callable[..., Any]
 ) -> Iterator[tuple[Tensor, Any, dict[str, Any]]]:
     """A few images of val for pictures: as decoded, uint8 (3, H, W), its target, and the batch made of it."""
-    split = at_work.index.split("val")
+    split = ctx.index.split("val")
     count = min(PICTURES, len(split))
     for row in np.linspace(0, len(split) - 1, count).astype(int).tolist():
         image, truth = decode(split.read(row)), target(split, row)
@@ -212,16 +212,16 @@ def pictured(
         yield image, truth, {"images": made[None], "targets": [about]}
 
 
-def _publish(at_work: Session, folder: Path, model_file: Path) -> None:
+def _publish(ctx: StageContext, folder: Path, model_file: Path) -> None:
     """Tables and pictures go to reports/<stage>, the rest beside the model."""
-    reports = REPORTS / at_work.stage
+    reports = REPORTS / ctx.stage
     reports.mkdir(parents=True, exist_ok=True)
     model_file.parent.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
         if path.suffix in (".png", ".csv"):
             shutil.copy(path, reports / path.name)
             if path.suffix == ".png":
-                at_work.run.picture(reports / path.name)
+                ctx.run.picture(reports / path.name)
         elif path.is_dir():
             shutil.copytree(path, model_file.parent / path.name, dirs_exist_ok=True)
         else:

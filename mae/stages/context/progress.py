@@ -11,7 +11,7 @@ _EVERY = 5.0  # seconds
 _log = logging.getLogger("mae.stages")
 
 
-def told(batches: Iterable[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
+def with_progress(batches: Iterable[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
     """The batches as they come; rank 0 says how many of all `count` images are done, for all ranks."""
     began, done = time.monotonic(), 0
     said = began

@@ -28,7 +28,7 @@ PICTURES = 8  # images that a stage draws, for a person to look at
 
 
 @dataclass(frozen=True)
-class Session:
+class StageContext:
     """A training stage at work. Every rank has one; `run` does nothing on ranks other than 0."""
 
     stage: str
@@ -176,7 +176,7 @@ def encoder_config(params: Params) -> dict[str, Any]:
 
 
 @contextmanager
-def session(
+def open_stage(
     stage: str,
     params: Params,
     sections: Sequence[str],
@@ -184,7 +184,7 @@ def session(
     files: DataSet = IMAGES,
     inputs: Sequence[str] = (),
     encoder_file: Path | None = None,
-) -> Iterator[Session]:
+) -> Iterator[StageContext]:
     """Open a training stage: its sections of params.yaml and its inputs' digests name its resume folder.
 
     encoder_file: the encoder that it takes up, one of its inputs.
@@ -214,7 +214,7 @@ def session(
         )
         with opened as run:
             run.dataset("shards", digest=index.digest, source=str(files.index), context=stage)
-            yield Session(stage, params, folder, device, index, run, files, encoder_file)
+            yield StageContext(stage, params, folder, device, index, run, files, encoder_file)
             if distributed.is_main():
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     finally:

@@ -26,7 +26,7 @@ from mae.models import vit as encoders
 from mae.models.patches import patchify
 from mae.models.pca import Moments
 from mae.models.tokenizer import build_tokenizer
-from mae.stages.context.stage_context import Session, session
+from mae.stages.context.stage_context import StageContext, open_stage
 from mae.stages.pretraining.fitted_tokenizer import tokenizer_config
 from mae.stages.pretraining.tokenizer_results import write_results
 
@@ -42,28 +42,28 @@ _log = logging.getLogger("mae.stages")
 
 def fit_tokenizer(params: Params, sections: Sequence[str]) -> None:
     """Fit what params.tokenizer asks for, judge it on val, keep tokens if wanted, write all of it."""
-    with session("tokenizer", params, sections) as at_work:
+    with open_stage("tokenizer", params, sections) as ctx:
         given = params.tokenizer
-        about = _config(params) | ({"shards": at_work.index.digest} if given.cache else {})
+        about = _config(params) | ({"shards": ctx.index.digest} if given.cache else {})
         seed_process(params.seed)
         try:
-            made = build_tokenizer(about).to(at_work.device)
+            made = build_tokenizer(about).to(ctx.device)
         except ValueError as error:
             raise config.InvalidParams(f"tokenizer: {error}") from None
-        steps = EpochOrder(at_work.index.split("train").shard_of, seed=params.seed).steps(
+        steps = EpochOrder(ctx.index.split("train").shard_of, seed=params.seed).steps(
             given.epochs, given.batch_size
         )
         fitted = None
         if given.kind == "pca":
-            _components(at_work, made, steps)
+            _components(ctx, made, steps)
         else:
-            fitted = _train(at_work, made, steps)
+            fitted = _train(ctx, made, steps)
         made.eval()
         if given.cache:
-            _keep(at_work, made)
+            _keep(ctx, made)
         if distributed.is_main():
             interchange.save_method(TOKENIZER, made.state_dict(), about)
-        write_results(at_work, made, steps, fitted)
+        write_results(ctx, made, steps, fitted)
 
 
 def _config(params: Params) -> dict[str, Any]:
@@ -76,12 +76,12 @@ def _config(params: Params) -> dict[str, Any]:
 
 
 def _batches(
-    at_work: Session, steps: int, start: int, attempt: int, *, alone: bool = False
+    ctx: StageContext, steps: int, start: int, attempt: int, *, alone: bool = False
 ) -> Generator[tuple[Tensor], None, None]:
     """Images (n, C, H, W), augmented as pretraining's crops are and normalised, on the device."""
-    params, given = at_work.params, at_work.params.tokenizer
-    batches = at_work.training_batches(
-        at_work.index.split("train"),
+    params, given = ctx.params, ctx.params.tokenizer
+    batches = ctx.training_batches(
+        ctx.index.split("train"),
         transforms.pretraining(params.encoder.img_size, scale=given.crop_scale, flip=given.flip),
         given.model_copy(update={"accumulate": _accumulate(given)}),
         start=start,
@@ -90,7 +90,7 @@ def _batches(
         alone=alone,
     )
     for batch in batches:
-        yield (at_work.normalize(batch["images"].to(at_work.device, non_blocking=True)),)
+        yield (ctx.normalize(batch["images"].to(ctx.device, non_blocking=True)),)
 
 
 def _accumulate(given: Tokenizer) -> int:
@@ -98,10 +98,10 @@ def _accumulate(given: Tokenizer) -> int:
     return given.accumulate if given.kind == "fsq" else 1
 
 
-def _train(at_work: Session, made: Any, steps: int) -> Fitted:
+def _train(ctx: StageContext, made: Any, steps: int) -> Fitted:
     """By `fit`: FSQ with AdamW as its settings say, k-means with rates from 1, Lloyd's step, down to 0."""
-    params, given = at_work.params, at_work.params.tokenizer
-    checkpoints = at_work.checkpoints()
+    params, given = ctx.params, ctx.params.tokenizer
+    checkpoints = ctx.checkpoints()
     if given.kind == "fsq":
         peak, floor = scaled_lr(given.base_lr, given.batch_size), given.min_lr
         warmup = round(given.warmup_epochs * steps / given.epochs)
@@ -112,33 +112,33 @@ def _train(at_work: Session, made: Any, steps: int) -> Fitted:
         peak, floor, warmup = 1.0, 0.0, 0
         optimizer = sgd(made, lr=peak, momentum=0.0)
         if checkpoints.latest() is None:
-            _start(at_work, made, steps)
+            _start(ctx, made, steps)
     return fit(
         made,
-        partial(_batches, at_work, steps),
+        partial(_batches, ctx, steps),
         optimizer,
         steps=steps,
         learning_rate=lambda step: warmup_cosine(step, peak=peak, floor=floor, warmup=warmup, total=steps),
         seed=params.seed,
-        device=at_work.device,
+        device=ctx.device,
         accumulate=_accumulate(given),
-        precision=at_work.precision(given.precision) if given.kind == "fsq" else "fp32",
+        precision=ctx.precision(given.precision) if given.kind == "fsq" else "fp32",
         clip_grad=given.clip_grad if given.kind == "fsq" else None,
         checkpoints=checkpoints,
         checkpoint_every=params.runtime.checkpoint_every,
-        log=at_work.run.log,
+        log=ctx.run.log,
         log_every=params.runtime.log_every,
         compile=given.compile,
-        run_id=at_work.run.id,
+        run_id=ctx.run.id,
     )
 
 
-def _start(at_work: Session, made: Any, steps: int) -> None:
+def _start(ctx: StageContext, made: Any, steps: int) -> None:
     """Centres from a few vectors for each, out of the first batches, which every rank reads as a whole."""
     wanted = _VECTORS * made.num_codes
-    generator = torch.Generator().manual_seed(at_work.params.seed)
+    generator = torch.Generator().manual_seed(ctx.params.seed)
     found: list[Tensor] = []
-    batches = _batches(at_work, steps, 0, 0, alone=True)
+    batches = _batches(ctx, steps, 0, 0, alone=True)
     for (images,) in batches:
         vectors = made.vectors(images).flatten(0, 1)
         # A share of each batch: the vectors of one image are alike.
@@ -148,14 +148,14 @@ def _start(at_work: Session, made: Any, steps: int) -> None:
             break
     batches.close()
     _log.info("choosing %d centres of %d vectors", made.num_codes, sum(map(len, found)))
-    made.start(torch.cat(found)[:wanted], at_work.params.seed)
+    made.start(torch.cat(found)[:wanted], ctx.params.seed)
 
 
-def _components(at_work: Session, made: Any, steps: int) -> None:
+def _components(ctx: StageContext, made: Any, steps: int) -> None:
     """In one pass, which an interruption begins anew."""
-    moments = Moments(made.components.shape[1], at_work.device)
-    every = at_work.params.runtime.log_every
-    for done, (images,) in enumerate(_batches(at_work, steps, 0, 0), 1):
+    moments = Moments(made.components.shape[1], ctx.device)
+    every = ctx.params.runtime.log_every
+    for done, (images,) in enumerate(_batches(ctx, steps, 0, 0), 1):
         moments.add(patchify(images, made.patch_size).flatten(0, 1))
         if done % every == 0:
             _log.info("took %d of %d batches", done, steps)
@@ -163,14 +163,14 @@ def _components(at_work: Session, made: Any, steps: int) -> None:
     made.take(moments)
 
 
-def _keep(at_work: Session, made: Any) -> None:
+def _keep(ctx: StageContext, made: Any) -> None:
     """The tokens of every training image, in the one view that pretraining will have of it.
 
     Ranks share the shards; a shard that an interrupted run finished is not computed again.
     """
-    split, folder = at_work.index.split("train"), at_work.folder / "checkpoints" / "tokens"
+    split, folder = ctx.index.split("train"), ctx.folder / "checkpoints" / "tokens"
     rows = missing(folder, split, distributed.rank(), distributed.world_size())
-    for name in keep_tokens(folder, split, _tokens(at_work, made, split, rows)):
+    for name in keep_tokens(folder, split, _tokens(ctx, made, split, rows)):
         _log.info("kept the tokens of %s", name)
     distributed.barrier()
     if distributed.is_main():
@@ -179,17 +179,17 @@ def _keep(at_work: Session, made: Any) -> None:
 
 @torch.no_grad()
 def _tokens(
-    at_work: Session, made: Any, split: Split, rows: np.ndarray
+    ctx: StageContext, made: Any, split: Split, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows (n,), codes (n, L)) of those rows of the split, in order."""
     batches = evaluation_batches(
         split,
-        augmentation("none", at_work.params.encoder.img_size, flip=False)[0],
+        augmentation("none", ctx.params.encoder.img_size, flip=False)[0],
         rows=rows,
         batch_size=256,
-        workers=at_work.params.runtime.workers,
-        max_skipped=at_work.max_skipped,
+        workers=ctx.params.runtime.workers,
+        max_skipped=ctx.max_skipped,
     )
     for batch in batches:
-        images = at_work.normalize(batch["images"].to(at_work.device, non_blocking=True))
+        images = ctx.normalize(batch["images"].to(ctx.device, non_blocking=True))
         yield batch["rows"].numpy(), made.encode(images).cpu().numpy()

@@ -19,7 +19,7 @@ _log = logging.getLogger("mae.stages")
 
 
 @dataclass(frozen=True)
-class Origin:
+class WeightSource:
     """Where weights came from. digest: sha256 of the file; whole: the method's, not the encoder's alone."""
 
     file: str
@@ -39,7 +39,7 @@ def method_config(params: Params) -> dict[str, Any]:
     return about | ({"target": params.pretrain.target} if METHODS[name].predicts else {})
 
 
-def take_up(method: Any, params: Params) -> Origin | None:
+def load_initial_weights(method: Any, params: Params) -> WeightSource | None:
     """Give `method` the weights of pretrain.init; None where there is no such file to begin with.
 
     A method file (models/pretrain/method.safetensors of any run) gives all of them, an encoder file
@@ -61,7 +61,7 @@ def take_up(method: Any, params: Params) -> Origin | None:
     except ValueError as error:
         raise ValueError(f"pretrain.init: {error}") from error
     part.load_state_dict(state)
-    origin = Origin(params.pretrain.init, digest_of(file), whole)
+    origin = WeightSource(params.pretrain.init, digest_of(file), whole)
     _log.info("going on from %s", origin)
     return origin
 

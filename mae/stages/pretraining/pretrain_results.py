@@ -11,46 +11,46 @@ from mae.engine.cost import peak_memory, training_flops
 from mae.engine.loop import Fitted
 from mae.methods.pictures import COLUMNS, note, pictures
 from mae.report.plots import panels, training_curve, write_csv
-from mae.stages.context.stage_context import PICTURES, Session, encoder_config
+from mae.stages.context.stage_context import PICTURES, StageContext, encoder_config
 from mae.stages.pretraining.fitted_tokenizer import kept_tokens
 from mae.stages.pretraining.initial_weights import method_config
 
 
-def write_results(at_work: Session, method: Any, fitted: Fitted, steps: int, layers: list[float]) -> None:
+def write_results(ctx: StageContext, method: Any, fitted: Fitted, steps: int, layers: list[float]) -> None:
     """models/pretrain and reports/pretrain, on rank 0. `method` holds the weights to keep."""
-    params, reports = at_work.params, REPORTS / "pretrain"
+    params, reports = ctx.params, REPORTS / "pretrain"
     interchange.save_encoder(ENCODER, method.encoder.state_dict(), encoder_config(params))
     interchange.save_method(METHOD, method.state_dict(), method_config(params))
     reports.mkdir(parents=True, exist_ok=True)
-    curve = at_work.curve(("loss", "lr", "grad_norm", "knn_top1", "images_per_second"))
+    curve = ctx.curve(("loss", "lr", "grad_norm", "knn_top1", "images_per_second"))
     write_csv(reports / "curve.csv", curve)
     training_curve(reports / "curve.png", curve, title=f"Pretraining: {params.pretrain.method}")
-    shown = pictures(method, *_samples(at_work, method), params.input.mean, params.input.std).cpu()
+    shown = pictures(method, *_samples(ctx, method), params.input.mean, params.input.std).cpu()
     panels(reports / "reconstructions.png", shown, COLUMNS[: shown.shape[1]], caption=note(method))
     for picture in ("curve.png", "reconstructions.png"):
-        at_work.run.picture(reports / picture)
+        ctx.run.picture(reports / picture)
     losses = [row["loss"] for row in curve if "loss" in row]
     probes = [row["knn_top1"] for row in curve if "knn_top1" in row]
     rates = sorted(row["images_per_second"] for row in curve if "images_per_second" in row)
-    at_work.write_metrics(
+    ctx.write_metrics(
         {
             "loss": losses[-1],
             "first_loss": losses[0],
             "steps": steps,
-            "samples": len(at_work.index.split("train")),
+            "samples": len(ctx.index.split("train")),
             "parameters": sum(p.numel() for p in method.encoder.parameters()),
             "images_per_second": rates[len(rates) // 2],
-            **_cost(at_work, method),
+            **_cost(ctx, method),
             "attempts": fitted.attempt + 1,
             "pictures_note": note(method),
-            "pictures_split": at_work.index.viewed.name,
+            "pictures_split": ctx.index.viewed.name,
             **_kind(method),
             **({"knn_top1": probes[-1]} if probes else {}),
             **({"layers_top1": layers} if layers else {}),
         }
     )
     for number, top1 in enumerate(layers, start=1):
-        at_work.run.log(number, {"layers_top1": top1})  # over blocks, not steps
+        ctx.run.log(number, {"layers_top1": top1})  # over blocks, not steps
 
 
 def _kind(method: Any) -> dict[str, Any]:
@@ -61,23 +61,23 @@ def _kind(method: Any) -> dict[str, Any]:
     return about
 
 
-def _cost(at_work: Session, method: Any) -> dict[str, float]:
+def _cost(ctx: StageContext, method: Any) -> dict[str, float]:
     """Bytes at most in use; operations of forward and backward per image, of a batch as a rank gets it."""
-    p, embedding = at_work.params.pretrain, method.encoder.patch_embed
+    p, embedding = ctx.params.pretrain, method.encoder.patch_embed
     count = p.batch_size // p.accumulate // distributed.world_size()
     shape = (count, method.encoder.in_chans, *embedding.img_size)
     inputs = [torch.empty(shape, device="meta") for _ in range(method.views)]
     inputs += [torch.empty(count, dtype=torch.int64, device="meta")] if method.labels else []
     inputs += [torch.empty(count, *method.noise_shape, device="meta")] if method.noise_shape else []
-    if method.predicts and kept_tokens(at_work.params, at_work.index) is not None:
+    if method.predicts and kept_tokens(ctx.params, ctx.index) is not None:
         inputs.append(torch.empty(count, embedding.num_patches, dtype=torch.int64, device="meta"))
-    memory = peak_memory(at_work.device)
+    memory = peak_memory(ctx.device)
     return {"flops_per_image": training_flops(method, *inputs), "peak_memory": memory}
 
 
-def _samples(at_work: Session, method: Any) -> tuple[Tensor, Tensor]:
+def _samples(ctx: StageContext, method: Any) -> tuple[Tensor, Tensor]:
     """A few images (N, C, H, W), normalised, and noise (N, L) by the seed."""
-    batch = next(at_work.evaluation_batches(at_work.index.viewed, samples=PICTURES, alone=True))
-    generator = torch.Generator().manual_seed(at_work.params.seed)
+    batch = next(ctx.evaluation_batches(ctx.index.viewed, samples=PICTURES, alone=True))
+    generator = torch.Generator().manual_seed(ctx.params.seed)
     noise = torch.rand(len(batch["images"]), *method.noise_shape, generator=generator)
-    return at_work.normalize(batch["images"].to(at_work.device)), noise.to(at_work.device)
+    return ctx.normalize(batch["images"].to(ctx.device)), noise.to(ctx.device)

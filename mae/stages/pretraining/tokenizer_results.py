@@ -12,7 +12,7 @@ from mae.config.paths import REPORTS
 from mae.engine.loop import Fitted
 from mae.models.patches import unpatchify
 from mae.report.plots import panels, value_curve, write_csv
-from mae.stages.context.stage_context import PICTURES, Session
+from mae.stages.context.stage_context import PICTURES, StageContext
 
 FOLDER = REPORTS / "tokenizer"
 NOTES = {
@@ -23,38 +23,38 @@ NOTES = {
 }
 
 
-def write_results(at_work: Session, made: Any, steps: int, fitted: Fitted | None) -> None:
+def write_results(ctx: StageContext, made: Any, steps: int, fitted: Fitted | None) -> None:
     """reports/tokenizer: metrics.json, curve.csv and pictures; all ranks come here together."""
-    kind = at_work.params.tokenizer.kind
-    figures = _figures(at_work, made)
+    kind = ctx.params.tokenizer.kind
+    figures = _figures(ctx, made)
     if not distributed.is_main():
         return
     shutil.rmtree(FOLDER / "pictures", ignore_errors=True)
     (FOLDER / "pictures").mkdir(parents=True)
-    rate = _curve(at_work, made) if fitted is None else _training_curve(at_work)
-    _draw(at_work, made, FOLDER / "pictures" / "rebuilt.png")
+    rate = _curve(ctx, made) if fitted is None else _training_curve(ctx)
+    _draw(ctx, made, FOLDER / "pictures" / "rebuilt.png")
     for picture in sorted((FOLDER / "pictures").iterdir()):
-        at_work.run.picture(picture)
+        ctx.run.picture(picture)
     values = {"kind": kind, **figures, "steps": steps, "pictures_note": NOTES[kind], **rate}
     if fitted is not None:
         values["attempts"] = fitted.attempt + 1
-    at_work.write_metrics(values)
+    ctx.write_metrics(values)
 
 
 @torch.no_grad()
-def _figures(at_work: Session, made: Any) -> dict[str, Any]:
+def _figures(ctx: StageContext, made: Any) -> dict[str, Any]:
     """Over a split: the mean squared error of what comes back, and of the codes how many are in use, and how
     many there would be at the same entropy if all were used alike (perplexity)."""
     sums = torch.zeros(2, dtype=torch.float64)
     counts = torch.zeros(getattr(made, "num_codes", 0), dtype=torch.float64)
-    for batch in at_work.evaluation_batches(at_work.index.viewed):
-        images = at_work.normalize(batch["images"].to(at_work.device, non_blocking=True))
+    for batch in ctx.evaluation_batches(ctx.index.viewed):
+        images = ctx.normalize(batch["images"].to(ctx.device, non_blocking=True))
         error = made(images)["error"].item()
         sums += torch.tensor([error * len(images), len(images)], dtype=torch.float64)
         if len(counts):
             counts += made.encode(images).flatten().bincount(minlength=len(counts)).cpu()
     error, samples = (distributed.mean(sums) * distributed.world_size()).tolist()
-    found = {"error": error / samples, "samples": round(samples), "split": at_work.index.viewed.name}
+    found = {"error": error / samples, "samples": round(samples), "split": ctx.index.viewed.name}
     if not len(counts):
         return found | {"explained_variance": made.explained.item(), "components": len(made.components)}
     return found | code_use(distributed.mean(counts))
@@ -70,18 +70,18 @@ def code_use(counts: Tensor) -> dict[str, Any]:
     }
 
 
-def _training_curve(at_work: Session) -> dict[str, float]:
+def _training_curve(ctx: StageContext) -> dict[str, float]:
     """The error over steps, as table and picture; returns the median images per second."""
-    rows = at_work.curve(("error", "loss", "lr", "grad_norm", "images_per_second"))
+    rows = ctx.curve(("error", "loss", "lr", "grad_norm", "images_per_second"))
     write_csv(FOLDER / "curve.csv", rows)
     points = [(row["step"], row["error"]) for row in rows if "error" in row]
-    title = f"Tokenizer: {at_work.params.tokenizer.kind}"
+    title = f"Tokenizer: {ctx.params.tokenizer.kind}"
     value_curve(FOLDER / "pictures" / "curve.png", points, across="step", up="squared error", title=title)
     rates = sorted(row["images_per_second"] for row in rows if "images_per_second" in row)
     return {"images_per_second": rates[len(rates) // 2]}
 
 
-def _curve(at_work: Session, made: Any) -> dict[str, float]:
+def _curve(ctx: StageContext, made: Any) -> dict[str, float]:
     """Of principal components: the share of the variance that the first so many explain."""
     shares = (made.variances.double().cumsum(0) / made.variances.sum() * made.explained).tolist()
     rows = [{"step": number, "explained": share} for number, share in enumerate(shares, 1)]
@@ -97,11 +97,11 @@ def _curve(at_work: Session, made: Any) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _draw(at_work: Session, made: Any, path: Path) -> None:
+def _draw(ctx: StageContext, made: Any, path: Path) -> None:
     """Originals beside what comes back of them."""
-    batch = next(at_work.evaluation_batches(at_work.index.viewed, samples=PICTURES, alone=True))
-    images = at_work.normalize(batch["images"].to(at_work.device))
+    batch = next(ctx.evaluation_batches(ctx.index.viewed, samples=PICTURES, alone=True))
+    images = ctx.normalize(batch["images"].to(ctx.device))
     rebuilt = unpatchify(made.round_trip(images).float(), made.patch_size, made.grid)
-    both = torch.stack([at_work.normalize.undo(one) for one in (images, rebuilt)], dim=1)
-    note = NOTES[at_work.params.tokenizer.kind]
+    both = torch.stack([ctx.normalize.undo(one) for one in (images, rebuilt)], dim=1)
+    note = NOTES[ctx.params.tokenizer.kind]
     panels(path, both.cpu().numpy() / 255, ("original", "rebuilt"), caption=note)

@@ -27,8 +27,8 @@ from mae.evaluation.classification.imagenet_variants import (
 )
 from mae.models import vit as encoders
 from mae.report.plots import write_csv
-from mae.stages.context.progress import told
-from mae.stages.context.stage_context import Session, session
+from mae.stages.context.progress import with_progress
+from mae.stages.context.stage_context import StageContext, open_stage
 from mae.stages.probing import probe_results as judged
 
 CORRUPTED = "imagenet_c"
@@ -42,40 +42,40 @@ def judge_sets(params: Params, sections: Sequence[str]) -> None:
     roots: dict[str, Path] = {name: _root(params, name) for name in params.robustness.sets}
     folders = {name: _parts(name, root) for name, root in roots.items()}
     inputs = [digest_of(require(CLASSIFIER))]
-    with session("robustness", params, sections, inputs=inputs) as at_work, StopRequest() as stop:
-        classifier = _Classifier(at_work)
+    with open_stage("robustness", params, sections, inputs=inputs) as ctx, StopRequest() as stop:
+        classifier = _Classifier(ctx)
         found: dict[str, dict[str, Part]] = {name: {} for name in folders}
         wanted = [(name, part, folder) for name, parts in folders.items() for part, folder in parts.items()]
         for number, (name, part, folder) in enumerate(wanted, 1):
-            one = at_work.once(f"{name}_{part}", partial(classifier.judge, SETS[name], folder))
+            one = ctx.once(f"{name}_{part}", partial(classifier.judge, SETS[name], folder))
             found[name][part] = one
             said = f"{name} {part}".strip(), 100 * one["top1"], one["samples"], number, len(wanted)
             if distributed.is_main():
                 _log.info("%s: top-1 %.1f %% of %d images; %d of %d done", *said)
             if distributed.any_true(stop.requested) and number < len(wanted):
-                raise Interrupted(number, at_work.folder)
+                raise Interrupted(number, ctx.folder)
         if distributed.is_main():
-            _write(at_work, roots, found)
+            _write(ctx, roots, found)
 
 
 class _Classifier:
     """models/finetune as it was trained, with the classes that it knows."""
 
-    def __init__(self, at_work: Session) -> None:
+    def __init__(self, ctx: StageContext) -> None:
         state, about = interchange.open_weights(require(CLASSIFIER))
         if about is None or "classes" not in about:
             raise ValueError(f"{CLASSIFIER}: is no classifier of ours; run `dvc repro finetune`")
         arguments = interchange.encoder_arguments(about)
         model = encoders.build(**arguments, num_classes=len(about["classes"]), pool=about["pool"])
         model.load_state_dict(state)
-        self.at_work, self.model = at_work, model.to(at_work.device)
+        self.ctx, self.model = ctx, model.to(ctx.device)
         self.labels = {name: label for label, name in enumerate(about["classes"])}
         self.size = arguments["img_size"]
-        self.normalize = Normalize(about["mean"], about["std"]).to(at_work.device)
+        self.normalize = Normalize(about["mean"], about["std"]).to(ctx.device)
 
     def judge(self, about: OtherSet, folder: Path) -> Part:
-        """Figures of one tree of class folders, for `Session.once`."""
-        given = self.at_work.params.robustness
+        """Figures of one tree of class folders, for `StageContext.once`."""
+        given = self.ctx.params.robustness
         images = ClassFolders(folder, self.labels)
         names = images.classes if about.among_its_own else self.labels
         batches = evaluation_batches(
@@ -84,17 +84,17 @@ class _Classifier:
             batch_size=given.batch_size,
             rank=distributed.rank(),
             world=distributed.world_size(),
-            workers=self.at_work.params.runtime.workers,
+            workers=self.ctx.params.runtime.workers,
         )
         found = evaluate(
             Among(self.model, [self.labels[name] for name in names]),
-            told(batches, len(images)),
+            with_progress(batches, len(images)),
             len(self.labels),
             normalize=self.normalize,
-            device=self.at_work.device,
-            precision=self.at_work.precision(given.precision),
+            device=self.ctx.device,
+            precision=self.ctx.precision(given.precision),
         )
-        figures = judged.metrics(found, self.at_work.params.seed)
+        figures = judged.metrics(found, self.ctx.params.seed)
         kept = {name: figures[name] for name in ("top1", "top1_low", "top1_high", "top5", "samples")}
         return kept | {"classes": len(images.classes), "digest": images.digest}
 
@@ -129,13 +129,13 @@ def _parts(name: str, root: Path) -> dict[str, Path]:
     return parts
 
 
-def _write(at_work: Session, roots: dict[str, Path], found: dict[str, dict[str, Part]]) -> None:
+def _write(ctx: StageContext, roots: dict[str, Path], found: dict[str, dict[str, Part]]) -> None:
     """Tables, metrics, and the sets as the run's inputs; on rank 0."""
     values: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for name, parts in found.items():
         digest = hashlib.sha256("".join(one["digest"] for one in parts.values()).encode()).hexdigest()[:16]
-        at_work.run.dataset(name, digest=digest, source=str(roots[name]), context="robustness")
+        ctx.run.dataset(name, digest=digest, source=str(roots[name]), context="robustness")
         if name == CORRUPTED:
             figures, rows = _corrupted(parts)
         else:
@@ -143,11 +143,11 @@ def _write(at_work: Session, roots: dict[str, Path], found: dict[str, dict[str, 
         values |= {f"{name}_{key}": value for key, value in figures.items()}
     for row in rows:
         for severity in SEVERITIES:
-            at_work.run.log(severity, {f"{CORRUPTED}/{row['corruption']}": row[f"error_{severity}"]})
+            ctx.run.log(severity, {f"{CORRUPTED}/{row['corruption']}": row[f"error_{severity}"]})
     (REPORTS / "robustness").mkdir(parents=True, exist_ok=True)
     write_csv(REPORTS / "robustness" / "corruptions.csv", rows or [{"corruption": ""}])
-    at_work.run.artifact(REPORTS / "robustness" / "corruptions.csv")
-    at_work.write_metrics(values)
+    ctx.run.artifact(REPORTS / "robustness" / "corruptions.csv")
+    ctx.write_metrics(values)
 
 
 def _corrupted(parts: dict[str, Part]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

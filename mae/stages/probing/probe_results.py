@@ -11,7 +11,7 @@ from mae.config.paths import REPORTS, write_text
 from mae.evaluation.classification.accuracy import Evaluation
 from mae.evaluation.confidence import bootstrap_interval, paired_gain
 from mae.report.plots import partial_curve, write_csv
-from mae.stages.context.stage_context import Session
+from mae.stages.context.stage_context import StageContext
 
 NO_LABELS = "the shards have no labels, or no val split, to judge by"
 CURVE = ("loss", "lr", "grad_norm", "images_per_second")
@@ -31,11 +31,11 @@ def metrics(found: Evaluation, seed: int) -> dict[str, Any]:
     return values if found.loss is None else values | {"loss": found.loss}
 
 
-def trained(at_work: Session, found: Evaluation, settings: FineTune) -> dict[str, Any]:
+def trained(ctx: StageContext, found: Evaluation, settings: FineTune) -> dict[str, Any]:
     """Final numbers of a stage that is one training, and its curve."""
-    rate = write_curve(at_work, "")
+    rate = write_curve(ctx, "")
     about = {"labels_per_class": settings.labels_per_class, "images_per_second": rate}
-    return metrics(found, at_work.params.seed) | about
+    return metrics(found, ctx.params.seed) | about
 
 
 def against_random(found: dict[str, Evaluation], seed: int) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def against_random(found: dict[str, Evaluation], seed: int) -> dict[str, Any]:
 
 
 def keep(found: Evaluation) -> dict[str, Any]:
-    """An evaluation as JSON, for `Session.once`; `restore` undoes it."""
+    """An evaluation as JSON, for `StageContext.once`; `restore` undoes it."""
     plain = {name: getattr(found, name) for name in ("top1", "top5", "loss", "count", "skipped")}
     return plain | {
         "rows": found.rows.tolist(),
@@ -67,18 +67,18 @@ def save_correct(folder: Path, found: Evaluation) -> None:
     np.save(folder / "correct.npy", found.correct)
 
 
-def write_curve(at_work: Session, prefix: str) -> float | None:
+def write_curve(ctx: StageContext, prefix: str) -> float | None:
     """reports/<stage>/curve.csv of what was logged under `prefix`; returns the median images per second."""
     if not distributed.is_main():
         return None
-    rows = at_work.curve([prefix + name for name in CURVE])
+    rows = ctx.curve([prefix + name for name in CURVE])
     rows = [{name.removeprefix(prefix): value for name, value in row.items()} for row in rows]
-    _write_curve(at_work.stage, rows)
+    _write_curve(ctx.stage, rows)
     rates = sorted(row["images_per_second"] for row in rows if "images_per_second" in row)
     return rates[len(rates) // 2] if rates else None
 
 
-def write_blocks(at_work: Session, results: list[dict[str, Any]]) -> None:
+def write_blocks(ctx: StageContext, results: list[dict[str, Any]]) -> None:
     """reports/partial: top-1 over the number of tuned blocks as CSV and PNG, and the curve of the largest."""
     if not distributed.is_main():
         return
@@ -87,24 +87,24 @@ def write_blocks(at_work: Session, results: list[dict[str, Any]]) -> None:
     columns = ("blocks", "epochs", "top1", "top1_low", "top1_high")
     write_csv(folder / "blocks.csv", [{name: row[name] for name in columns} for row in results])
     partial_curve(folder / "blocks.png", results, title="Partial fine-tuning")
-    at_work.run.picture(folder / "blocks.png")
+    ctx.run.picture(folder / "blocks.png")
     if results:
         largest = max(results, key=lambda row: row["blocks"])
-        write_curve(at_work, f"blocks_{largest['blocks']:g}_epochs_{largest['epochs']}/")
+        write_curve(ctx, f"blocks_{largest['blocks']:g}_epochs_{largest['epochs']}/")
 
 
-def skip(at_work: Session, folder: Path | None = None) -> bool:
+def skip(ctx: StageContext, folder: Path | None = None) -> bool:
     """Whether there is nothing to judge by; then the stage's files say so, and so does its run."""
-    if at_work.can_judge:
+    if ctx.can_judge:
         return False
     if distributed.is_main():
-        at_work.run.tags({"skipped": NO_LABELS})
+        ctx.run.tags({"skipped": NO_LABELS})
         if folder is not None:
             write_text(folder / "SKIPPED.txt", NO_LABELS + "\n")
-        _write_curve(at_work.stage, [])
-        if at_work.stage == "partial":
-            write_blocks(at_work, [])
-        at_work.write_metrics({"skipped": NO_LABELS})
+        _write_curve(ctx.stage, [])
+        if ctx.stage == "partial":
+            write_blocks(ctx, [])
+        ctx.write_metrics({"skipped": NO_LABELS})
     return True
 
 

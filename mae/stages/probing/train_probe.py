@@ -16,7 +16,7 @@ from mae.data.transforms import image as transforms
 from mae.evaluation.classification.accuracy import Evaluation, evaluate
 from mae.evaluation.classification.classifier import Classifier, build_classifier, train_classifier
 from mae.evaluation.classification.protocols import PROTOCOLS, Recipe
-from mae.stages.context.stage_context import Session, encoder_config
+from mae.stages.context.stage_context import StageContext, encoder_config
 
 Settings = config.Probe | config.FineTune
 
@@ -37,7 +37,7 @@ class Encoder:
 
 
 def train(
-    at_work: Session,
+    ctx: StageContext,
     protocol: str,
     settings: Settings,
     *,
@@ -46,50 +46,48 @@ def train(
     random: bool = False,
 ) -> tuple[Classifier, Evaluation]:
     """One training by one row of PROTOCOLS, and its evaluation on all of val."""
-    params = at_work.params
-    split = at_work.index.split("train")
+    params = ctx.params
+    split = ctx.index.split("train")
     few = settings.labels_per_class
     rows = np.arange(len(split)) if few is None else split.subset(few, params.seed)
     steps = EpochOrder(split.shard_of[rows], seed=params.seed).steps(settings.epochs, settings.batch_size)
-    classifier = _classifier(at_work, protocol, settings, blocks=blocks, random=random)
-    precision = at_work.precision(settings.precision)
+    classifier = _classifier(ctx, protocol, settings, blocks=blocks, random=random)
+    precision = ctx.precision(settings.precision)
     prefix = f"{name}/" if name else ""
     train_classifier(
         classifier,
-        bind(_batches, at_work, protocol, settings, rows, steps),
+        bind(_batches, ctx, protocol, settings, rows, steps),
         recipe=_recipe(settings),
         steps=steps,
         warmup_steps=round(settings.warmup_epochs * len(rows) / settings.batch_size),
         global_batch=settings.batch_size,
-        normalize=at_work.normalize,
+        normalize=ctx.normalize,
         seed=params.seed,
-        device=at_work.device,
+        device=ctx.device,
         accumulate=settings.accumulate,
         precision=precision,
         clip_grad=settings.clip_grad,
         ema_decay=getattr(settings, "ema", None),
-        checkpoints=at_work.checkpoints(name or "training"),
+        checkpoints=ctx.checkpoints(name or "training"),
         checkpoint_every=params.runtime.checkpoint_every,
-        log=lambda step, values: at_work.run.log(
-            step, {prefix + key: value for key, value in values.items()}
-        ),
+        log=lambda step, values: ctx.run.log(step, {prefix + key: value for key, value in values.items()}),
         log_every=params.runtime.log_every,
         compile=settings.compile,
-        run_id=at_work.run.id,
+        run_id=ctx.run.id,
     )
-    return classifier, _evaluate(at_work, classifier, precision)
+    return classifier, _evaluate(ctx, classifier, precision)
 
 
 def _classifier(
-    at_work: Session, protocol: str, settings: Settings, *, blocks: float | None, random: bool
+    ctx: StageContext, protocol: str, settings: Settings, *, blocks: float | None, random: bool
 ) -> Classifier:
-    params = at_work.params
+    params = ctx.params
     pretrained = PROTOCOLS[protocol].pretrained
     encoder = Encoder.read() if pretrained else Encoder(encoder_config(params), None)
     return build_classifier(
         protocol,
         interchange.encoder_arguments(encoder.config),
-        len(at_work.index.classes),
+        len(ctx.index.classes),
         encoder_state=None if random else encoder.state,
         blocks=blocks,
         drop_path=getattr(settings, "drop_path", 0.0),
@@ -98,7 +96,7 @@ def _classifier(
 
 
 def _batches(
-    at_work: Session,
+    ctx: StageContext,
     protocol: str,
     settings: Settings,
     rows: np.ndarray,
@@ -106,9 +104,9 @@ def _batches(
     start: int,
     attempt: int,
 ) -> Iterator[dict[str, Any]]:
-    return at_work.training_batches(
-        at_work.index.split("train"),
-        _augmentation(at_work, PROTOCOLS[protocol].augmentation, settings),
+    return ctx.training_batches(
+        ctx.index.split("train"),
+        _augmentation(ctx, PROTOCOLS[protocol].augmentation, settings),
         settings,
         start=start,
         stop=steps,
@@ -117,15 +115,15 @@ def _batches(
     )
 
 
-def _augmentation(at_work: Session, kind: str, settings: Settings) -> transforms.Transform:
-    size = at_work.img_size
+def _augmentation(ctx: StageContext, kind: str, settings: Settings) -> transforms.Transform:
+    size = ctx.img_size
     if isinstance(settings, config.FineTune):
         return transforms.finetuning(
             size,
             scale=settings.crop_scale,
             flip=settings.flip,
             rand_augment=settings.rand_augment,
-            mean=at_work.encoder["mean"],
+            mean=ctx.encoder["mean"],
         )
     if kind == "byol":
         return transforms.byol_crop(size, flip=settings.flip)
@@ -141,22 +139,22 @@ def _recipe(settings: Settings) -> Recipe:
     return Recipe(**given)
 
 
-def _evaluate(at_work: Session, classifier: Classifier, precision: str) -> Evaluation:
+def _evaluate(ctx: StageContext, classifier: Classifier, precision: str) -> Evaluation:
     return evaluate(
         classifier,
-        at_work.evaluation_batches(at_work.index.split("val")),
-        len(at_work.index.classes),
-        normalize=at_work.normalize,
-        device=at_work.device,
+        ctx.evaluation_batches(ctx.index.split("val")),
+        len(ctx.index.classes),
+        normalize=ctx.normalize,
+        device=ctx.device,
         precision=precision,
     )
 
 
-def save_classifier(at_work: Session, classifier: Classifier) -> None:
+def save_classifier(ctx: StageContext, classifier: Classifier) -> None:
     """One file in timm's names, which `timm.create_model(..., global_pool="avg", num_classes=K)` loads."""
     weights = {**classifier.encoder.state_dict()}
     weights |= {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
-    about = Encoder.read().config | {"classes": at_work.index.classes, "pool": "avg"}
+    about = Encoder.read().config | {"classes": ctx.index.classes, "pool": "avg"}
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     metadata = {"config": json.dumps(about, sort_keys=True)}
     interchange.replace(CLASSIFIER, lambda file: safetensors.torch.save_file(tensors, file, metadata))

@@ -15,7 +15,7 @@ from mae.models.patches import patchify
 from mae.models.pca import Moments, PatchPCA
 from mae.models.tokenizer import KMeans
 from mae.stages.pretrain import build_method
-from mae.stages.pretraining.initial_weights import method_config, take_up
+from mae.stages.pretraining.initial_weights import load_initial_weights, method_config
 
 METHOD, ENCODER = "models/pretrain/method.safetensors", "models/pretrain/encoder.safetensors"
 
@@ -43,14 +43,14 @@ def test_without_a_file_the_weights_are_the_seeds(ran):
     _, params = ran
     method = build_method(params)
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    assert take_up(method, params) is None
+    assert load_initial_weights(method, params) is None
     assert_close(method.state_dict(), before)
 
 
 def test_a_method_file_gives_encoder_and_decoder(from_file, ran):
     params = from_file(METHOD)
     method = build_method(params)
-    origin = take_up(method, params)
+    origin = load_initial_weights(method, params)
     assert origin.whole
     assert_close(method.state_dict(), safetensors.torch.load_file(ran[0] / METHOD))
     assert not method.encoder.pos_embed.requires_grad
@@ -60,7 +60,7 @@ def test_an_encoder_file_gives_the_encoder_and_says_that_the_rest_is_new(from_fi
     params = from_file(ENCODER)
     method, fresh = build_method(params), build_method(params)
     with caplog.at_level("INFO"):
-        origin = take_up(method, params)
+        origin = load_initial_weights(method, params)
     assert not origin.whole
     assert "the encoder alone" in caplog.text
     assert_close(method.encoder.state_dict(), safetensors.torch.load_file(ran[0] / ENCODER))
@@ -84,7 +84,7 @@ def test_an_encoder_file_gives_the_encoder_and_says_that_the_rest_is_new(from_fi
 def test_a_file_of_other_settings_is_refused_by_the_name_of_the_key(key, sections, from_file):
     params = from_file(METHOD, **sections)
     with pytest.raises(ValueError, match=rf"pretrain\.init: .*method\.safetensors was trained .* {key} is"):
-        take_up(build_method(params), params)
+        load_initial_weights(build_method(params), params)
 
 
 @pytest.mark.parametrize(("norm_pix", "target"), [(True, "normalised_pixels"), (False, "pixels")])
@@ -98,10 +98,10 @@ def test_a_file_from_before_there_were_targets_is_still_known(norm_pix, target, 
     for asked in (target, other):
         params = from_file(METHOD, pretrain={"init": str(file), "target": asked})
         if asked == target:
-            assert take_up(build_method(params), params).whole
+            assert load_initial_weights(build_method(params), params).whole
         else:
             with pytest.raises(ValueError, match=f"pretrain.target is {other}, there {target}"):
-                take_up(build_method(params), params)
+                load_initial_weights(build_method(params), params)
 
 
 def fitted(target, seed):
@@ -135,14 +135,14 @@ def test_the_target_that_was_fitted_for_this_run_stays(target, kind, older, ran,
     monkeypatch.setattr("mae.stages.pretrain.fitted_for", lambda _: fitted(target, seed=1))
     params = changed(params, seed=5, pretrain={"init": str(file)})
     method = build_method(params)
-    assert take_up(method, params).whole
+    assert load_initial_weights(method, params).whole
     assert_close(method.state_dict(), first.state_dict())
     assert_close(method.target.fitted.state_dict(), fitted(target, seed=1).state_dict(), rtol=0, atol=0)
 
 
 def test_the_same_encoder_under_another_name_is_taken(from_file):
     params = from_file(METHOD, encoder={"name": "vit_small_patch16_224"})
-    take_up(build_method(params), params)
+    load_initial_weights(build_method(params), params)
 
 
 def test_a_file_without_a_config_is_checked_weight_by_weight(from_file, ran, tmp_path):
@@ -150,11 +150,11 @@ def test_a_file_without_a_config_is_checked_weight_by_weight(from_file, ran, tmp
     file = tmp_path / "bare.safetensors"
     safetensors.torch.save_file(state, file)
     params = from_file(METHOD, pretrain={"init": str(file)})
-    assert take_up(build_method(params), params).whole
+    assert load_initial_weights(build_method(params), params).whole
     state["decoder.mask_token"] = torch.zeros(1, 1, 7)
     safetensors.torch.save_file(state, file)
     with pytest.raises(ValueError, match=r"decoder\.mask_token is \(1, 1, 7\) instead of"):
-        take_up(build_method(params), params)
+        load_initial_weights(build_method(params), params)
 
 
 def test_what_is_no_such_file_is_named(from_file, ran):
@@ -164,7 +164,7 @@ def test_what_is_no_such_file_is_named(from_file, ran):
     ):
         params = from_file(file)
         with pytest.raises(ValueError, match=rf"pretrain\.init: .*{file}: {reason}"):
-            take_up(build_method(params), params)
+            load_initial_weights(build_method(params), params)
 
 
 def test_the_stage_goes_on_from_the_file_and_its_content_names_the_resume_folder(ran, tmp_path):
