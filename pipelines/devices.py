@@ -29,7 +29,7 @@ class Closed(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceLease:
     """environment: in which a stage sees its device only; fds: file descriptors that its guard inherits."""
 
     environment: Mapping[str, str]
@@ -53,7 +53,7 @@ class Devices:
         return len(self._seen)
 
     @contextlib.contextmanager
-    def one(self, log: Callable[[str], Any] = print) -> Iterator[Place]:
+    def one(self, log: Callable[[str], Any] = print) -> Iterator[DeviceLease]:
         """Wait for a device, saying so, and hold it. Raises Closed after `close`."""
         with contextlib.ExitStack() as held:
             yield self._take(held, log)
@@ -61,7 +61,7 @@ class Devices:
     def close(self) -> None:
         self._closed.set()
 
-    def _take(self, held: contextlib.ExitStack, log: Callable[[str], Any]) -> Place:
+    def _take(self, held: contextlib.ExitStack, log: Callable[[str], Any]) -> DeviceLease:
         waiting = False
         while not self._closed.is_set():
             held_back = False
@@ -75,7 +75,7 @@ class Devices:
                         held_back = True
                         continue
                     held.push(own.pop_all())
-                    return Place(environment, (fd,))
+                    return DeviceLease(environment, (fd,))
             if not waiting:
                 named = f"({', '.join(self._seen)}) of {socket.gethostname()}"
                 log(f"waiting for a device {named}: in use, or held back by a person")

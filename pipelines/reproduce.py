@@ -18,7 +18,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 from mae import config
 from mae.config import recipe
 from pipelines import artifacts
-from pipelines.retraining.recover_interrupted import settle
+from pipelines.retraining.recover_interrupted import recover_interrupted
 from pipelines.stage_process import Outcome
 from pipelines.stage_tasks import run_stages
 from pipelines.working_copy import locks
@@ -38,7 +38,7 @@ def reproduce(targets: list[str] | None = None, overrides: dict[str, Any] | None
     root = Path.cwd()
     try:
         with locks.alone(root, grace=config.load(PARAMS).flows.grace):
-            settle(root, get_run_logger().info)
+            recover_interrupted(root, get_run_logger().info)
             lay(overrides)
             outcomes = run_stages(root, config.load(PARAMS).flows, targets=targets or None)
             artifacts.stages_table(outcomes)

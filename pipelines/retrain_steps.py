@@ -20,11 +20,11 @@ from pipelines import artifacts
 from pipelines.graph import downstreams, upstreams
 from pipelines.reproduce import concluded
 from pipelines.retraining import gate_result as verdict
-from pipelines.retraining.new_data import IMAGES, Arrivals, doubts, rejected_too_many
-from pipelines.retraining.recover_interrupted import remember, settle
+from pipelines.retraining.new_data import IMAGES, NewData, doubts, rejected_too_many
+from pipelines.retraining.recover_interrupted import recover_interrupted, remember
 from pipelines.stage_process import Outcome, run_guarded
 from pipelines.stage_tasks import run_stages
-from pipelines.working_copy.params_override import PARAMS, Overlay, folder_of
+from pipelines.working_copy.params_override import PARAMS, ParamsOverride, folder_of
 
 PICTURES = ("examples", "statistics", "classes")
 GATE = "register"
@@ -53,10 +53,10 @@ class Retraining:
     def __init__(self, root: Path) -> None:
         self._root, self._log = root, get_run_logger().info
         self._folder = folder_of(root)
-        self._overlay = Overlay(root, self._folder)
-        self._arrivals = Arrivals(root, self._folder)
+        self._overlay = ParamsOverride(root, self._folder)
+        self._arrivals = NewData(root, self._folder)
         self._outcomes: list[Outcome] = []
-        settle(root, self._log)
+        recover_interrupted(root, self._log)
         self._params = config.load(root / PARAMS)
 
     def run(self, start: Start | None, overrides: Mapping[str, Any], force: bool) -> State[Any]:

@@ -18,7 +18,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 from mae.__main__ import PARALLEL
 from mae.config import Flows
 from pipelines import artifacts
-from pipelines.devices import Closed, Devices, Place
+from pipelines.devices import Closed, DeviceLease, Devices
 from pipelines.graph import upstreams
 from pipelines.stage_process import REPRODUCTION, Outcome, end_all, is_changed, of_stage, run_stage
 
@@ -147,8 +147,8 @@ class _Reproduction:
         failed = {up for up in self._graph[name] if not self._outcomes[up].done}
         return {first for up in failed for first in self._to_blame.get(up, {up})}
 
-    def _device(self, name: str, log: Callable[[str], Any]) -> contextlib.AbstractContextManager[Place]:
-        return self._devices.one(log) if name in PARALLEL else contextlib.nullcontext(Place({}))
+    def _device(self, name: str, log: Callable[[str], Any]) -> contextlib.AbstractContextManager[DeviceLease]:
+        return self._devices.one(log) if name in PARALLEL else contextlib.nullcontext(DeviceLease({}))
 
 
 def _state(outcome: Outcome, *, ending: bool) -> State[Any]:

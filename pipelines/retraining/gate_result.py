@@ -15,7 +15,7 @@ _BEFORE = "begun.json"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateResult:
     """About one kind of model. new: this retraining made it, or made one again that was judged before."""
 
     kind: str
@@ -59,11 +59,11 @@ def laid_before(folder: Path) -> dict[str, Any] | None:
     return dict(_noted(folder)["laid"]) if is_open(folder) else None
 
 
-def verdicts(root: Path, folder: Path) -> list[Verdict]:
+def verdicts(root: Path, folder: Path) -> list[GateResult]:
     """What was decided since `note_before`."""
     decision = _decision(root)
     before, now = _noted(folder)["challengers"], _challengers(decision)
-    return [Verdict(kind, now[kind] != before.get(kind), about) for kind, about in decision.items()]
+    return [GateResult(kind, now[kind] != before.get(kind), about) for kind, about in decision.items()]
 
 
 def forget(folder: Path) -> None:
@@ -71,7 +71,7 @@ def forget(folder: Path) -> None:
     (folder / _BEFORE).unlink(missing_ok=True)
 
 
-def table(found: list[Verdict]) -> str:
+def table(found: list[GateResult]) -> str:
     """Markdown: figures of champion and challenger of each kind, the gain with its interval, who is what."""
     lines = [
         "| model | figure | champion | challenger | gain (interval) | samples | decision | aliases |",

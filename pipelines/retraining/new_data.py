@@ -19,7 +19,7 @@ _DECIDED, _PENDING = "decided.json", "pending.json"
 P_BY_CHANCE = 0.01
 
 
-class Arrivals:
+class NewData:
     """The listings of a working copy, as they are now and as they were when the gate last decided.
 
     root: of the working copy. folder: work/retrain, which a kill leaves in order: the listings decided upon

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.retraining import gate_result as verdict
-from pipelines.retraining.new_data import Arrivals
+from pipelines.retraining.new_data import NewData
 from pipelines.working_copy import dvc_files
-from pipelines.working_copy.params_override import Overlay, folder_of
+from pipelines.working_copy.params_override import ParamsOverride, folder_of
 
 
-def settle(root: Path, log: Callable[[str], Any]) -> None:
+def recover_interrupted(root: Path, log: Callable[[str], Any]) -> None:
     """What a killed flow left: DVC's files are repaired, a decision counts, settings are put back."""
     if repaired := dvc_files.secure(root):
         log(repaired)
@@ -22,17 +22,17 @@ def settle(root: Path, log: Callable[[str], Any]) -> None:
         if any(one.new for one in found):
             log(f"the run before was killed once the gate had decided: {'; '.join(map(str, found))}")
             remember(root, found)
-    if said := Overlay(root, folder).restore():
+    if said := ParamsOverride(root, folder).restore():
         log(said)
 
 
-def remember(root: Path, found: list[verdict.Verdict]) -> None:
+def remember(root: Path, found: list[verdict.GateResult]) -> None:
     """What was decided upon is no news any more, and params.yaml says how a new champion was made.
 
     Each step may be taken a second time, after a kill between them.
     """
     folder = folder_of(root)
-    Arrivals(root, folder).decide()
+    NewData(root, folder).decide()
     if any(one.promoted for one in found):
-        Overlay(root, folder).keep()
+        ParamsOverride(root, folder).keep()
     verdict.forget(folder)

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from mae.config import InvalidParams, parse, read_yaml, recipe
-from pipelines.sweeping.code_fingerprint import Watched
+from pipelines.sweeping.code_fingerprint import Fingerprint
 from pipelines.working_copy.params_override import PARAMS
 
 SWEEPS = "sweeps.yaml"
@@ -200,7 +200,7 @@ def plan(
             parse(draft, f"{name} {value.at}")
             _check_roots(draft, root)
             drafts.append((value.at, seed, draft))
-    watched = Watched(root, stages)
+    watched = Fingerprint(root, stages)
     return [
         Experiment(
             f"{name}-{_slug(at)}-s{seed}-{watched.digest(laid)}", at, seed, _changed(base, laid), stages

@@ -24,7 +24,7 @@ def folder_of(root: Path) -> Path:
     return Path(root) / config.load(Path(root) / PARAMS).runtime.work_dir / "retrain"
 
 
-class Overlay:
+class ParamsOverride:
     """Settings over root/params.yaml. folder: where a record of the file as it was lies meanwhile."""
 
     def __init__(self, root: Path, folder: Path) -> None:

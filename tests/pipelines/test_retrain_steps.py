@@ -10,7 +10,7 @@ from mae import config
 from pipelines import retrain_steps as retraining
 from pipelines.retrain_steps import Retraining
 from pipelines.stage_process import Outcome
-from pipelines.working_copy.params_override import Overlay
+from pipelines.working_copy.params_override import ParamsOverride
 
 CHAMPION = "work/retrain/champion/cafe.safetensors"
 
@@ -314,7 +314,7 @@ def test_a_kill_after_the_gate_decided_loses_nothing(settled, promote):
 
     settled.stage = until_report
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Overlay, "restore", lambda self: None)
+        patch.setattr(ParamsOverride, "restore", lambda self: None)
         with pytest.raises(Killed):
             retrain(settled)
     settled.stage = former

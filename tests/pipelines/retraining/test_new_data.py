@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from mae import config
-from pipelines.retraining.new_data import Arrivals, doubts, rejected_too_many
+from pipelines.retraining.new_data import NewData, doubts, rejected_too_many
 
 LOOKS = ("images", "data/ingest"), ("scenes", "data/detect/ingest"), ("maps", "data/segment/ingest")
 
@@ -43,7 +43,7 @@ def root(project, tmp_path):
 
 @pytest.fixture
 def arrivals(root):
-    return Arrivals(root, root / "work/retrain")
+    return NewData(root, root / "work/retrain")
 
 
 def test_the_stages_are_those_of_dvc(arrivals):
@@ -67,7 +67,7 @@ def test_a_run_that_was_killed_before_the_decision_finds_the_same_news_again(roo
     list_anew(root, "data/ingest", "more")
     for _ in range(2):
         arrivals.take()
-        assert Arrivals(root, root / "work/retrain").changed() == ["ingest"]
+        assert NewData(root, root / "work/retrain").changed() == ["ingest"]
     assert (arrivals.decided / "ingest/listing.tsv").read_text() == "images"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mae import config
-from pipelines.working_copy.params_override import Overlay, Settings
+from pipelines.working_copy.params_override import ParamsOverride, Settings
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def root(project, tmp_path):
 
 @pytest.fixture
 def overlay(root):
-    return Overlay(root, root / "work/retrain")
+    return ParamsOverride(root, root / "work/retrain")
 
 
 def test_what_was_laid_is_put_back_byte_for_byte(root, overlay):
@@ -55,7 +55,7 @@ def test_the_work_folder_may_lie_on_another_file_system(root, overlay, monkeypat
 def test_after_a_kill_another_process_puts_it_back(root, overlay):
     before = (root / "params.yaml").read_bytes()
     overlay.lay({"pretrain.epochs": 3000})
-    assert Overlay(root, root / "work/retrain").restore()
+    assert ParamsOverride(root, root / "work/retrain").restore()
     assert (root / "params.yaml").read_bytes() == before
 
 
