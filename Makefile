@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro sweep serve test golden mutations check format lock ui clean
+.PHONY: help setup repro sweep serve test golden mutations check docs format lock ui clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ check: $(READY) ## lint, format, types, import layers, the lock file
 	mypy
 	lint-imports
 	! grep -n '://' requirements.lock
+
+docs: $(READY) ## the site of docs/ into docs/_build; a broken link is an error
+	sphinx-build -b html -E -n -W --keep-going -q docs docs/_build
 
 format: $(READY) ## rewrite the code in the house's format
 	ruff check --fix .
