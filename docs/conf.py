@@ -26,8 +26,9 @@ myst_heading_anchors = 3
 
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
-# References to other projects' classes and to type aliases have no page here to lead to.
-nitpick_ignore_regex = [("py:.*", ".*")]
+default_role = "literal"  # docstrings write `code`, as Markdown does
+# Types of other projects and type aliases have no page here to lead to.
+nitpick_ignore_regex = [("py:(class|data|obj|exc)", ".*")]
 
 
 def fill_in_settings(app: Sphinx, name: str, source: list[str]) -> None:
@@ -36,6 +37,12 @@ def fill_in_settings(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = source[0].replace(settings_table.MARK, settings_table.page(ROOT / "params.yaml"))
 
 
+def escape(app: Sphinx, what: str, name: str, subject: object, options: object, lines: list[str]) -> None:
+    """Keep the stars of docstrings (`*views`, products) as they are: they are no markup."""
+    lines[:] = [line.replace("*", r"\*") for line in lines]
+
+
 def setup(app: Sphinx) -> None:
-    """Register the tables of the settings."""
+    """Register what this project adds to Sphinx."""
     app.connect("source-read", fill_in_settings)
+    app.connect("autodoc-process-docstring", escape)
