@@ -24,7 +24,8 @@ html_show_copyright = False
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
-autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+smartquotes = False
 autodoc_member_order = "bysource"
 default_role = "literal"  # docstrings write `code`, as Markdown does
 # Types of other projects and type aliases have no page here to lead to.
