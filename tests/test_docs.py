@@ -146,7 +146,7 @@ def test_keys_and_files_in_backticks_exist(page, project):
     for code in re.findall(r"`([^`\n]+)`", without_blocks(page.read_text())):
         if match := re.fullmatch(r"(\w+)((?:\.\w+)+)(?:(?:=|: ).*)?", code):
             name = match[1] + match[2]
-            if match[1] in params and isinstance(params[match[1]], dict) and not is_file_name(name):
+            if isinstance(params.get(match[1]), dict) and not is_file_or_module(project, name):
                 recipe.merge(config.read_yaml(project / "params.yaml"), None, setting(code, name, params))
         if re.fullmatch(r"(mae|docs|recipes|pipelines|tests|benchmarks)/[\w./-]*", code):
             assert (project / code).exists(), f"{page.name}: `{code}`"
@@ -158,8 +158,14 @@ def without_blocks(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def is_file_name(name: str) -> bool:
-    return name.rpartition(".")[2] in ("yaml", "json", "py", "md", "safetensors", "load", "__main__")
+def is_file_or_module(project: Path, name: str) -> bool:
+    """Whether it is a file such as `pretrain.csv`, or a module as `mae.config`: `mae` is a section, too."""
+    module = project / "/".join(name.split(".")[:2])
+    return (
+        Path(name).suffix in (".yaml", ".json", ".py")
+        or module.is_dir()
+        or module.with_suffix(".py").is_file()
+    )
 
 
 def setting(code: str, name: str, params: dict) -> dict:
