@@ -3,13 +3,13 @@
 import math
 import os
 import re
-import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from code_blocks import blocks, commands
 
 from mae import config
 from mae.__main__ import main
@@ -269,25 +269,25 @@ def _over(project, tmp_path, *recipes):
 
 
 def _sequences():
-    """The commands `mae recipe` of each block of the README, and those of each recipe's first lines."""
-    readme = (ROOT / "README.md").read_text().replace("\\\n", "")
-    for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL):
-        lines = [shlex.split(line, comments=True) for line in block.splitlines()]
-        commands = [line[1:] for line in lines if line[:2] == ["mae", "recipe"]]
-        yield pytest.param(commands, id=f"README: {shlex.join(commands[-1]) if commands else 'none'}")
+    """The commands `mae recipe` of each block of README and docs, and those of each recipe's first lines."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for block in blocks(ROOT, page):
+            run = [words[1:] for words in commands(block.text) if words[:2] == ["mae", "recipe"]]
+            if block.language == "sh" and run:
+                yield pytest.param(run, id=str(block))
     for file in sorted((ROOT / "recipes").glob("*.yaml")):
         named = re.findall(r"mae recipe (recipes/\w+\.yaml)", file.read_text()) or [f"recipes/{file.name}"]
         assert named[-1] == f"recipes/{file.name}", "what its first lines say to do"
         yield pytest.param([["recipe", name] for name in named], id=file.name)
 
 
-@pytest.mark.parametrize("commands", [one for one in _sequences() if one.values[0]])
-def test_what_is_laid_one_over_another_makes_a_detector_and_a_segmenter(commands, tmp_path, monkeypatch):
+@pytest.mark.parametrize("run", [*_sequences()])
+def test_what_is_laid_one_over_another_makes_a_detector_and_a_segmenter(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     os.symlink(ROOT / "recipes", "recipes")
     before = Path("params.yaml").read_text()
-    for words in commands:
+    for words in run:
         assert main(words) == 0
     assert Path("params.yaml").read_text() != before
     params = config.load()
@@ -334,7 +334,11 @@ def test_a_recipe_keeps_the_comments_and_changes_only_what_it_says(project, tmp_
     assert len(changed) == 2
     after = onto.read_text()
     different = [new for old, new in zip(before.splitlines(), after.splitlines(), strict=True) if old != new]
-    assert different == ["  num_heads: null", "  mask_ratio: 0.5  # or a whole number of patches"]
+    heads, ratio = (
+        "attention heads of a block",
+        "share of the patches that are masked, or a whole number of them",
+    )
+    assert different == [f"  num_heads: null # {heads}", f"  mask_ratio: 0.5  # {ratio}"]
 
 
 def test_settings_of_one_section_add_up_and_the_last_word_on_a_key_counts(project, tmp_path):
