@@ -14,7 +14,8 @@ from dvc.cli.parser import get_main_parser
 from stages.tiny import OURS_TO_SET, laid, run
 
 from mae import __main__ as mae
-from mae import config, recipe
+from mae import config
+from mae.config import recipe
 from mae.stages import MODULES
 
 ROOT = Path(__file__).parent.parent
