@@ -29,7 +29,7 @@ class Mixing:
     ) -> None:
         self._normalize = normalize
         self._classes = num_classes
-        self._smoothing = recipe.smoothing
+        self._smoothing = recipe.smoothing if mixes else 0.0
         self._erase: RandomErasing | None = None
         self._mixup: Mixup | None = None
         if mixes and recipe.random_erasing:

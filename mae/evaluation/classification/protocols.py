@@ -1,12 +1,13 @@
 """The protocols by which an encoder is judged, one row each, and the numbers of a training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from mae.data.transforms import image as transforms
 from mae.engine.optim import adamw, lars, sgd
 from mae.evaluation.classification.heads import AttentiveHead, linear_head, probe_head
 
@@ -17,9 +18,9 @@ class Protocol:
 
     tokens: "patches" (mean of the patch tokens, then a fresh fc_norm), "class" (the class token after the
     final norm), "mean" (mean of the patch tokens after it) or "all" (every token after it). trains:
-    "everything", "blocks" (fc_norm, head and the last N blocks) or "head". augmentation: "finetune"
-    (RandAugment and the like), "byol" (linear probing's crop) or "crop". mixes: random erasing, mixup and
-    cutmix apply. pretrained: the encoder starts from given weights.
+    "everything", "blocks" (fc_norm, head and the last N blocks) or "head". augmentation: a key of
+    AUGMENTATIONS. mixes: random erasing, mixup, cutmix and label smoothing apply. pretrained: the encoder
+    starts from given weights.
     """
 
     tokens: str
@@ -54,7 +55,8 @@ class Recipe:
     """The numbers of one training; the defaults are MAE's fine-tuning of ViT-B (arXiv 2111.06377).
 
     Rates are per 256 images (`base_lr`) or absolute (`min_lr`). `betas` and `layer_decay` concern AdamW,
-    `momentum` LARS and SGD; `random_erasing`, `mixup`, `cutmix` the protocols that mix.
+    `momentum` LARS and SGD; `random_erasing`, `mixup`, `cutmix` and `smoothing` the protocols that mix;
+    `crop_scale` (shares of the image's area) and `rand_augment` the augmentation "finetune".
     """
 
     base_lr: float = 5e-4
@@ -67,6 +69,47 @@ class Recipe:
     mixup: float = 0.8
     cutmix: float = 1.0
     smoothing: float = 0.1
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
+
+
+Augmentation = Callable[[transforms.Size, Recipe, Sequence[float]], transforms.Transform]
+
+
+def _finetune(size: transforms.Size, recipe: Recipe, mean: Sequence[float]) -> transforms.Transform:
+    return transforms.finetuning(
+        size, scale=recipe.crop_scale, flip=recipe.flip, rand_augment=recipe.rand_augment, mean=mean
+    )
+
+
+def _byol(size: transforms.Size, recipe: Recipe, mean: Sequence[float]) -> transforms.Transform:
+    return transforms.byol_crop(size, flip=recipe.flip)
+
+
+def _crop(size: transforms.Size, recipe: Recipe, mean: Sequence[float]) -> transforms.Transform:
+    return transforms.pretraining(size, scale=(0.08, 1.0), flip=recipe.flip)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "finetune": _finetune,  # random resized crop, flip, RandAugment
+    "byol": _byol,  # the crop of linear probing, and flip
+    "crop": _crop,  # random resized crop and flip
+}
+
+
+def make_augmentation(
+    protocol: Protocol, size: transforms.Size, recipe: Recipe, mean: Sequence[float]
+) -> transforms.Transform:
+    """Build the training augmentation of a protocol; mean: colour (0 to 1) that fills moved images.
+
+    Raises ValueError for an augmentation that AUGMENTATIONS does not have.
+    """
+    if protocol.augmentation not in AUGMENTATIONS:
+        raise ValueError(
+            f"unknown augmentation {protocol.augmentation!r}: choose one of {', '.join(AUGMENTATIONS)}"
+        )
+    return AUGMENTATIONS[protocol.augmentation](size, recipe, mean)
 
 
 def make_optimizer(kind: str, model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:

@@ -12,10 +12,10 @@ import safetensors.torch
 from mae import config, interchange
 from mae.config.paths import CLASSIFIER, ENCODER, require
 from mae.data.loading.epoch_order import EpochOrder
-from mae.data.transforms import image as transforms
+from mae.data.transforms.image import Transform
 from mae.evaluation.classification.accuracy import Evaluation, evaluate
 from mae.evaluation.classification.classifier import Classifier, build_classifier, train_classifier
-from mae.evaluation.classification.protocols import PROTOCOLS, Recipe
+from mae.evaluation.classification.protocols import PROTOCOLS, Recipe, make_augmentation
 from mae.stages.context.stage_context import StageContext, encoder_config
 
 Settings = config.Probe | config.FineTune
@@ -52,12 +52,14 @@ def train(
     rows = np.arange(len(split)) if few is None else split.subset(few, params.seed)
     steps = EpochOrder(split.shard_of[rows], seed=params.seed).steps(settings.epochs, settings.batch_size)
     classifier = _classifier(ctx, protocol, settings, blocks=blocks, random=random)
+    recipe = _recipe(settings)
+    augmentation = make_augmentation(PROTOCOLS[protocol], ctx.img_size, recipe, ctx.encoder["mean"])
     precision = ctx.precision(settings.precision)
     prefix = f"{name}/" if name else ""
     train_classifier(
         classifier,
-        bind(_batches, ctx, protocol, settings, rows, steps),
-        recipe=_recipe(settings),
+        bind(_batches, ctx, settings, augmentation, rows, steps),
+        recipe=recipe,
         steps=steps,
         warmup_steps=round(settings.warmup_epochs * len(rows) / settings.batch_size),
         global_batch=settings.batch_size,
@@ -97,46 +99,22 @@ def _classifier(
 
 def _batches(
     ctx: StageContext,
-    protocol: str,
     settings: Settings,
+    augmentation: Transform,
     rows: np.ndarray,
     steps: int,
     start: int,
     attempt: int,
 ) -> Iterator[dict[str, Any]]:
     return ctx.training_batches(
-        ctx.index.split("train"),
-        _augmentation(ctx, PROTOCOLS[protocol].augmentation, settings),
-        settings,
-        start=start,
-        stop=steps,
-        attempt=attempt,
-        rows=rows,
+        ctx.index.split("train"), augmentation, settings, start=start, stop=steps, attempt=attempt, rows=rows
     )
 
 
-def _augmentation(ctx: StageContext, kind: str, settings: Settings) -> transforms.Transform:
-    size = ctx.img_size
-    if isinstance(settings, config.FineTune):
-        return transforms.finetuning(
-            size,
-            scale=settings.crop_scale,
-            flip=settings.flip,
-            rand_augment=settings.rand_augment,
-            mean=ctx.encoder["mean"],
-        )
-    if kind == "byol":
-        return transforms.byol_crop(size, flip=settings.flip)
-    return transforms.pretraining(size, scale=(0.08, 1.0), flip=settings.flip)
-
-
 def _recipe(settings: Settings) -> Recipe:
-    """The numbers of `settings` that a Recipe has; a probe has no augmentation of its own."""
+    """The numbers of `settings` that a Recipe has; those that a section lacks concern other protocols."""
     known = {field.name for field in dataclasses.fields(Recipe)}
-    given = {name: value for name, value in settings.model_dump().items() if name in known}
-    if isinstance(settings, config.Probe):
-        given |= {"random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "layer_decay": None}
-    return Recipe(**given)
+    return Recipe(**{name: value for name, value in settings.model_dump().items() if name in known})
 
 
 def _evaluate(ctx: StageContext, classifier: Classifier, precision: str) -> Evaluation:

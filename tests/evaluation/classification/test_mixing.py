@@ -36,3 +36,4 @@ def test_without_mixing_the_labels_stay_and_the_loss_smooths():
     assert not torch.equal(erasing(images, labels)[0], normed)
     probe = Mixing(Normalize(), Recipe(random_erasing=1.0), CLASSES, torch.device("cpu"), mixes=False)
     torch.testing.assert_close(probe(images, labels)[0], normed)
+    assert probe.smoothing == 0
