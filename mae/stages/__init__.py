@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from mae.config import Params
+from mae.stages.context.outcome import recorded_outcome
 
 MODULES = {
     "versions": "versions",
@@ -40,7 +41,8 @@ def run_stage(name: str, params: Params, parts: Sequence[str] = ()) -> None:
     module = _opened(name)
     if parts:
         module.write_parts_of(name, params, parts)
-    else:
+        return
+    with recorded_outcome(name, params):
         getattr(module, name)(params)
 
 

@@ -14,6 +14,7 @@ from mae import config, results, tracking
 from mae.config import Params
 from mae.config.paths import REPORTS
 from mae.files import write_json
+from mae.stages.context.outcome import record_run_id
 
 _log = logging.getLogger("mae.stages")
 PARENT = "parent.json"
@@ -77,6 +78,8 @@ def tracked(
         run_id=run_id,
         enabled=enabled,
     )
+    if enabled:
+        record_run_id(stage, params, run.id)
     try:
         yield run
     except interruptions:

@@ -1,0 +1,68 @@
+"""The outcome of a stage in a small file, work/<stage>/outcome.json, for whoever started the stage.
+
+    {"stage": "pretrain", "state": "interrupted", "message": "stopped after step 300; saved ...",
+     "pid": 4711, "started": 1760000000.0, "ended": 1760000100.0, "run_id": "0f3c..."}
+
+state: `running` from the start on, then `finished`, `interrupted`, `rejected` or `failed`. A file that still
+says `running` while no process has its pid belongs to a stage that was killed. ended and run_id: null until
+known. Nothing here imports torch: some stages are over before it would be loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mae.files import write_json
+
+if TYPE_CHECKING:
+    from mae.config import Params
+
+# By name: the modules that define these errors cost seconds to import. Any other error is `failed`.
+STATES = {"Interrupted": "interrupted", "KeyboardInterrupt": "interrupted", "TooManyRejected": "rejected"}
+_log = logging.getLogger("mae.stages")
+
+
+def outcome_file(stage: str, params: Params) -> Path:
+    return Path(params.runtime.work_dir) / stage / "outcome.json"
+
+
+@contextmanager
+def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
+    """Write the stage's outcome when the block starts and when it ends; on rank 0 only."""
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    file = outcome_file(stage, params)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    begun = {"stage": stage, "pid": os.getpid(), "started": time.time(), "ended": None, "run_id": None}
+    write_json(file, begun | {"state": "running", "message": ""})
+    try:
+        yield
+    except BaseException as error:
+        _end(file, STATES.get(type(error).__name__, "failed"), str(error) or type(error).__name__)
+        raise
+    _end(file, "finished", "")
+
+
+def record_run_id(stage: str, params: Params, run_id: str) -> None:
+    """Add the tracking run to the outcome of this process's stage; nothing where no outcome is recorded."""
+    file = outcome_file(stage, params)
+    outcome = json.loads(file.read_text()) if file.is_file() else {}
+    if outcome.get("state") == "running" and outcome["pid"] == os.getpid():
+        write_json(file, outcome | {"run_id": run_id})
+
+
+def _end(file: Path, state: str, message: str) -> None:
+    """Complete the file. A full disk must not hide how the stage ended: then it is only logged."""
+    try:
+        begun: dict[str, Any] = json.loads(file.read_text())
+        write_json(file, begun | {"state": state, "message": message, "ended": time.time()})
+    except (OSError, RuntimeError, ValueError) as error:
+        _log.warning("%s: the outcome `%s` could not be written: %s", file, state, error)
