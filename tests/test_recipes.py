@@ -90,7 +90,7 @@ def test_a_tokenizer_has_the_size_of_the_images_and_sees_the_crops_of_its_papers
     assert (t.crop_scale, t.flip, t.batch_size) == ((0.08, 1.0), True, 512)
     assert t.epochs >= 10, "a pass over ImageNet is 2,500 steps"
     own = config.read_yaml(project / "params.yaml")["tokenizer"]
-    named = config.read_yaml(project / f"recipes/imagenet_vit_{params.encoder.name.split('_')[1]}.yaml")
+    named = recipe.read_recipe(project / f"recipes/imagenet_vit_{params.encoder.name.split('_')[1]}.yaml")
     assert set(own) == set(named["tokenizer"]), "none is left to the demo"
 
 
@@ -307,7 +307,7 @@ def _orders(project):
 
 
 def _keys(project, name):
-    return {key for key, _ in recipe.leaves(config.read_yaml(project / f"recipes/{name}.yaml"))}
+    return {key for key, _ in recipe.leaves(recipe.read_recipe(project / f"recipes/{name}.yaml"))}
 
 
 def test_an_encoders_recipe_sets_every_key_that_a_recipe_over_it_changes(project):
@@ -315,7 +315,7 @@ def test_an_encoders_recipe_sets_every_key_that_a_recipe_over_it_changes(project
     imagenet = [f"imagenet_vit_{size}" for size in BY_SIZE]
     assert _keys(project, imagenet[0]) == _keys(project, imagenet[1]) == _keys(project, imagenet[2])
     for base, *over in _orders(project):
-        there = config.read_yaml(project / f"recipes/{base}.yaml")
+        there = recipe.read_recipe(project / f"recipes/{base}.yaml")
         # A method reads its own section alone; a dense task without data reads none.
         unread = set(METHODS)
         for task in ("detect", "segment"):
@@ -360,3 +360,54 @@ def test_a_wrong_setting_is_named_and_changes_nothing(setting, project, tmp_path
     with pytest.raises(config.InvalidParams, match=setting.partition("=")[0].split(".")[-1][:8]):
         list(recipe.lay(None, [setting], onto=onto))
     assert onto.read_text() == (project / "params.yaml").read_text()
+
+
+def test_a_recipe_says_only_what_differs_from_its_base(project):
+    """None repeats a value that the recipe under it has already."""
+    for file in sorted((project / "recipes").glob("*.yaml")):
+        own = config.read_yaml(file)
+        if base := own.pop("base", None):
+            under = dict(recipe.leaves(recipe.read_recipe(file.parent / base)))
+            assert not [key for key, value in recipe.leaves(own) if key in under and under[key] == value], (
+                file
+            )
+
+
+def test_the_recipe_that_a_recipe_is_based_on_is_applied_first(tmp_path):
+    write(tmp_path, first="{seed: 1, encoder: {depth: 1, num_heads: 1}, partial: {blocks: [1, 2]}}")
+    write(tmp_path, second="{base: first.yaml, encoder: {depth: 2}, partial: {blocks: [3]}}")
+    write(tmp_path, third="{base: second.yaml, seed: 3}")
+    assert recipe.read_recipe(tmp_path / "third.yaml") == {
+        "seed": 3,
+        "encoder": {"depth": 2, "num_heads": 1},
+        "partial": {"blocks": [3]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a": "{base: b.yaml}", "b": "{base: a.yaml}"}, r"a\.yaml.*based on each other: a.* -> b.* -> a"),
+        ({"a": "{base: gone.yaml}"}, r"gone\.yaml: no such file"),
+        ({"a": "{base: 3}"}, r"a\.yaml: base: expected the name of a recipe, found 3"),
+    ],
+)
+def test_a_base_that_cannot_be_is_named(files, said, tmp_path):
+    write(tmp_path, **files)
+    with pytest.raises(config.InvalidParams, match=said):
+        recipe.read_recipe(tmp_path / "a.yaml")
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def test_a_key_that_an_older_file_lacks_is_added(project, tmp_path):
+    onto = tmp_path / "params.yaml"
+    lines = (project / "params.yaml").read_text().splitlines(keepends=True)
+    onto.write_text("".join(line for line in lines if not line.startswith("  drop_path:")))
+    settings = [f"{section}.drop_path=0.25" for section in ("pretrain", "partial", "finetune", "scratch")]
+    list(recipe.lay(None, [*settings, "detect.drop_path=0.25", "segment.drop_path=0.25"], onto=onto))
+    params = config.load(onto)
+    assert params.scratch.drop_path == params.detect.drop_path == 0.25

@@ -1,4 +1,4 @@
-"""Lay a recipe, and single settings, over params.yaml; comments stay, an unknown key is an error."""
+"""Apply a recipe, and single settings, to params.yaml; comments stay, an unknown key is an error."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -6,14 +6,16 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from mae import config
 
 
 def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]:
-    """Change `onto` (params.yaml) as `recipe` and then `settings` (`section.key=value`) say.
+    """Change the file `onto` (params.yaml) by `recipe` and then by `settings` (`section.key=value`).
 
-    Yields a line for each changed key. The file is replaced only when the whole result is valid;
-    raises config.InvalidParams otherwise.
+    A key that the file lacks, because it is older, is added. Yields a line for each changed key. The file is
+    replaced only when the whole result is valid; raises config.InvalidParams otherwise.
     """
     from ruamel.yaml import YAML
 
@@ -26,6 +28,7 @@ def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]
     config.read_yaml(onto)  # its errors name the file
     values = yaml.load(onto)
     changes = merge(values, recipe, dict(pair for setting in settings for pair in parsed(setting).items()))
+    changes += _add_section_of_method(values)
     result = StringIO()
     yaml.dump(values, result)
     config.parse(YAML(typ="safe").load(result.getvalue()), f"{onto} with {recipe or 'the settings'}")
@@ -35,13 +38,39 @@ def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]
     yield from changes
 
 
-def merge(values: Any, recipe: str | None, settings: Mapping[str, Any], origin: str = "--set") -> list[str]:
-    """Change sections in place as the file `recipe` and then `settings` ({"section.key": value}) say.
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe with what it is based on: `base` names a recipe in the same folder, applied first.
 
-    Returns a line for each changed key; raises config.InvalidParams for one that there is not, naming the
-    recipe, or `origin` for a setting. Whether the values can be is not looked at.
+    Returns plain sections; a list replaces the base's. Raises config.InvalidParams for a file that is missing
+    or no YAML, and for recipes that are based on each other.
     """
-    changes = list(_merge(values, config.read_yaml(Path(recipe)), recipe)) if recipe else []
+    chain: list[Path] = []
+    sections: list[dict[str, Any]] = []
+    file: Path | None = path
+    while file is not None:
+        if file.resolve() in [one.resolve() for one in chain]:
+            names = " -> ".join(one.name for one in (*chain, file))
+            raise config.InvalidParams(f"{path}: these recipes are based on each other: {names}")
+        chain.append(file)
+        own = config.read_yaml(file)
+        base = own.pop("base", None)
+        if base is not None and not isinstance(base, str):
+            raise config.InvalidParams(f"{file}: base: expected the name of a recipe, found {base!r}")
+        sections.append(own)
+        file = file.parent / base if base else None
+    values: dict[str, Any] = {}
+    for one in reversed(sections):
+        _overlay(values, one)
+    return values
+
+
+def merge(values: Any, recipe: str | None, settings: Mapping[str, Any], origin: str = "--set") -> list[str]:
+    """Change sections in place by the file `recipe` and then by `settings` ({"section.key": value}).
+
+    Returns a line for each changed key. Raises config.InvalidParams for an unknown key, naming the recipe, or
+    `origin` for a setting. The values themselves are not checked.
+    """
+    changes = list(_merge(values, read_recipe(Path(recipe)), recipe)) if recipe else []
     for key, overlay in settings.items():
         for name in reversed(key.split(".")):
             overlay = {name: overlay}
@@ -75,18 +104,53 @@ def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any
             yield f"{path}{key}", value
 
 
-def _merge(values: Any, overlay: dict[str, Any], origin: str, path: str = "") -> Iterator[str]:
+def _overlay(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, new in over.items():
+        if isinstance(new, dict) and isinstance(values.get(key), dict):
+            _overlay(values[key], new)
+        else:
+            values[key] = new
+
+
+def _merge(values: Any, overlay: Mapping[str, Any], origin: str, path: tuple[str, ...] = ()) -> Iterator[str]:
     for key, new in overlay.items():
-        name = f"{path}.{key}" if path else str(key)
+        here = (*path, str(key))
+        name = ".".join(here)
         if key not in values:
-            raise config.InvalidParams(f"{origin}: {name} is not a key of the parameters")
+            values[key] = _default_of(here, origin)
         if isinstance(values[key], dict):
             if not isinstance(new, dict):
                 raise config.InvalidParams(f"{origin}: {name} is a section, not a value")
-            yield from _merge(values[key], new, origin, name)
+            yield from _merge(values[key], new, origin, here)
         elif values[key] != new:
             yield f"{name}: {_plain(values[key])} -> {_plain(new)}"
             values[key] = _flow(new)
+
+
+def _default_of(path: tuple[str, ...], origin: str) -> Any:
+    """Find the default of a key that the file lacks: null or an empty section for one that has none.
+
+    Raises InvalidParams for a key that does not exist.
+    """
+    model: Any = config.Params
+    for name in path:
+        fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+        if name not in fields:
+            raise config.InvalidParams(f"{origin}: {'.'.join(path)} is not a key of the parameters")
+        field, model = fields[name], fields[name].annotation
+    if field.is_required():
+        return {} if isinstance(model, type) and issubclass(model, BaseModel) else None
+    default = field.get_default(call_default_factory=True)
+    return default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+
+
+def _add_section_of_method(values: Any) -> list[str]:
+    """Write the section of the chosen method where an older file lacks it: DVC depends on it by name."""
+    method = values.get("pretrain", {}).get("method")
+    if not isinstance(method, str) or method in values or method not in config.Params.model_fields:
+        return []
+    values[method] = _default_of((method,), "pretrain.method")
+    return [f"{method}: added with its defaults"]
 
 
 def _flow(value: Any) -> Any:

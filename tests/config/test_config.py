@@ -1,11 +1,13 @@
 import random
 import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 
 from mae import config
+from mae.config import recipe
 from mae.config.dense import DPT_PATCHES
 from mae.config.encoder import DEPTHS
 from mae.models.masking import masking
@@ -21,6 +23,18 @@ def values(project):
 def test_the_projects_parameters_load(project):
     params = config.load(project / "params.yaml")
     assert 0 < params.pretrain.mask_ratio < 1
+
+
+def test_the_parameters_of_an_older_release_load_with_the_meaning_that_they_had():
+    """tests/config/params_before_versions.yaml is the file of the commit before results had versions."""
+    file = Path(__file__).with_name("params_before_versions.yaml")
+    older, params = config.read_yaml(file), config.load(file)
+    read = dict(recipe.leaves(params.model_dump(mode="json")))
+    assert {key: read.get(key, "lost") for key, _ in recipe.leaves(older)} == dict(recipe.leaves(older))
+    # A key that came later has a default, and says nothing of itself in the digests that name resume folders.
+    for section, value in older.items():
+        if isinstance(value, dict):
+            assert set(getattr(params, section).model_dump(exclude_defaults=True)) <= set(value), section
 
 
 @pytest.mark.parametrize(

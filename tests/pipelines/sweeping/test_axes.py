@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mae import config, results
+from mae.config import recipe
 from mae.methods import METHODS
 from pipelines.sweeping import axes
 from pipelines.sweeping import code_fingerprint as watched
@@ -188,7 +189,7 @@ def test_a_method_is_swept_by_its_own_recipe_and_on_the_demo_by_its_settings(pla
 
 
 def test_every_method_that_has_a_recipe_has_a_place_among_the_methods_on_the_demo_too(planned, project):
-    recipes = (config.read_yaml(file) for file in (project / "recipes").glob("*.yaml"))
+    recipes = (recipe.read_recipe(file) for file in (project / "recipes").glob("*.yaml"))
     with_recipe = {one["pretrain"]["method"] for one in recipes if "method" in one.get("pretrain", {})}
     assert with_recipe <= set(METHODS)
     for options in ({}, {"recipe_file": BASE, "settings": {"ingest.root": "/images"}}):
