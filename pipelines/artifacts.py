@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
 
-from pipelines.stage_process import Outcome
+from pipelines.stage_outcome import Outcome
 
 LONGEST = 300  # characters of a stage's message in the table
 REPORT = "reports/report.md"

@@ -1,7 +1,8 @@
-"""What depends on what, as DVC reads it out of dvc.yaml. There is no second list."""
+"""The pipeline as DVC reads it: dvc.yaml says what depends on what, and there is no second list."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,34 @@ def downstreams(root: Path, stages: Iterable[str]) -> list[str]:
         if found.intersection(ups):
             found.add(stage)
     return [stage for stage in order if stage in found]
+
+
+def recorded_results(root: Path, stage: str) -> Any:
+    """Return what DVC remembers of the stage's last result, and the identity of its output files.
+
+    Two answers are equal where DVC has neither run nor restored the stage meanwhile. None: DVC cannot tell.
+    """
+    from dvc.exceptions import DvcException
+
+    file, _, name = stage.rpartition(":")
+    if stage.endswith(".dvc"):
+        file, name = stage, ""
+    path = str(Path(root).absolute() / (file or "dvc.yaml"))
+    try:
+        with opened(root) as repo:
+            found = repo.stage.load_one(path=path, name=name or None)
+            digests = [(str(one), one.hash_info) for one in (*found.deps, *found.outs)]
+            return digests, [_identity(out.fs_path) for out in found.outs]
+    except DvcException:
+        return None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns
 
 
 def _address(stage: Any) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import psutil
 
 EXIT_LIMIT = 124  # as timeout(1)
+PREFIX = "guard: "  # of the line that says why the guard ends the command
 LAST_WORDS_S = 5.0  # from SIGTERM to SIGKILL, once the grace is over
 POLL_S = 0.2
 PR_SET_CHILD_SUBREAPER = 36
@@ -166,7 +167,7 @@ def _pass_on(output: int) -> None:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # whoever read standard error may be gone, too
-        os.write(2, f"guard: {text}\n".encode())
+        os.write(2, f"{PREFIX}{text}\n".encode())
 
 
 def _adopt_orphans() -> None:

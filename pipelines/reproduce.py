@@ -19,7 +19,7 @@ from mae import config
 from mae.config import recipe
 from pipelines import artifacts
 from pipelines.retraining.recover_interrupted import recover_interrupted
-from pipelines.stage_process import Outcome
+from pipelines.stage_outcome import Outcome
 from pipelines.stage_tasks import run_stages
 from pipelines.working_copy import locks
 from pipelines.working_copy.params_override import PARAMS, Settings, as_settings

@@ -22,7 +22,8 @@ from pipelines.reproduce import concluded
 from pipelines.retraining import gate_result as verdict
 from pipelines.retraining.new_data import IMAGES, NewData, doubts, rejected_too_many
 from pipelines.retraining.recover_interrupted import recover_interrupted, remember
-from pipelines.stage_process import Outcome, run_guarded
+from pipelines.stage_outcome import Outcome
+from pipelines.stage_process import run_guarded
 from pipelines.stage_tasks import run_stages
 from pipelines.working_copy.params_override import PARAMS, ParamsOverride, folder_of
 

@@ -15,12 +15,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
+from mae import config
 from mae.__main__ import PARALLEL
 from mae.config import Flows
 from pipelines import artifacts
 from pipelines.devices import Closed, DeviceLease, Devices
 from pipelines.graph import upstreams
-from pipelines.stage_process import REPRODUCTION, Outcome, end_all, is_changed, of_stage, run_stage
+from pipelines.stage_outcome import Outcome
+from pipelines.stage_process import REPRODUCTION, end_all, is_changed, of_stage, run_stage
+from pipelines.working_copy.params_override import PARAMS
 
 
 def run_stages(
@@ -53,6 +56,7 @@ def run_stages(
 class _Reproduction:
     def __init__(self, root: Path, settings: Flows, graph: Mapping[str, Sequence[str]]) -> None:
         self._root, self._settings, self._graph = root, settings, graph
+        self._work_dir = Path(config.load(root / PARAMS).runtime.work_dir)
         self._devices = Devices(settings.devices)
         self._outcomes: dict[str, Outcome] = {}  # of stages that ended
         self._latest: dict[str, Outcome] = {}  # of every attempt
@@ -136,7 +140,9 @@ class _Reproduction:
 
                     shard_in_parallel(name, self._settings, logger.info, self._root)
                 env = {**place.environment, REPRODUCTION: str(flow_run.id)}
-                outcome = run_stage(name, self._root, self._settings, env, logger.info, keep=place.fds)
+                outcome = run_stage(
+                    name, self._root, self._settings, self._work_dir, env, logger.info, keep=place.fds
+                )
         except Closed:
             return Outcome(name, "Interrupted", message="the flow run was ended first")
         if self._ending.is_set() and not outcome.done:

@@ -1,11 +1,14 @@
 """A Prefect server for all tests of the flows, and working copies with stages that take no time."""
 
 import copy
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -76,8 +79,21 @@ def empty_repo(tmp_path_factory, dvc):
     return folder
 
 
+STAND_IN = Path(__file__).with_name("stand_in.py")
+
+
+@pytest.fixture(scope="session")
+def leaving():
+    """A function that makes a command leave its outcome in a file, as a stage of `mae` does."""
+
+    def wrapped(command):
+        return shlex.join([sys.executable, str(STAND_IN), command])
+
+    return wrapped
+
+
 @pytest.fixture
-def repo(tmp_path, empty_repo):
+def repo(tmp_path, empty_repo, project):
     """A function that makes a DVC working copy of stages: name -> (command, the stages it depends on).
 
     A stage's output is the file of its name, written once the command went well.
@@ -87,9 +103,11 @@ def repo(tmp_path, empty_repo):
         folder = tmp_path / "repo"
         if not folder.exists():
             shutil.copytree(empty_repo, folder)
+            shutil.copy(project / "params.yaml", folder)
         lines = ["stages:"]
         for name, (command, ups) in stages.items():
-            lines += [f"  {name}:", f"    cmd: {command} && echo $DVC_STAGE > {name}", f"    outs: [{name}]"]
+            cmd = json.dumps(f"{command} && echo $DVC_STAGE > {name}")
+            lines += [f"  {name}:", f"    cmd: {cmd}", f"    outs: [{name}]"]
             lines += [f"    deps: [{', '.join(ups)}]"] if ups else []
         (folder / "dvc.yaml").write_text("\n".join(lines) + "\n")
         return folder

@@ -3,7 +3,7 @@
 import pytest
 
 from mae.__main__ import PARALLEL, STAGES
-from pipelines.graph import upstreams
+from pipelines.graph import recorded_results, upstreams
 
 CHAIN = {"a": ("true", []), "b": ("true", ["a"]), "c": ("true", ["b"]), "alone": ("true", [])}
 
@@ -42,3 +42,18 @@ def test_a_stage_of_a_folder_below_has_the_name_that_dvc_takes_at_the_root(repo)
     (folder / "below").mkdir()
     (folder / "below/dvc.yaml").write_text("stages: {deep: {cmd: 'true', deps: [../c]}}")
     assert upstreams(folder)["below/dvc.yaml:deep"] == ("c",)
+    assert recorded_results(folder, "below/dvc.yaml:deep") is not None
+
+
+def test_recorded_results_differ_once_a_stage_has_run_or_was_restored(repo, dvc):
+    folder = repo(CHAIN)
+    never = recorded_results(folder, "b")
+    dvc(folder, "repro", "b")
+    run = recorded_results(folder, "b")
+    (folder / "b").unlink()
+    removed = recorded_results(folder, "b")
+    dvc(folder, "repro", "b")
+    restored = recorded_results(folder, "b")
+    assert len({repr(one) for one in (never, run, removed, restored)}) == 4
+    dvc(folder, "repro", "b")
+    assert recorded_results(folder, "b") == restored

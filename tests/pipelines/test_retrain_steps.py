@@ -9,7 +9,7 @@ from prefect.logging import disable_run_logger
 from mae import config
 from pipelines import retrain_steps as retraining
 from pipelines.retrain_steps import Retraining
-from pipelines.stage_process import Outcome
+from pipelines.stage_outcome import Outcome
 from pipelines.working_copy.params_override import ParamsOverride
 
 CHAMPION = "work/retrain/champion/cafe.safetensors"

@@ -52,12 +52,12 @@ def states(outcomes):
     return {name: outcome.state for name, outcome in outcomes.items()}
 
 
-def test_a_stage_that_refuses_its_data_says_so_and_is_not_tried_again(repo, settings, reproduce):
+def test_a_stage_that_refuses_its_data_says_so_and_is_not_tried_again(repo, leaving, settings, reproduce):
     said = "echo a.jpg cannot be read >&2; echo again >> tries; exit 4"
-    folder = repo({"shard": (said, [])})
+    folder = repo({"shard": (leaving(said), [])})
     outcomes, runs = reproduce(folder, settings(retries=2))
     assert states(outcomes) == {"shard": "Rejected"}
-    assert outcomes["shard"].message.startswith("a.jpg cannot be read")
+    assert outcomes["shard"].message == "a.jpg cannot be read"
     assert runs["shard"].state.name == "Rejected"
     assert (folder / "tries").read_text() == "again\n"
 
@@ -72,7 +72,7 @@ def test_a_failing_stage_stops_what_depends_on_it_and_nothing_else(repo, setting
         "further_below": "Skipped",
         "below_good": "Ran",
     }
-    assert outcomes["bad"].message == "it is broken - exited with 3"
+    assert outcomes["bad"].message.startswith("it is broken - ")  # then DVC's own line
     assert outcomes["further_below"].message == "bad failed"
     shown = {name: (run.state.name, run.state.type.value) for name, run in runs.items()}
     assert shown["good"] == ("Ran", "COMPLETED")
@@ -81,16 +81,37 @@ def test_a_failing_stage_stops_what_depends_on_it_and_nothing_else(repo, setting
     assert runs["further_below"].state.message == "bad failed"
 
 
-def test_run_again_only_what_is_not_there_runs_and_the_cache_gives_back(repo, settings, reproduce):
-    broken = {name: FORK[name] for name in ("top", "good", "bad", "below_bad")}
-    folder = repo(broken)
+def test_run_again_only_what_is_missing_runs_and_the_cache_restores(repo, leaving, settings, reproduce):
+    stages = {
+        "shard": (leaving("true"), []),
+        "pretrain": (leaving("true"), ["shard"]),
+        "linear": (leaving("exit 3"), ["shard"]),
+        "report": (leaving("true"), ["linear"]),
+    }
+    folder = repo(stages)
     reproduce(folder, settings())
-    (folder / "good").unlink()
-    repo(broken | {"bad": ("true", ["top"])})
+    (folder / "pretrain").unlink()
+    repo(stages | {"linear": (leaving("true"), ["shard"])})
     outcomes, runs = reproduce(folder, settings())
-    expected = {"top": "Unchanged", "good": "Restored", "bad": "Ran", "below_bad": "Ran"}
+    expected = {"shard": "Unchanged", "pretrain": "Restored", "linear": "Ran", "report": "Ran"}
     assert states(outcomes) == expected
     assert {name: run.state.name for name, run in runs.items()} == expected
+
+
+def test_a_record_of_an_earlier_run_says_nothing_of_this_one(repo, leaving, settings, reproduce):
+    folder = repo({"shard": (leaving("echo unreadable >&2; exit 4"), [])})
+    reproduce(folder, settings())
+    (folder / "dvc.yaml").write_text("stages: {shard: {cmd: 'true', deps: [missing], outs: [shard]}}")
+    outcome = reproduce(folder, settings())[0]["shard"]
+    assert outcome.state == "Failed"
+    assert "missing" in outcome.message
+    assert "unreadable" not in outcome.message
+
+
+def test_a_stage_whose_process_is_killed_has_failed_and_says_so(repo, leaving, settings, reproduce):
+    folder = repo({"pretrain": (leaving("kill -9 $PPID"), [])})
+    outcome = reproduce(folder, settings())[0]["pretrain"]
+    assert (outcome.state, outcome.message) == ("Failed", "the process of pretrain was killed")
 
 
 def test_a_stage_added_to_dvc_yaml_is_run(repo, settings, reproduce):
@@ -133,20 +154,21 @@ def test_no_more_stages_than_the_limit_run_at_a_time(repo, settings, reproduce):
     assert set(states(reproduce(folder, settings(parallel=1))[0]).values()) == {"Ran"}
 
 
-def test_one_training_at_a_time_where_no_devices_are_named(repo, settings, reproduce):
-    folder = repo({name: (ALONE, []) for name in ("pretrain", "linear")})
+def test_one_training_at_a_time_where_no_devices_are_named(repo, leaving, settings, reproduce):
+    folder = repo({name: (leaving(ALONE), []) for name in ("pretrain", "linear")})
     assert set(states(reproduce(folder, settings(parallel=3))[0]).values()) == {"Ran"}
 
 
-def test_a_training_without_a_device_keeps_no_other_stage_from_running(repo, settings, reproduce):
-    folder = repo({"pretrain": (meet("other"), []), "linear": ("true", []), "other": (meet("pretrain"), [])})
+def test_a_training_without_a_device_keeps_no_other_stage_from_running(repo, leaving, settings, reproduce):
+    trainings = {"pretrain": (leaving(meet("other")), []), "linear": (leaving("true"), [])}
+    folder = repo(trainings | {"other": (meet("pretrain"), [])})
     assert set(states(reproduce(folder, settings(parallel=2))[0]).values()) == {"Ran"}
 
 
-def test_each_training_gets_a_device_of_its_own(repo, settings, reproduce):
+def test_each_training_gets_a_device_of_its_own(repo, leaving, settings, reproduce):
     alone = "mkdir on-$CUDA_VISIBLE_DEVICES && sleep 2 && rmdir on-$CUDA_VISIBLE_DEVICES"
     noted = f"echo $CUDA_VISIBLE_DEVICES >> devices; {alone}"
-    folder = repo({name: (noted, []) for name in ("pretrain", "linear", "finetune", "scratch")})
+    folder = repo({name: (leaving(noted), []) for name in ("pretrain", "linear", "finetune", "scratch")})
     outcomes, _ = reproduce(folder, settings(parallel=4, devices=[3, 5]))
     assert set(states(outcomes).values()) == {"Ran"}
     assert Counter((folder / "devices").read_text().split()) == {"3": 2, "5": 2}
@@ -183,8 +205,8 @@ def test_a_stage_that_is_ended_while_dvc_writes_its_lock_file_keeps_no_other_fro
 
 
 def test_a_stage_that_saved_and_ended_was_interrupted_and_goes_on_in_the_next_attempt(
-    repo, settings, reproduce
+    repo, leaving, settings, reproduce
 ):
-    folder = repo({"train": ("test -e saved || { touch saved; exit 75; }", [])})
+    folder = repo({"train": (leaving("test -e saved || { touch saved; exit 75; }"), [])})
     assert states(reproduce(folder, settings())[0]) == {"train": "Interrupted"}
     assert states(reproduce(folder, settings())[0]) == {"train": "Ran"}
