@@ -16,12 +16,12 @@ PARTS = {"tokenizer": "tokenizer.kind", "pretrain": "pretrain.method", "segment"
 
 
 def versions() -> dict[str, Any]:
-    """All versions of mae/results.yaml: stage -> number, or stage -> part -> number."""
+    """Read all versions of mae/results.yaml: stage -> number, or stage -> part -> number."""
     return read_yaml(PACKAGE / "results.yaml")
 
 
 def version_of(stage: str, params: Any) -> int:
-    """The version of what `stage` computes under these parameters; KeyError for a stage without one."""
+    """Return the version of what `stage` computes with these parameters; KeyError for a stage without one."""
     found = versions()[stage]
     if stage not in PARTS:
         return int(found)
@@ -48,7 +48,7 @@ def code_now() -> Code:
 
 
 def code_digest(package: Path = PACKAGE) -> str:
-    """The first 16 hex digits of a sha256 over the names and bytes of the package's files."""
+    """Digest the names and bytes of the package's files by sha256; 16 hex digits."""
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*")):
         if file.is_file() and "__pycache__" not in file.parts:

@@ -1,4 +1,4 @@
-"""The command `champion`: what the registry's champion can be trained on from, as a file."""
+"""The command `champion`: write the champion's weights to a file that a training can continue from."""
 
 from pathlib import Path
 

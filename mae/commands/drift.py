@@ -1,4 +1,4 @@
-"""The command `drift`: how the images listed now differ from an earlier listing, as JSON and as pictures."""
+"""The command `drift`: compare the listed images with an earlier listing, as JSON and as pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ CLASSES_SHOWN = 30
 
 
 def drift(params: Params, since: Path, out: Path) -> None:
-    """Compare data/ingest with the listing in `since`; write out/drift.json, and pictures of what is new.
+    """Compare data/ingest with the listing in `since`; write out/drift.json and pictures of the new images.
 
-    classes.png (where there are labels): their shares before and among the new images; statistics.png: of the
-    images, before and new; examples.png: some of each. "New" counts changed ones in. The images before are
-    those that are still there, unchanged. Raises SourceError where either is no listing.
+    classes.png (only with labels): shares of the classes before and among the new images. statistics.png:
+    distributions of image statistics, before and new. examples.png: some images of each. Changed images count
+    as new; the images before are those that did not change. Raises SourceError where either is no listing.
     """
     before, after = Listing(since), Listing(IMAGES.listing)
     found = compare(before, after)
@@ -51,13 +51,13 @@ def drift(params: Params, since: Path, out: Path) -> None:
 
 
 def _examples(listing: Listing, rows: np.ndarray) -> list[str]:
-    """Paths of up to 20 of the rows, from all over them."""
+    """Pick the paths of up to 20 of the rows, evenly spaced."""
     places = np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(np.int64))
     return [listing[int(rows[place])].path for place in places]
 
 
 def _classes(found: Difference, seed: int) -> dict[str, Any] | None:
-    """The shift, and the classes whose shares differ most; None without labels."""
+    """Measure the shift of the classes, and list those that shifted most; None without labels."""
     if not found.classes:
         return None
     before, arrived = found.by_class
@@ -72,7 +72,7 @@ def _classes(found: Difference, seed: int) -> dict[str, Any] | None:
 
 
 def _images(old: Sample, new: Sample) -> dict[str, Any]:
-    """The shift is that of the statistic that differs most; null where one side has no image to look at."""
+    """Measure the shift of the statistic that differs most; null where one side has no usable image."""
     apart = distances(old, new)
     worst = max(apart, key=lambda name: apart[name][0], default=None)
     return {
@@ -115,7 +115,7 @@ def _draw(out: Path, result: dict[str, Any], old: Sample, new: Sample) -> None:
 
 
 def _framed(thumbnails: np.ndarray) -> np.ndarray:
-    """In a grey frame, without which a white image on a white page is not seen."""
+    """Add a grey frame: a white image on a white page would not be seen."""
     return np.pad(thumbnails, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.6)
 
 

@@ -1,7 +1,7 @@
-"""`params.yaml` as typed, frozen values. An unknown, missing or ill-typed key is an error that names it.
+"""The typed, frozen values of `params.yaml`. An unknown, missing or ill-typed key is an error that names it.
 
-A section has the name of the stage or flow that reads it. Only stages, `__main__` and the flows see these
-values.
+A section has the name of the stage or flow that reads it. Only stages, commands, `__main__` and the flows see
+these values.
 """
 
 import hashlib
@@ -98,14 +98,14 @@ class Params(Methods):
 
     @model_validator(mode="after")
     def _can_be_pretrained(self) -> "Params":
-        """Known before a tokenizer is trained for days, not after."""
+        """Check before a tokenizer is trained for days, not after."""
         check_method(self, self.pretrain)
         check_mask(self.pretrain, self.encoder)
         check_asked_for(self.tokenizer, self.pretrain)
         return self
 
     @model_validator(mode="after")
-    def _tunes_blocks_that_there_are(self) -> "Params":
+    def _tunes_blocks_of_the_encoder(self) -> "Params":
         named, blocks = self.partial.blocks, self.encoder.blocks
         if blocks is not None and max(named) > blocks:
             raise ValueError(f"partial.blocks {named}: the encoder has {blocks}")
@@ -113,7 +113,7 @@ class Params(Methods):
 
     @model_validator(mode="after")
     def _dense_models_fit_the_encoder(self) -> "Params":
-        """Known before pretraining, not days later when the encoder is taken up."""
+        """Check before pretraining, not days later when the dense task loads the encoder."""
         if self.ingest_detect.source != "none":
             check_detect(self.detect, self.encoder)
         if self.ingest_segment.source != "none":
@@ -122,7 +122,7 @@ class Params(Methods):
 
 
 def parse(values: dict[str, Any], origin: str = "params") -> Params:
-    """Check plain values and freeze them; raises InvalidParams with every fault at once."""
+    """Check plain values and freeze them; raise InvalidParams with every fault at once."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
@@ -131,7 +131,7 @@ def parse(values: dict[str, Any], origin: str = "params") -> Params:
 
 
 def load(path: str | Path = "params.yaml") -> Params:
-    """The parameters of a run."""
+    """Load the parameters of a run. Raises InvalidParams."""
     return parse(read_yaml(Path(path)), str(path))
 
 

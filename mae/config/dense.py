@@ -1,4 +1,4 @@
-"""The sections of `params.yaml` about the dense tasks: detection and segmentation, and their data."""
+"""The sections of `params.yaml` for detection, segmentation and their data."""
 
 from typing import Annotated, Literal
 
@@ -8,13 +8,13 @@ from mae.config.encoder import Encoder
 from mae.config.sections import Section, Steps
 from mae.config.values import Below1, Betas, Count, Factors, LayerDecay, Positive, Rate
 
-# What models/ holds to as well, without torch; a test compares.
+# The same limits are in models/, which needs torch; a test compares.
 TAPS = 4
 DPT_PATCHES = (1, 2, 4, 8, 16, 32)
 
 
 class IngestDetect(Section):
-    """source `none`: there is no such data, and the stages that need it are passed over."""
+    """The detection set. source `none`: no such data; the stages that need it are skipped."""
 
     source: Literal["demo", "coco", "none"]
     root: str
@@ -22,7 +22,7 @@ class IngestDetect(Section):
 
 
 class IngestSegment(Section):
-    """source `none`: there is no such data, and the stages that need it are passed over."""
+    """The detection set. source `none`: no such data; the stages that need it are skipped."""
 
     source: Literal["demo", "ade20k", "camvid", "label_maps", "none"]
     root: str
@@ -30,7 +30,7 @@ class IngestSegment(Section):
 
 
 class ShardAnnotated(Section):
-    """Annotated images are copied as they are: scaling them would need scaling what is drawn on them."""
+    """Shards of annotated images, copied unscaled: scaling would have to scale their annotations too."""
 
     max_count: Positive
     max_bytes: Positive
@@ -38,14 +38,14 @@ class ShardAnnotated(Section):
 
 
 class WithoutPretraining(Section):
-    """What the baseline from random weights does otherwise; the budget of steps is the same."""
+    """Settings of the baseline from random weights that differ; the budget of steps is the same."""
 
     base_lr: Rate
     layer_decay: LayerDecay
 
 
 class Dense(Steps):
-    """What both dense tasks have. `inits`: which encoders to train from; the first one gets registered."""
+    """The settings of both dense tasks. inits: encoders to train from; the first one is registered."""
 
     inits: Annotated[list[Literal["pretrained", "scratch"]], Field(min_length=1)]
     steps: Positive
@@ -71,10 +71,13 @@ class Dense(Steps):
 
 
 class Detect(Dense):
-    """Mask R-CNN on the encoder. Sizes in pixels; `window` in patches; an anchor's side is `anchor_scale`
-    times its level's stride; `milestones`: steps at which the rate falls tenfold; `patch_size`: the patch
-    embedding is resampled to it (null: the encoder's own); `max_objects`: the largest so many of a training
-    image count, for masks and matching take memory by them."""
+    """Mask R-CNN on the encoder. Sizes in pixels.
+
+    window: in patches. anchor_scale: an anchor's side over its level's stride. milestones: steps at which the
+    rate falls tenfold. patch_size: the patch embedding is resampled to it (null: the encoder's own).
+    max_objects: of a training image only its so many largest objects are used; masks and matching take memory
+    for each.
+    """
 
     image_size: Positive
     patch_size: Positive | None
@@ -101,8 +104,11 @@ class Detect(Dense):
 
 
 class Segment(Dense):
-    """UperNet or DPT on the encoder. Sizes in pixels: `crop` the training crop and the sliding window,
-    `short` the image's shorter side before it is cropped or tested, `stride` of the sliding window."""
+    """UperNet or DPT on the encoder. Sizes in pixels.
+
+    crop: the training crop and the sliding window. short: the image's shorter side before it is cropped or
+    tested. stride: of the sliding window.
+    """
 
     head: Literal["upernet", "dpt"]
     crop: Positive
@@ -133,7 +139,7 @@ class Segment(Dense):
 
 
 def check_detect(detect: Detect, encoder: Encoder) -> None:
-    """Raise ValueError where the detector that these describe could not be built."""
+    """Raise ValueError for settings of a detector that cannot be built."""
     named, blocks, patch = detect.global_blocks, encoder.blocks, encoder.patch
     if blocks and max(named, default=0) >= blocks:
         raise ValueError(f"detect.global_blocks {named}: the encoder's blocks are 0 to {blocks - 1}")
@@ -142,7 +148,7 @@ def check_detect(detect: Detect, encoder: Encoder) -> None:
 
 
 def check_segment(segment: Segment, encoder: Encoder) -> None:
-    """Raise ValueError where the segmenter that these describe could not be built."""
+    """Raise ValueError for settings of a segmenter that cannot be built."""
     taps, blocks, patch = segment.taps, encoder.blocks, encoder.patch
     if len(taps) != TAPS or taps != sorted(taps) or (blocks and taps[-1] != blocks - 1):
         message = f"segment.taps {taps}: name {TAPS} ascending blocks that end with the encoder's last"
@@ -152,5 +158,5 @@ def check_segment(segment: Segment, encoder: Encoder) -> None:
     if segment.head == "dpt" and patch and (patch[0] != patch[1] or patch[0] not in DPT_PATCHES):
         raise ValueError(
             f"segment.head dpt needs square patches of {', '.join(map(str, DPT_PATCHES))} pixels, not of "
-            f"{list(patch)}: take upernet"
+            f"{list(patch)}: set segment.head to upernet"
         )

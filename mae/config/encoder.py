@@ -1,4 +1,4 @@
-"""The section `encoder` of `params.yaml`: which ViT, and what can be said of it without building it."""
+"""The section `encoder` of `params.yaml`, and facts about a ViT that need no building."""
 
 import re
 from typing import Annotated, Any
@@ -8,11 +8,11 @@ from pydantic import Field, model_validator
 from mae.config.sections import Section
 from mae.config.values import Positive, Size
 
-DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}  # timm's, a test says
+DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}  # of timm; a test compares
 
 
 class Encoder(Section):
-    """`name` is a plain timm `vit_*`; a null keeps what that name says."""
+    """A plain timm `vit_*` by name; a null keeps the value that the name stands for."""
 
     name: str
     img_size: Size
@@ -25,13 +25,13 @@ class Encoder(Section):
 
     @property
     def blocks(self) -> int | None:
-        """How many blocks it has; None where only timm, which takes seconds to import, could tell."""
+        """The number of blocks; None where only timm, which takes seconds to import, knows."""
         size = re.match(r"vit_(tiny|small|base|large|huge)_", self.name)
         return self.depth or (size and DEPTHS[size[1]])
 
     @property
     def patch(self) -> tuple[int, int] | None:
-        """(rows, columns) of a patch in pixels; None where only timm could tell."""
+        """(rows, columns) of a patch in pixels; None where only timm knows."""
         named = re.search(r"_patch(\d+)", self.name)
         size = self.patch_size or (named and int(named[1]))
         return (size, size) if isinstance(size, int) else size
@@ -43,25 +43,25 @@ class Encoder(Section):
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """(rows, columns) of an image in patches; None where only timm could tell."""
+        """(rows, columns) of an image in patches; None where only timm knows."""
         return self.patch and (self.image[0] // self.patch[0], self.image[1] // self.patch[1])
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "Encoder":
         if self.patch and (self.image[0] % self.patch[0] or self.image[1] % self.patch[1]):
-            raise ValueError(f"img_size {self.img_size} is no multiple of patches of {self.patch}")
+            raise ValueError(f"img_size {self.img_size} is not a multiple of the patch size {self.patch}")
         if self.embed_dim and self.embed_dim % 4:
-            raise ValueError(f"embed_dim {self.embed_dim} is not divisible by 4, as its positions ask")
+            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of 4")
         if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
         return self
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """What is said beyond the name and the image size."""
+        """The settings other than name and image size that are not null."""
         return self.model_dump(exclude={"name", "img_size"}, exclude_none=True)
 
     @property
     def resized(self) -> bool:
-        """Whether patches, width, depth, heads or MLP are others than its name says."""
+        """True where patches, width, depth, heads or MLP differ from those of the name."""
         return bool(self.overrides.keys() - {"init_values"})

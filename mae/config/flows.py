@@ -1,4 +1,4 @@
-"""The sections of `params.yaml` that only the flows read: when to run again, what new data must be like."""
+"""The sections of `params.yaml` that only the flows read: retries, schedules, limits for new data."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from mae.config.values import Count, Fraction, Positive, Rate
 
 
 class StageFlow(Section):
-    """How the flows run a stage. Times in seconds; a null timeout: as long as it takes."""
+    """Retries and time-out of a stage in the flows. Times in seconds; a null timeout sets no limit."""
 
     retries: Count
     retry_delay: Rate
@@ -17,13 +17,13 @@ class StageFlow(Section):
 
 
 class Flows(StageFlow):
-    """The same for every stage but those that `stages` names, and what the flow itself keeps to.
+    """Settings of all stages except those in `stages`, and of the flow itself.
 
-    grace: what a stage gets to save its checkpoint before it is killed; above the time that one takes to
-    write, and above torchrun's own 30 s. parallel: stages side by side. devices: the accelerators' numbers,
-    one stage each; empty: one stage at a time sees them all. sharding: how shards are written side by side.
-    notify: a Prefect notification block ("slack-webhook/name"), null for the log alone. mlflow_pages: where
-    people's browsers find MLflow, if that is not where the runs send their metrics.
+    grace: seconds for a stage to save its checkpoint before it is killed; more than a checkpoint takes to
+    write, and more than torchrun's own 30 s. parallel: stages at the same time. devices: numbers of
+    accelerators, one stage each; empty: one stage at a time sees them all. sharding: the task runner that
+    writes shards in parallel. notify: a Prefect notification block ("slack-webhook/name"), null for the log
+    alone. mlflow_pages: MLflow's address for browsers, where it differs from the address that the runs use.
     """
 
     grace: Annotated[float, Field(gt=0)]
@@ -42,13 +42,13 @@ class Flows(StageFlow):
 
 
 class Retrain(Section):
-    """When new data is worth a training, and when it is suspect.
+    """Limits for new data: too few for a training, or suspect.
 
-    start: `champion` goes on from the champion's weights, `scratch` begins anew. min_new: new or changed
-    images below which nothing happens. The rest stops the retraining: rejected images as a share of the new
-    ones; half the L1 distance between the classes' shares before and among the new images; and distance
-    between statistics of the images (0: the same distribution, 1: nothing in common), both looked at in up
-    to `samples` images.
+    start: `champion` continues from the champion's weights, `scratch` from random ones. min_new: with fewer
+    new or changed images nothing happens. The other limits stop the retraining: rejected images as a share of
+    the new ones; half the L1 distance between the classes' shares before and among the new images; and
+    distance between statistics of the images (0: the same distribution, 1: disjoint), measured on up to
+    `samples` images.
     """
 
     start: Literal["champion", "scratch"]

@@ -1,4 +1,4 @@
-"""The sections of `params.yaml` about pretraining: what every method has, and one section for each."""
+"""The sections of `params.yaml` for pretraining: `pretrain`, and one section for each method."""
 
 import math
 from typing import Annotated, Any, ClassVar, Literal
@@ -24,9 +24,9 @@ def _share_or_count(value: Any) -> float:
 
 
 class OnlineProbe(Section):
-    """kNN on a few samples while pretraining, every `every_epochs` (0: never).
+    """kNN on a few samples during pretraining, every `every_epochs` (0: never).
 
-    layers: after the last step, a linear probe on what each block leaves, on as many samples.
+    layers: after the last step, a linear probe on the output of each block, on as many samples.
     """
 
     every_epochs: Rate
@@ -35,9 +35,10 @@ class OnlineProbe(Section):
 
 
 class Pretrain(Training):
-    """init: a method file (any run's models/pretrain/method.safetensors) to go on from; null: random.
+    """The settings of every method.
 
-    mask_ratio: the share of the patches that are masked or, a whole number, how many of them.
+    init: a method file (any run's models/pretrain/method.safetensors) to continue from; null: random weights.
+    mask_ratio: the share of the patches that are masked, or their number as a whole number.
     """
 
     method: str
@@ -56,7 +57,7 @@ class Pretrain(Training):
 
 
 class MAE(Section):
-    """The decoder; its constructor says what each is (methods/mae.py)."""
+    """MAE's decoder; methods/mae.py explains each setting."""
 
     decoder_embed_dim: Positive
     decoder_depth: Positive
@@ -71,14 +72,12 @@ class MAE(Section):
                 f"{self.decoder_num_heads}"
             )
         if self.decoder_embed_dim % 4:
-            raise ValueError(
-                f"decoder_embed_dim {self.decoder_embed_dim} is not divisible by 4, as its positions ask"
-            )
+            raise ValueError(f"decoder_embed_dim {self.decoder_embed_dim} must be a multiple of 4")
         return self
 
 
 class CAE(Section):
-    """Regressor and decoder, as wide as the encoder; their LayerScale at the start (null: none)."""
+    """CAE's regressor and decoder, as wide as the encoder. init_values: of their LayerScale (null: none)."""
 
     regressor_depth: Positive
     decoder_depth: Positive
@@ -87,7 +86,7 @@ class CAE(Section):
 
 
 class Shared(Section):
-    """Of a method without settings of its own: mask, ratio and target are those of `pretrain`."""
+    """A method without settings of its own: mask, ratio and target are those of `pretrain`."""
 
 
 class MPP(Section):
@@ -104,9 +103,9 @@ class MPP(Section):
 
 
 class MoCoV3(Section):
-    """loss: mocov3, or one of its relatives (methods/mocov3.py says what each setting is)."""
+    """MoCo v3, or BYOL or SimCLR by `loss`; methods/mocov3.py explains each setting."""
 
-    views: ClassVar[int] = 2  # of an image; 1 where a section does not say. The method's own, a test compares
+    views: ClassVar[int] = 2  # of an image; 1 by default. The same as the method's; a test compares
     loss: Literal["mocov3", "byol", "simclr"]
     hidden_dim: Positive
     out_dim: Positive
@@ -136,7 +135,7 @@ class Methods(Section):
 
 
 def check_method(methods: Methods, pretrain: Pretrain) -> None:
-    """Raise ValueError for a method that there is not, or that would not get the views that it compares."""
+    """Raise ValueError for an unknown method, or for one that would not get the views that it compares."""
     if pretrain.method not in Methods.model_fields:
         raise ValueError(
             f"pretrain.method: {pretrain.method!r} is not one of {', '.join(Methods.model_fields)}"
@@ -152,7 +151,7 @@ def check_method(methods: Methods, pretrain: Pretrain) -> None:
 
 
 def check_mask(pretrain: Pretrain, encoder: Encoder) -> None:
-    """Raise ValueError where no patch would be masked or none left; it rounds as models/masking.py does."""
+    """Raise ValueError where no patch would be masked, or none visible; rounds as models/masking.py does."""
     if encoder.grid is None:
         return
     counted = isinstance(pretrain.mask_ratio, int)

@@ -1,4 +1,4 @@
-"""Where the stages' files lie (a test compares with dvc.yaml), and how they are read and written."""
+"""Paths of the stages' files (a test compares them with dvc.yaml), and reading and writing them."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from mae.files import whole
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where the listing and the shards of one set of images lie; `section`: of params.yaml, on its shards."""
+    """Paths of one set of images: listing and shards. section: that of params.yaml for its shards."""
 
     listing: Path
     shards: Path
@@ -29,7 +29,7 @@ class DataSet:
 IMAGES = DataSet(Path("data/ingest"), Path("data/shards"), "shard")
 DETECTION = DataSet(Path("data/detect/ingest"), Path("data/detect/shards"), "shard_detect")
 SEGMENTATION = DataSet(Path("data/segment/ingest"), Path("data/segment/shards"), "shard_segment")
-NO_SET = {"kind": "none"}  # manifest and index of a set that params.yaml says there is not
+NO_SET = {"kind": "none"}  # manifest and index where params.yaml has source none
 VERSIONS = Path("data/versions.json")
 MODELS = Path("models")
 PRETRAINED, FINETUNED, SCRATCH = MODELS / "pretrain", MODELS / "finetune", MODELS / "scratch"
@@ -45,11 +45,11 @@ DECISION = REPORTS / "register" / "decision.json"
 
 
 class MissingResult(RuntimeError):
-    """A file that an earlier stage writes is not there."""
+    """A file that an earlier stage writes is missing."""
 
 
 def read_json(path: Path) -> Any:
-    """What an earlier stage wrote; MissingResult says which file, and how to make it."""
+    """Read what an earlier stage wrote; MissingResult names the file and the command that makes it."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def read_json(path: Path) -> Any:
 
 
 def require(path: Path) -> Path:
-    """`path`, if it is there; MissingResult otherwise."""
+    """Return `path` if it exists; MissingResult otherwise."""
     if not path.exists():
         raise MissingResult(f"{path} is not there: run `dvc repro`, which runs the stages in order")
     return path

@@ -1,4 +1,4 @@
-"""The sections of `params.yaml` about images, classification, and the registry."""
+"""The sections of `params.yaml` for images, classification and the registry."""
 
 from typing import Annotated, Literal
 
@@ -26,7 +26,7 @@ class Section(BaseModel):
 
 
 class Runtime(Section):
-    """Where and how a run happens; nothing here may change a result, so no DVC stage depends on it."""
+    """The place and manner of a run. Nothing here changes a result, so no DVC stage depends on it."""
 
     device: Literal["auto", "cpu", "cuda"]
     workers: Count
@@ -39,7 +39,7 @@ class Runtime(Section):
 
 
 class Scenes(Section):
-    """How many of the demo's scenes, how wide in pixels, with digits in rows x rows cells."""
+    """Number of the demo's scenes, their side in pixels, and their digits in rows x rows cells."""
 
     train: Positive
     val: Positive
@@ -48,7 +48,7 @@ class Scenes(Section):
 
 
 class Demo(Section):
-    """What the embedded demo writes: images of one class each, and larger scenes for the dense tasks."""
+    """The images of the embedded demo: one class each, and larger scenes for the dense tasks."""
 
     train: Positive
     val: Positive
@@ -81,7 +81,7 @@ class Input(Section):
 
 
 class Steps(Section):
-    """What every training has. `batch_size` is global: all devices and accumulated steps together."""
+    """The settings of every training. batch_size: of all devices and accumulated steps together."""
 
     batch_size: Positive
     accumulate: Positive
@@ -99,7 +99,7 @@ class Steps(Section):
 
 
 class Training(Steps):
-    """A training that is counted in epochs."""
+    """A training measured in epochs."""
 
     min_lr: Rate
     warmup_epochs: Rate
@@ -114,7 +114,7 @@ class Training(Steps):
 
 
 class KNN(Section):
-    """projection: of patch embeddings into two dimensions, for a picture (`evaluation.representation`)."""
+    """Nearest neighbours. projection: of patch embeddings into two dimensions, for a picture."""
 
     k: Positive
     temperature: Annotated[float, Field(gt=0)]
@@ -124,7 +124,7 @@ class KNN(Section):
 
 
 class Probe(Training):
-    """A head on a frozen encoder. random_baseline: judge the same encoder at random initialisation too."""
+    """A head on a frozen encoder. random_baseline: evaluate the same encoder with random weights too."""
 
     epochs: Positive
     random_baseline: bool
@@ -134,14 +134,14 @@ class Probe(Training):
 
 
 class Linear(Probe):
-    """pool: the class token, as the paper has it, or the mean of the patch tokens. LARS decays nothing."""
+    """The linear probe. pool: class token (the paper's) or mean of the patch tokens. LARS decays nothing."""
 
     pool: Literal["token", "avg"]
     weight_decay: Annotated[float, Field(ge=0, le=0)]
 
 
 class Augmented(Training):
-    """What the trainings that change the encoder have in common."""
+    """The settings of trainings that change the encoder."""
 
     betas: Betas
     layer_decay: LayerDecay
@@ -162,14 +162,14 @@ class FineTune(Augmented):
 
 
 class Partial(Augmented):
-    """One training per entry of `blocks` (0.5: the MLP of the last) and of `epochs`; their best counts."""
+    """A training for each of `blocks` (0.5: the MLP of the last) and `epochs`; the best epochs count."""
 
     blocks: Annotated[list[Annotated[float, Field(ge=0, multiple_of=0.5)]], Field(min_length=1)]
     epochs: Annotated[list[Positive], Field(min_length=1)]
 
 
 class Robustness(Section):
-    """Other versions of ImageNet for the fine-tuned classifier; `root` holds their unpacked folders."""
+    """Variants of ImageNet for the fine-tuned classifier; `root` holds their unpacked folders."""
 
     sets: list[Literal["imagenet_c", "imagenet_a", "imagenet_r", "imagenet_sketch"]]
     root: str
@@ -184,7 +184,7 @@ class Robustness(Section):
 
 
 class Registry(Section):
-    """Names of the registered models, and what the gate asks of a challenger."""
+    """Names of the registered models, and the gate's demands on a challenger."""
 
     encoder: str
     classifier: str

@@ -1,4 +1,4 @@
-"""The section `tokenizer` of `params.yaml`: what is fitted before pretraining, for what asks for it."""
+"""The section `tokenizer` of `params.yaml`: tokens, components or a palette, fitted before pretraining."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -8,22 +8,22 @@ from pydantic import AfterValidator, Field
 from mae.config.sections import Training
 from mae.config.values import Betas, Positive, Shares
 
-# What each value of pretrain.target needs; iGPT's tokens are colours.
+# The kinds that each value of pretrain.target needs; iGPT's tokens are colours.
 NEEDS = {"tokens": ("fsq", "kmeans"), "pca": ("pca",)}
 COLOURS = {"igpt": {"tokens": ("palette",)}}
 
 
-MOST_CODES = 2**16  # what is kept of a token is 16 bits (data/loading/token_cache.py)
+MOST_CODES = 2**16  # a cached token has 16 bits (data/loading/token_cache.py)
 
 
 def _few_enough(levels: list[int]) -> list[int]:
     if math.prod(levels) > MOST_CODES:
-        raise ValueError(f"{levels} make {math.prod(levels)} codes, at most {MOST_CODES} can be kept")
+        raise ValueError(f"{levels} make {math.prod(levels)} codes; at most {MOST_CODES} are possible")
     return levels
 
 
 class Tokenizer(Training):
-    """Rates, decay, precision and the like are those of `kind: fsq`, the only one that is trained by them."""
+    """Tokens, components or a palette for pretraining. Only `kind: fsq` reads the settings of training."""
 
     kind: Literal["none", "fsq", "kmeans", "pca", "palette"]
     codes: Annotated[int, Field(ge=2, le=MOST_CODES)]
@@ -39,18 +39,17 @@ class Tokenizer(Training):
 
 
 def check_asked_for(tokenizer: Tokenizer, pretrain: Any) -> None:
-    """Raise ValueError where `pretrain` asks for what will not have been fitted, or would not be right."""
+    """Raise ValueError where `pretrain` needs another kind, or where cached tokens would be wrong."""
     if pretrain.method == "igpt" and pretrain.target not in ("mean_colour", "tokens"):
         raise ValueError(
-            "pretrain.method igpt predicts classes: its target is mean_colour or tokens, it is "
-            f"{pretrain.target}"
+            f"pretrain.target {pretrain.target}: igpt predicts classes; set it to mean_colour or tokens"
         )
     needs = NEEDS | COLOURS.get(pretrain.method, {})
     kinds = needs.get(pretrain.target, (tokenizer.kind,))
     if tokenizer.kind not in kinds:
         raise ValueError(
             f"pretrain.target {pretrain.target} needs tokenizer.kind {' or '.join(kinds)} "
-            f"with method {pretrain.method}, it is {tokenizer.kind}"
+            f"with method {pretrain.method}, not {tokenizer.kind}"
         )
     others = other_views(pretrain)
     if tokenizer.cache and others:
@@ -61,6 +60,6 @@ def check_asked_for(tokenizer: Tokenizer, pretrain: Any) -> None:
 
 
 def other_views(pretrain: Any) -> dict[str, Any]:
-    """The settings by which `pretrain` wants no tokens, or sees an image otherwise than it was kept."""
+    """The settings under which `pretrain` uses no tokens, or other views than those that are cached."""
     wanted = {"target": "tokens", "augment": "none", "flip": False}
     return {key: getattr(pretrain, key) for key, value in wanted.items() if getattr(pretrain, key) != value}

@@ -1,4 +1,4 @@
-"""The kinds of value that the sections of `params.yaml` are made of, with the bounds that each has."""
+"""The types of the values in `params.yaml`, with their bounds."""
 
 import math
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""YAML files as plain values, read as DVC reads them; what is wrong with one is said by name."""
+"""YAML files as plain values, read as DVC reads them; an error names the file."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ class InvalidParams(ValueError):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as plain values, numbers as DVC reads them (YAML 1.2: `1e-4` is a float)."""
+    """Read a YAML file as plain values, numbers as DVC reads them (YAML 1.2: `1e-4` is a float)."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
