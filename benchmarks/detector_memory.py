@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mae.evaluation.detection.detector import Detector, build_detector
+from mae.models.detection.detector import Detector, build_detector
 from mae.models.detection.mask_rcnn import ASPECTS
 
 GIB = 2**30

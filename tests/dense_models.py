@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mae.serving.dense_file import save_dense
+from mae.serving.model_file import save_dense
 
 NAMES = {"detector": "mae-detector", "segmenter": "mae-segmenter"}
 VIT = {"name": "vit_tiny_patch16_224", "img_size": 32, "patch_size": 8}
@@ -18,7 +18,7 @@ PHOTOGRAPH = (files("sklearn.datasets.images") / "china.jpg").read_bytes()  # 64
 
 
 def write_detector(file: Path) -> None:
-    from mae.evaluation.detection.detector import build_detector
+    from mae.models.detection.detector import build_detector
 
     narrow = {"window": 4, "global_blocks": (1, 3), "channels": 16, "box_convs": 1, "box_dim": 32}
     model = build_detector(VIT, len(CATEGORIES), image_size=64, mask_convs=1, rois=32, detections=5, **narrow)
@@ -26,7 +26,7 @@ def write_detector(file: Path) -> None:
 
 
 def write_segmenter(file: Path) -> None:
-    from mae.evaluation.segmentation.segmenter import build_segmenter
+    from mae.models.segmentation.segmenter import build_segmenter
 
     narrow = {"channels": 16, "auxiliary_channels": 8}
     model = build_segmenter(VIT, len(CATEGORIES), crop=48, taps=(0, 1, 2, 3), **narrow)

@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mae import distributed
 from mae.engine.checkpoint import VERSION, CheckpointError, load_module, load_optimizer
-from mae.engine.randomness import seed_process
+from mae.randomness import seed_process
 
 PRECISIONS = ("fp32", "bf16")
 

@@ -18,7 +18,7 @@ from mae.evaluation.confidence import paired_statistic_gain, statistic_interval
 from mae.evaluation.dense_pictures import detection_panel
 from mae.evaluation.detection.ap_records import MatchRecords, paired_ap, resampled_ap
 from mae.evaluation.detection.coco_ap import as_results, judge, of_kind
-from mae.evaluation.detection.detector import Detector, build_detector
+from mae.models.detection.detector import Detector, build_detector
 from mae.report.plots import precision_recall, write_csv
 from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense
 from mae.stages.context.stage_context import StageContext

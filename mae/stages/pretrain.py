@@ -14,7 +14,6 @@ from mae.data.shards.index import Split
 from mae.data.transforms.pretraining import augmentation
 from mae.engine.loop import fit
 from mae.engine.optim import adamw, scaled_lr, warmup_cosine
-from mae.engine.randomness import seed_process
 from mae.evaluation.representation.layers import top1_by_layer
 from mae.evaluation.representation.nearest_neighbours import online_probe
 from mae.methods import METHODS
@@ -23,6 +22,7 @@ from mae.models import vit as encoders
 from mae.models.masking import Masking, masking
 from mae.models.patches import Pair
 from mae.models.targets import build_target
+from mae.randomness import seed_process
 from mae.stages.context.stage_context import StageContext, open_stage
 from mae.stages.pretraining.fitted_tokenizer import fitted_for, fitted_inputs, kept_tokens
 from mae.stages.pretraining.initial_weights import load_initial_weights

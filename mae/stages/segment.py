@@ -24,7 +24,7 @@ from mae.evaluation.segmentation.iou import (
     pixel_counts,
     resampled_miou,
 )
-from mae.evaluation.segmentation.segmenter import Segmenter, build_segmenter
+from mae.models.segmentation.segmenter import Segmenter, build_segmenter
 from mae.report.plots import class_bars, write_csv
 from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense
 from mae.stages.context.stage_context import StageContext

@@ -11,7 +11,7 @@ from torch import nn
 
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import fit
-from mae.engine.randomness import seed_process
+from mae.randomness import seed_process
 
 
 def test_accumulating_micro_batches_equals_one_large_batch():

@@ -53,10 +53,10 @@ def test_a_file_of_another_kind_is_not_registered(models: dict[str, Path]) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task": "dream"}, "of the task 'dream'"),
-        ({"build": None}, "needs build"),
-        ({"categories": None, "image_size": None}, "needs categories, image_size"),
-        ({"build": {"depth": 3}}, "no detector can be built from its config"),
+        ({"task": "dream"}, "unknown task 'dream'"),
+        ({"build": None}, "also needs build"),
+        ({"categories": None, "image_size": None}, "also needs categories, image_size"),
+        ({"build": {"depth": 3}}, "cannot build the detector from its config"),
     ],
 )
 def test_a_file_with_an_unusable_config_is_refused_by_name(

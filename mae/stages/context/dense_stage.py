@@ -18,7 +18,7 @@ from mae.data.decode import decode
 from mae.data.loading.batches import evaluation_batches
 from mae.evaluation.dense_training import DenseRecipe, Schedule, train_dense
 from mae.report.plots import compared_curves, empty, write_csv
-from mae.serving.dense_file import save_dense
+from mae.serving.model_file import save_dense
 from mae.stages.context.progress import with_progress
 from mae.stages.context.stage_context import PICTURES, StageContext, open_stage
 from mae.stages.context.tracked_run import stage_folder, tracked
@@ -33,7 +33,7 @@ Results = dict[str, Any]
 class DenseTask:
     """What makes one dense task of what they share.
 
-    name, size: for the model's file, see `dense_file.save_dense`. build(ctx, encoder config, encoder
+    name, size: for the model's file, see `model_file.save_dense`. build(ctx, encoder config, encoder
     weights or None) -> model. transform, target: of training (`batches.training_batches`). countable: whether
     a target holds any of `counted`, without which there is no figure. schedule(step, peak) -> rate.
     judge(ctx, model, folder): evaluates on val, on all ranks; on rank 0 returns the final numbers and

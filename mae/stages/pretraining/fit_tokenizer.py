@@ -21,11 +21,11 @@ from mae.data.transforms import image as transforms
 from mae.data.transforms.pretraining import augmentation
 from mae.engine.loop import Fitted, fit
 from mae.engine.optim import adamw, scaled_lr, sgd, warmup_cosine
-from mae.engine.randomness import seed_process
 from mae.models import vit as encoders
 from mae.models.patches import patchify
 from mae.models.pca import Moments
 from mae.models.tokenizer import build_tokenizer
+from mae.randomness import seed_process
 from mae.stages.context.stage_context import StageContext, open_stage
 from mae.stages.pretraining.fitted_tokenizer import tokenizer_config
 from mae.stages.pretraining.tokenizer_results import write_results

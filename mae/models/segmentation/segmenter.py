@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mae import distributed
-from mae.engine.randomness import seed_process
-from mae.evaluation.classification.classifier import load_encoder_state
-from mae.evaluation.segmentation.sliding_window import most_likely, slide
 from mae.models import vit as encoders
 from mae.models.patches import Pair, grid_of, pair
+from mae.models.pretrained import load_encoder_state
 from mae.models.segmentation.dpt import DPTHead
 from mae.models.segmentation.intermediate_features import check_taps, pad_to_multiple, tapped
+from mae.models.segmentation.sliding_window import most_likely, slide
 from mae.models.segmentation.upernet import FCNHead, UPerNet, resized
+from mae.randomness import seed_process
 
 HEADS: dict[str, type[UPerNet] | type[DPTHead]] = {"upernet": UPerNet, "dpt": DPTHead}
 IGNORE = 255

@@ -10,12 +10,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mae.engine.randomness import seed_process
-from mae.evaluation.classification.classifier import load_encoder_state
 from mae.models import vit as encoders
 from mae.models.detection.feature_pyramid import SCALES, SimpleFeaturePyramid
 from mae.models.detection.mask_rcnn import MaskRCNN
 from mae.models.detection.windowed_vit import WindowedViT
+from mae.models.pretrained import load_encoder_state
+from mae.randomness import seed_process
 
 PARTS = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
 

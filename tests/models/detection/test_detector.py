@@ -10,9 +10,9 @@ from torch.testing import assert_close
 from torchvision.ops import box_iou, roi_align
 
 from mae.engine.optim import adamw
-from mae.evaluation.detection.detector import build_detector
 from mae.models import vit as encoders
 from mae.models.detection import mask_rcnn
+from mae.models.detection.detector import build_detector
 from mae.models.detection.mask_rcnn import mask_loss
 
 TINY = {

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from mae import distributed
 from mae.engine.optim import adamw
-from mae.evaluation.segmentation.segmenter import build_segmenter
-from mae.evaluation.segmentation.sliding_window import RESIZED_AT_ONCE, most_likely, slide, window_starts
 from mae.models import vit as encoder
+from mae.models.segmentation.segmenter import build_segmenter
+from mae.models.segmentation.sliding_window import RESIZED_AT_ONCE, most_likely, slide, window_starts
 
 TINY = {
     "name": "vit_tiny_patch16_224",
@@ -225,7 +225,7 @@ def test_most_likely_class_is_the_argmax_of_resized_logits_however_many_fit_at_o
     logits = torch.randn(11, 6, 9)
     expected = F.interpolate(logits[None], size=(23, 17), mode="bilinear")[0].argmax(dim=0)
     for held in (1, 23 * 17 * 3, RESIZED_AT_ONCE):
-        monkeypatch.setattr("mae.evaluation.segmentation.sliding_window.RESIZED_AT_ONCE", held)
+        monkeypatch.setattr("mae.models.segmentation.sliding_window.RESIZED_AT_ONCE", held)
         assert torch.equal(most_likely(logits, (23, 17)), expected)
 
 
