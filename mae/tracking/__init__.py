@@ -8,13 +8,12 @@ down costs seconds, not the run, and `deliver` (the command `mae sync`) sends wh
 telemetry switch are handled inside the functions: importing this package imports no MLflow.
 """
 
-from mae.tracking.begin import start
-from mae.tracking.delivery import deliver, deliver_all
-from mae.tracking.history import history
-from mae.tracking.holding import InUse
+from mae.tracking.locks import InUse
 from mae.tracking.machine import git_tags
 from mae.tracking.names import flatten, redact
-from mae.tracking.run import Run
+from mae.tracking.run import Run, start
+from mae.tracking.run_files import history
+from mae.tracking.sender import deliver, deliver_all
 from mae.tracking.server import Rejected, Unreachable
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What is worth knowing about the process and machine of a run: who, which commit, how busy."""
+"""The process and machine of a run: host, user, commit, load."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def git_tags(repository: Path | None = None) -> dict[str, str]:
 
 
 def is_alive(process: str) -> bool:
-    """Whether the process that `process_tags` named still runs on this machine."""
+    """True while the process that `process_tags` named runs on this machine."""
     pid, _, born = process.partition("@")
     now = _process(int(pid)) if pid.isdigit() and born else None
     # Seconds of slack: the start time counts from the machine's boot, which a clock correction moves.

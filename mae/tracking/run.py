@@ -3,167 +3,235 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mae.tracking import machine, parents
-from mae.tracking.delivery import drain
+from filelock import FileLock
+
+from mae.tracking import machine
+from mae.tracking import parent as parents
+from mae.tracking.locks import hold
 from mae.tracking.names import flatten, metric_name
-from mae.tracking.server import Server, Unreachable
-from mae.tracking.spool import Outbox, Spool, now_ms
+from mae.tracking.run_files import (
+    METRICS,
+    OFFLINE,
+    Cursor,
+    Identity,
+    RunFiles,
+    RunInfo,
+    now_ms,
+)
+from mae.tracking.sender import ASIDE, Sender, deliver_all
+from mae.tracking.server import Rejected, Server, Unreachable
 
 LOG = logging.getLogger("mae.tracking")
 FLUSH_EVERY_S = 10.0
-FLUSH_EVERY_LINES = 500
 WAIT_S = 60.0  # after a failure, before the server is tried again
 # What a run waits in all for a server that accepts and does not answer: seconds, and a share of its time.
 PATIENCE_S, PATIENCE_SHARE = 6.0, 0.005
+CATCH_UP_S = 10.0  # at most this long for what earlier stages could not deliver
+HELD_S = 120.0  # for a process that is ending in the same directory
+
+
+def start(
+    stage: str,
+    *,
+    uri: str,
+    experiment: str,
+    directory: Path,
+    params: dict[str, Any],
+    tags: dict[str, Any] | None = None,
+    parent_file: Path | None = None,
+    new_parent: bool = False,
+    reproduction: str | None = None,
+    run_id: str | None = None,
+    enabled: bool = True,
+    system_metrics: bool = True,
+) -> Run:
+    """Open a stage's run; never fails or waits long for the server's sake.
+
+    Args:
+        stage: the run's name. experiment: its name; created where missing.
+        uri: sqlite:///mlflow.db, http://host:port ...; ValueError for what MLflow 3 does not take.
+        directory: the run's own, for its files; InUse where another process is at work there: two that train
+            the same would spoil each other's files.
+        params: nested params of the stage. tags: lineage and the like.
+        parent_file: the small JSON file that names the parent run of this `dvc repro`.
+        new_parent: begin a new parent there (the first stage), and close what ended processes left RUNNING.
+        reproduction: a name common to stages run side by side: the first begins the parent, not `new_parent`.
+        run_id: the id (`Run.id`) of the run to go on with after a resume.
+        enabled: False on ranks other than 0, whose run does nothing.
+        system_metrics: sample the machine's load every 10 s along with `log`, as `system/...`.
+    """
+    if not enabled:
+        return Run(None)
+    server, directory = Server(uri), Path(directory).absolute()
+    own = {key: str(value) for key, value in (tags or {}).items()}
+    texts = machine.process_tags() | own | {"stage": stage}
+    held = hold(directory, f"process {texts['pid']} of {texts['host']}", patience_s=HELD_S)
+    identity = Identity(server.uri, experiment, RunInfo(uuid.uuid4().hex, stage, now_ms(), texts))
+    begins = False
+    if parent_file is not None:
+        above, begins = parents.join(parent_file, texts, reproduction, new_parent)
+        identity = replace(identity, parent=above, parent_file=str(parent_file.absolute()))
+    files = _resumed(directory, identity, run_id) if run_id else _fresh(directory, identity, parent_file)
+    if parent_file is not None:
+        parents.post(parent_file, files)
+    run = Run(Sender(files, server), parent_file, held)
+    run.params(params)
+    if run_id:
+        run.tags(texts)
+    server.load()
+    if run.flush(now=True) and parent_file is not None:
+        if begins:
+            run.attempt(lambda: parents.sweep(above, server, experiment))
+        deliver_all(parent_file, limit_s=CATCH_UP_S)
+    if system_metrics:
+        run.system = machine.SystemMetrics()
+    LOG.info("%s is tracked at %s; metrics also in %s", stage, run.url, files.metrics)
+    return run
+
+
+def _fresh(directory: Path, identity: Identity, parent_file: Path | None) -> RunFiles:
+    """Files for a new run. The directory of one before that is not delivered yet gets another name."""
+    old = RunFiles.open(directory)
+    if old is not None and old.has_backlog():
+        aside = directory.with_name(directory.name + ASIDE + old.identity.run.key[:8])
+        if parent_file is not None:
+            parents.post(parent_file, old, aside)
+        directory.rename(aside)
+        LOG.warning("an earlier run of this stage is not delivered yet; its files are in %s", aside)
+    return RunFiles.start(directory, identity)
+
+
+def _resumed(directory: Path, identity: Identity, run_id: str) -> RunFiles:
+    """The files of the run that goes on, under the id that it had on a server or before one was reached."""
+    old = RunFiles.open(directory)
+    if old is not None and old.known_as(run_id):
+        before, cursor = old.identity.run, old.cursor
+        run = replace(identity.run, key=before.key, started=before.started)
+        identity = replace(identity, run=run)
+    elif run_id.startswith(OFFLINE):
+        cursor = Cursor()
+    else:  # another version wrote the directory, or it was lost: the server had the lines that are here
+        metrics = directory / METRICS
+        cursor = Cursor(run_id, metrics.stat().st_size if metrics.exists() else 0)
+    return RunFiles.start(directory, identity, cursor)
 
 
 class Run:
     """One stage's run. Nothing here raises because of the server, and every call returns soon.
 
-    Used as a context manager it finishes as FINISHED, as KILLED on an interrupt, as FAILED on an error.
+    The server is called from the caller's own thread, within bounds: with a thread next to the training, the
+    loader could not fork its workers. Used as a context manager it finishes as FINISHED, as KILLED on an
+    interrupt, as FAILED on an error.
     """
 
     def __init__(
-        self,
-        spool: Spool | None,
-        server: Server | None,
-        parent: Path | None = None,
-        held: int | None = None,
+        self, sender: Sender | None, parent_file: Path | None = None, held: FileLock | None = None
     ) -> None:
-        self._spool, self._server, self._parent = spool, server, parent
-        self._held = held  # what `hold` gave: open until the run, or the process, ends
-        self._system: machine.SystemMetrics | None = None
+        self._sender, self._parent_file, self._held = sender, parent_file, held
+        self._files = sender.files if sender else None
+        self.system: machine.SystemMetrics | None = None
+        self._last_flush, self._last_step, self._finished = time.monotonic(), 0, False
         self._began, self._next_try, self._wasted_s = time.monotonic(), 0.0, 0.0
-        self._last_flush, self._lines, self._last_step = time.monotonic(), 0, 0
-        self._finished = False
-
-    @property
-    def enabled(self) -> bool:
-        """False on every rank but the first: such a run does nothing at all."""
-        return self._spool is not None
 
     @property
     def id(self) -> str:
         """MLflow's run id; `offline-...` until a server was reached. Either may be given back to `start`."""
-        return self._spool.id if self._spool else ""
+        return self._files.id if self._files else ""
 
     @property
     def url(self) -> str:
-        """Where a person finds the run."""
-        return self._server.location(self._spool.state) if self._spool and self._server else ""
-
-    @property
-    def metrics_file(self) -> Path | None:
-        return self._spool.metrics if self._spool else None
+        """The run's page, or its store and id."""
+        return self._sender.server.location(self._sender.files.cursor.run_id) if self._sender else ""
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Record `values` (numbers, 0-dim tensors) at `step`: in the file now, on the server within ~10 s."""
-        if self._spool is None:
-            return
-        self._spool.append(step, {metric_name(key): value for key, value in values.items()})
-        self._lines, self._last_step = self._lines + 1, step
-        if self._system is not None and self._system.due():
-            self._spool.append(step, self._system.sample())
-        if self._lines >= FLUSH_EVERY_LINES or time.monotonic() - self._last_flush >= FLUSH_EVERY_S:
-            self.flush()
+        """Record `values` (numbers, 0-dim tensors) at `step`: in the file now, on the server within ~10 s.
 
-    def rewind(self, step: int) -> None:
-        """After a resume at `step`: forget what was logged beyond it. What repeats is not stored twice."""
-        if self._spool is not None:
-            self._spool.rewind(step)
+        A value that the run has at this step, from before it was resumed, is not recorded again.
+        """
+        if self._files is None:
+            return
+        self._files.log(step, {metric_name(key): value for key, value in values.items()})
+        self._last_step = step
+        if self.system is not None and self.system.due():
+            self._files.log(step, self.system.sample())
+        if time.monotonic() - self._last_flush >= FLUSH_EVERY_S:
+            self.flush()
 
     def params(self, values: dict[str, Any]) -> None:
         """Record params; nested ones become `a.b.c`."""
-        self._push(op="params", values=flatten(values))
+        self._event("params", values=flatten(values))
 
     def tags(self, values: dict[str, Any]) -> None:
-        self._push(op="tags", values={key: str(value) for key, value in values.items()})
+        self._event("tags", values={key: str(value) for key, value in values.items()})
 
-    def dataset(
-        self, name: str, *, digest: str, source: str, context: str, profile: dict[str, Any] | None = None
-    ) -> None:
+    def dataset(self, name: str, *, digest: str, source: str, context: str) -> None:
         """Record a data set as the run's input: `digest` of its index, `context` such as "training"."""
-        self._push(op="dataset", name=name, digest=digest, source=source, context=context, profile=profile)
+        self._event("dataset", name=name, digest=digest, source=source, context=context)
 
     def picture(self, path: Path) -> None:
         """Attach a picture file (MLflow shows png and jpg)."""
         self.artifact(path, "pictures")
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Attach a file or a folder; ValueError if it is not there."""
-        if self._spool is None:
+        """Attach a file or a folder as it is now; ValueError if it is not there."""
+        if self._files is None:
             return
         if not Path(path).exists():
             raise ValueError(f"{path}: no such file to attach to the run")
-        self._push(op="artifact", path=str(Path(path).absolute()), folder=folder)
-        self.flush()
-        self._spool.keep_copies()
-
-    def text(self, text: str, file: str) -> None:
-        """Attach `text` as the artifact `file`."""
-        self._push(op="text", text=text, file=file)
+        self._files.artifact(Path(path), folder)
 
     def flush(self, *, now: bool = False) -> bool:
         """Send what is waiting, unless the server failed less than a minute ago; whether nothing is left."""
-        if self._spool is None or self._server is None:
+        if self._sender is None:
             return True
-        self._last_flush, self._lines = time.monotonic(), 0
-        if self._out_of_patience() or (not now and time.monotonic() < self._next_try):
+        self._last_flush = time.monotonic()
+        patience = PATIENCE_S + PATIENCE_SHARE * (self._last_flush - self._began)
+        if self._wasted_s > patience or (not now and self._last_flush < self._next_try):
             return False
+        return self.attempt(self._sender.send)
+
+    def attempt(self, act: Callable[[], None]) -> bool:
+        """Call the server; whether it answered."""
         began = time.monotonic()
         try:
-            drain(self._spool, self._server)
-        except Unreachable as error:
-            self.unreachable(error, time.monotonic() - began)
+            act()
+        except (Unreachable, Rejected) as error:
+            self._next_try = time.monotonic() + WAIT_S
+            self._wasted_s += time.monotonic() - began
+            LOG.warning("tracking server unreachable, going on without it: %s", error)
             return False
-        self._next_try = 0.0
         return True
-
-    def unreachable(self, error: Exception, seconds: float) -> None:
-        """Note a failure that took `seconds`."""
-        self._wasted_s += seconds
-        self._next_try = time.monotonic() + WAIT_S
-        LOG.warning("tracking server unreachable, going on without it: %s", error)
-
-    def _out_of_patience(self) -> bool:
-        return self._wasted_s > PATIENCE_S + PATIENCE_SHARE * (time.monotonic() - self._began)
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run: FINISHED, FAILED or KILLED. A second call does nothing."""
-        if self._spool is None or self._finished:
+        if self._files is None or self._finished:
             return
         self._finished = True
-        if self._system is not None:
-            self._spool.append(self._last_step, self._system.sample())
-        self._spool.state |= {"status": status, "ended": now_ms(), "closed": False}
-        self._spool.save()
-        delivered = self.flush(now=True)
-        if delivered and self._parent is not None:
-            Outbox(self._parent).remove(self._spool.directory)
-        if not delivered:
-            self._spool.keep_copies()
-            metrics, address = self._spool.metrics, self._server.location(self._spool.state)  # type: ignore
+        if self.system is not None:
+            self._files.log(self._last_step, self.system.sample())
+        self._event("end", status=status, time=now_ms())
+        if not self.flush(now=True):
             LOG.warning(
-                "not everything reached %s: all metrics are in %s; `mae sync` sends", address, metrics
+                "not everything reached %s: all metrics are in %s; `mae sync` sends",
+                self.url,
+                self._files.metrics,
             )
-        if self._parent is not None:
-            parents.close_parent(self._parent, status, send=delivered)
+        elif self._parent_file is not None:
+            parents.unpost(self._parent_file, self._files)
         if self._held is not None:
-            os.close(self._held)
+            self._held.release()
 
-    def attach(self, system: machine.SystemMetrics | None) -> None:
-        """Sample the machine's load along with `log`."""
-        self._system = system
-
-    def _push(self, **op: Any) -> None:
-        if self._spool is not None:
-            self._spool.push(**op)
+    def _event(self, op: str, **values: Any) -> None:
+        if self._files is not None:
+            self._files.event(op, **values)
 
     def __enter__(self) -> Run:
         return self

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mae.tracking.holding import one_at_a_time
+from mae.tracking.locks import one_at_a_time
 from mae.tracking.names import PARAM_LIMIT, TAG_LIMIT, clip, metric_name, redact
-from mae.tracking.spool import now_ms
+from mae.tracking.run_files import RunInfo
 
 LOG = logging.getLogger("mae.tracking")
 SQLITE = "sqlite:///"
@@ -84,7 +84,7 @@ class Server:
                 logging.getLogger(name).setLevel(logging.WARNING)
             # MLflow makes a new file's tables here; two stages that start side by side would both.
             file = self.uri.removeprefix(SQLITE)
-            with one_at_a_time(Path(f"{file}.lock")) if file != self.uri else contextlib.nullcontext():
+            with one_at_a_time(Path(file)) if file != self.uri else contextlib.nullcontext():
                 self._client = MlflowClient(self.uri, registry_uri=self.uri)
         return self._client
 
@@ -108,22 +108,19 @@ class Server:
             return None
         return (Path(self.uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
 
-    def create_run(self, state: dict[str, Any], parent_run_id: str | None) -> str:
-        from_parent = {PARENT_TAG: parent_run_id} if parent_run_id else {}
-        tags = {**state["tags"], **from_parent, KEY_TAG: state["key"]}
+    def ensure_run(self, experiment: str, info: RunInfo, parent_id: str | None = None) -> str:
+        """The id of the run with the key of `info`; it is created where the experiment has none."""
+        tags = info.tags | ({PARENT_TAG: parent_id} if parent_id else {}) | {KEY_TAG: info.key}
         tags = {key: clip(value, TAG_LIMIT) for key, value in tags.items()}
-        with self.calls() as client:
-            run = client.create_run(
-                state["experiment_id"], start_time=state["started"], tags=tags, run_name=state["stage"]
-            )
-            return run.info.run_id
-
-    def made(self, state: dict[str, Any]) -> str | None:
-        """The id of the run that `create_run` made though nobody heard the answer; None if there is none."""
-        with self.calls() as client:
-            where = f"tags.`{KEY_TAG}` = '{state['key']}'"
-            found = client.search_runs([state["experiment_id"]], where, max_results=1)
-            return str(found[0].info.run_id) if found else None
+        where = f"tags.`{KEY_TAG}` = '{info.key}'"
+        try:
+            experiment_id = self.experiment_id(experiment)
+            with self.calls() as client:
+                found = client.search_runs([experiment_id], where, max_results=1)
+                run = found[0] if found else client.create_run(experiment_id, info.started, tags, info.name)
+                return str(run.info.run_id)
+        except Rejected as error:
+            raise Unreachable(f"the run could not be created: {error}") from error
 
     def find_run(self, run_id: str) -> Any:
         """The MLflow run, or None if this store has none of that id, or only a deleted one."""
@@ -134,35 +131,47 @@ class Server:
             return None
         return run if run.info.lifecycle_stage == "active" else None
 
-    def reopen(self, run_id: str, tags: dict[str, str]) -> None:
+    def end(self, run_id: str, status: str, time_ms: int) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
         with self.calls() as client:
-            client.update_run(run_id, status="RUNNING")
-        self.perform(run_id, {"op": "tags", "values": tags})
+            client.set_terminated(run_id, status, time_ms)
 
-    def perform(self, run_id: str, op: dict[str, Any]) -> None:
-        """Do one queued thing: params, tags, dataset, artifact or text."""
+    def perform(
+        self, run_id: str, lines: Sequence[dict[str, Any]], *, copies: Path, parent_id: str | None = None
+    ) -> None:
+        """Take lines of metrics.jsonl: at most METRICS_PER_CALL metrics, or one event.
+
+        copies: the folder of artifacts to send. parent_id: the run that takes each state of this one, too.
+        """
+        event = lines[0]
+        runs = [run_id] if parent_id is None else [run_id, parent_id]
         with self.calls() as client:
-            match op["op"]:
+            match event.get("op"):
+                case None:
+                    client.log_batch(run_id, metrics=_metrics(lines))
+                case "start":
+                    for run in runs:
+                        client.update_run(run, status="RUNNING")
+                    if parent_id is not None:  # a resumed run may have had another
+                        client.set_tag(run_id, PARENT_TAG, parent_id)
+                case "end":
+                    for run in runs:
+                        self.end(run, event["status"], event["time"])
                 case "params":
-                    self._log_params(client, run_id, op["values"])
+                    self._log_params(client, run_id, event["values"])
                 case "tags":
-                    from mlflow.entities import RunTag
-
-                    values = {key: clip(value, TAG_LIMIT) for key, value in op["values"].items()}
-                    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
+                    client.log_batch(run_id, tags=_tags(event["values"]))
                 case "dataset":
-                    client.log_inputs(run_id, datasets=[_dataset_input(op)])
+                    client.log_inputs(run_id, datasets=[_dataset_input(event)])
                 case "artifact":
-                    if not Path(op["path"]).exists():
-                        raise Rejected(f"{op['path']}: the file is gone")
-                    log = client.log_artifacts if Path(op["path"]).is_dir() else client.log_artifact
-                    log(run_id, op["path"], op["folder"] or None)
-                case "text":
-                    client.log_text(run_id, op["text"], op["file"])
+                    copy = copies / str(event["copy"])
+                    if not copy.exists():
+                        raise Rejected(f"{event['name']}: the copy of the file is gone")
+                    client.log_artifacts(run_id, str(copy), event["folder"] or None)
 
     def _log_params(self, client: Any, run_id: str, params: dict[str, str]) -> None:
         """Params cannot change: one that a resumed run has otherwise becomes the tag `resumed.<name>`."""
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
         there = client.get_run(run_id).data.params
         values = {key: clip(value, PARAM_LIMIT) for key, value in params.items()}
@@ -171,40 +180,23 @@ class Server:
             client.log_batch(run_id, params=new[start : start + PARAMS_PER_CALL])
         changed = {key: value for key, value in values.items() if there.get(key, value) != value}
         if changed:
-            tags = [RunTag(f"resumed.{key}", clip(value, TAG_LIMIT)) for key, value in changed.items()]
+            tags = _tags({f"resumed.{key}": value for key, value in changed.items()})
             client.log_batch(run_id, tags=tags[:PARAMS_PER_CALL])
         if any(len(value) > PARAM_LIMIT for value in params.values()):
             client.log_dict(run_id, params, "params.json")
 
-    def log_metrics(self, run_id: str, lines: Iterable[dict[str, Any]]) -> None:
-        """Send lines of metrics.jsonl, of at most METRICS_PER_CALL values together."""
-        with self.calls() as client:
-            from mlflow.entities import Metric
-
-            points = [
-                Metric(metric_name(key), float(value), int(line["time"] * 1000), line["step"])
-                for line in lines
-                for key, value in line.items()
-                if key not in ("step", "time")
-            ]
-            if points:
-                client.log_batch(run_id, metrics=points)
-
-    def close(self, run_id: str, status: str, ended: int | None = None) -> None:
-        with self.calls() as client:
-            client.set_terminated(run_id, status, ended or now_ms())
-
-    def running(self, experiment_id: str, host: str) -> list[Any]:
+    def running(self, experiment: str, host: str) -> list[Any]:
         """The experiment's runs that are RUNNING and were started on the machine `host`."""
+        experiment_id = self.experiment_id(experiment)
         with self.calls() as client:
             where = f"attributes.status = 'RUNNING' and tags.host = '{host}'"
             return list(client.search_runs([experiment_id], where, max_results=1000))
 
-    def location(self, state: dict[str, Any]) -> str:
-        """Where a person finds the run: a page's address, or the store and the id."""
-        if self.uri.startswith("http") and state["run_id"]:
-            return f"{self.uri.rstrip('/')}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"
-        return f"{redact(self.uri)} run {state['run_id'] or '(not created yet)'}"
+    def location(self, run_id: str | None) -> str:
+        """The address of the run's page, or the store and the id."""
+        if self.uri.startswith("http") and run_id:
+            return f"{redact(self.uri).rstrip('/')}/#/runs/{run_id}"
+        return f"{redact(self.uri)} run {run_id or '(not created yet)'}"
 
 
 def resolve(uri: str) -> str:
@@ -212,9 +204,26 @@ def resolve(uri: str) -> str:
     if uri.split(":", 1)[0].split("+", 1)[0] not in SCHEMES:
         raise ValueError(
             f"tracking address {uri!r}: expected sqlite:///mlflow.db, http(s)://host:port or a database URL "
-            "(MLFLOW_TRACKING_URI, or runtime.tracking in params.yaml)"
+            "(MLFLOW_TRACKING_URI, or runtime.tracking_uri in params.yaml)"
         )
     return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute()) if uri.startswith(SQLITE) else uri
+
+
+def _metrics(lines: Sequence[dict[str, Any]]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [
+        Metric(metric_name(key), float(value), int(line["time"] * 1000), line["step"])
+        for line in lines
+        for key, value in line.items()
+        if key not in ("step", "time")
+    ]
+
+
+def _tags(values: dict[str, str]) -> list[Any]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, clip(value, TAG_LIMIT)) for key, value in values.items()]
 
 
 def _dataset_input(op: dict[str, Any]) -> Any:
@@ -223,7 +232,6 @@ def _dataset_input(op: dict[str, Any]) -> Any:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     source = json.dumps({"uri": op["source"]})
-    profile = json.dumps(op["profile"]) if op.get("profile") else None
-    dataset = Dataset(op["name"], op["digest"][:DIGEST_LIMIT], "local", source, profile=profile)
+    dataset = Dataset(op["name"], op["digest"][:DIGEST_LIMIT], "local", source)
     tags = [InputTag("mlflow.data.context", op["context"]), InputTag("digest", op["digest"])]
     return DatasetInput(dataset, tags)

@@ -1,8 +1,10 @@
 """A real stage, killed and interrupted as a cluster does it, ends as if nothing had happened."""
 
+import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ import time
 import pytest
 from stages.tiny import OURS_TO_SET, laid, run
 
-from mae import config
+from mae import config, tracking
 from mae.config import recipe
 
 LONGER = ["pretrain.epochs=40", "runtime.checkpoint_every=10", "runtime.workers=1"]
@@ -45,6 +47,11 @@ def newest_step(folder, stage="pretrain"):
     return int(found[-1].stem.partition("-")[2]) if found else 0
 
 
+def newest_logged(folder):
+    (metrics,) = folder.glob("work/pretrain/*/run/metrics.jsonl")
+    return tracking.history(metrics)["loss"][-1][0]
+
+
 def wait_for_step(process, folder, step, stage="pretrain"):
     deadline = time.monotonic() + 300
     while newest_step(folder, stage) < step and process.poll() is None and time.monotonic() < deadline:
@@ -62,6 +69,8 @@ def test_sigterm_saves_with_its_own_status_sigkill_loses_nothing_and_the_end_is_
     assert "saved" in said
     second = start(folder)
     wait_for_step(second, folder, newest_step(folder) + 20)
+    while newest_logged(folder) <= newest_step(folder) and second.poll() is None:
+        time.sleep(0.002)
     os.killpg(second.pid, signal.SIGKILL)
     second.communicate(timeout=60)
     assert newest_step(folder) >= 30
@@ -69,6 +78,10 @@ def test_sigterm_saves_with_its_own_status_sigkill_loses_nothing_and_the_end_is_
     run(folder, params, "pretrain")
     assert (folder / "models/pretrain/encoder.safetensors").read_bytes() == unbroken
     assert not list(folder.glob("work/pretrain/*/checkpoints"))
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        losses = store.execute("select run_uuid, step from metrics where key = 'loss'").fetchall()
+    assert len({run for run, _ in losses}) == 2  # the unbroken run, and this one with its three processes
+    assert len(losses) == len(set(losses))  # though the killed one had logged steps after its checkpoint
 
 
 def test_a_killed_tokenizer_goes_on_and_ends_the_same(sharded):

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,9 +18,10 @@ import pytest
 
 from mae import tracking
 from mae.tracking import machine
+from mae.tracking.parent import outbox
 from mae.tracking.run import PATIENCE_S, Run
-from mae.tracking.server import IMPATIENT, Server
-from mae.tracking.spool import Outbox, Spool
+from mae.tracking.run_files import Identity, RunFiles, RunInfo
+from mae.tracking.server import IMPATIENT, KEY_TAG, Server
 
 DEAD_PROCESS = "999999999@1.00"
 
@@ -60,6 +63,19 @@ def start(uri: str, folder: Path, stage: str = "pretrain", **more: Any) -> Run:
     return tracking.start(stage, uri=uri, directory=folder / stage, **more)
 
 
+def vanish(run: Run) -> None:
+    """Leave the run as a process that is killed does: its lock goes, and nobody says that it ended."""
+    assert run._held is not None
+    run._held.release()
+
+
+def parent_of(uri: str, file: Path) -> Any:
+    """The MLflow run that a parent file names."""
+    key = json.loads(file.read_text())["key"]
+    (found,) = client(uri).search_runs(["1"], f"tags.`{KEY_TAG}` = '{key}'")
+    return found
+
+
 def test_a_run_holds_params_metrics_data_and_pictures(mlflow_uri: str, tmp_path: Path) -> None:
     picture = tmp_path / "panel.png"
     picture.write_bytes(b"\x89PNG")
@@ -70,7 +86,6 @@ def test_a_run_holds_params_metrics_data_and_pictures(mlflow_uri: str, tmp_path:
         run.log(1501, {"loss": math.nan})
         run.dataset("shards", digest="d" * 64, source="data/shards/index.json", context="training")
         run.picture(picture)
-        run.text("hello", "notes.txt")
     found = run_of(mlflow_uri, run)
     assert found.info.status == "FINISHED"
     assert found.data.params["mask_ratio"] == "0.75"
@@ -85,7 +100,7 @@ def test_a_run_holds_params_metrics_data_and_pictures(mlflow_uri: str, tmp_path:
     assert data.dataset.digest == "d" * 36
     assert {tag.key: tag.value for tag in data.tags}["digest"] == "d" * 64
     names = {file.path for file in client(mlflow_uri).list_artifacts(run.id)}
-    assert {"pictures", "notes.txt", "params.json"} <= names
+    assert {"pictures", "params.json"} <= names
     assert tracking.history(tmp_path / "pretrain" / "metrics.jsonl")["loss"][:2] == [(1, 1.0), (2, 0.5)]
 
 
@@ -100,7 +115,7 @@ def test_logging_costs_far_less_than_a_call_to_the_server(mlflow_uri: str, tmp_p
 
 def test_the_machines_load_is_logged_beside_the_metrics(mlflow_uri: str, tmp_path: Path) -> None:
     run = start(mlflow_uri, tmp_path)
-    run.attach(machine.SystemMetrics(every_s=0.0))
+    run.system = machine.SystemMetrics(every_s=0.0)
     run.log(3, {"loss": 1.0})
     run.finish()
     metrics = run_of(mlflow_uri, run).data.metrics
@@ -114,7 +129,7 @@ def test_stages_stand_under_one_parent_until_the_next_repro(mlflow_uri: str, tmp
         pass
     with start(mlflow_uri, tmp_path, "shard", parent_file=file) as shard:
         pass
-    parent = json.loads(file.read_text())["run_id"]
+    parent = parent_of(mlflow_uri, file).info.run_id
     assert [run_of(mlflow_uri, run).data.tags["mlflow.parentRunId"] for run in (ingest, shard)] == [
         parent
     ] * 2
@@ -160,17 +175,16 @@ def test_a_failed_stage_fails_its_parent(mlflow_uri: str, tmp_path: Path) -> Non
     ):
         raise RuntimeError("boom")
     assert run_of(mlflow_uri, run).info.status == "FAILED"
-    assert client(mlflow_uri).get_run(json.loads(file.read_text())["run_id"]).info.status == "FAILED"
+    assert parent_of(mlflow_uri, file).info.status == "FAILED"
 
 
-def test_a_deleted_parent_is_replaced(mlflow_uri: str, tmp_path: Path, caplog: Any) -> None:
+def test_a_deleted_parent_is_replaced(mlflow_uri: str, tmp_path: Path) -> None:
     file = tmp_path / "parent.json"
     start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
-    gone = json.loads(file.read_text())["run_id"]
+    gone = parent_of(mlflow_uri, file).info.run_id
     client(mlflow_uri).delete_run(gone)
-    with caplog.at_level("INFO"), start(mlflow_uri, tmp_path, "shard", parent_file=file) as run:
+    with start(mlflow_uri, tmp_path, "shard", parent_file=file) as run:
         pass
-    assert "not in this store any more" in caplog.text
     assert run_of(mlflow_uri, run).data.tags["mlflow.parentRunId"] not in (None, gone)
 
 
@@ -178,11 +192,10 @@ def test_a_parent_is_open_while_a_stage_is(mlflow_uri: str, tmp_path: Path) -> N
     file = tmp_path / "parent.json"
     for stage in ("ingest", "shard"):  # any may be the last: a sweep's experiments end with another one
         run = start(mlflow_uri, tmp_path, stage, parent_file=file, new_parent=stage == "ingest")
-        parent = json.loads(file.read_text())["run_id"]
-        assert client(mlflow_uri).get_run(parent).info.status == "RUNNING"
+        assert parent_of(mlflow_uri, file).info.status == "RUNNING"
         run.finish()
-        assert client(mlflow_uri).get_run(parent).info.status == "FINISHED"
-    assert Outbox(file).directories() == []
+        assert parent_of(mlflow_uri, file).info.status == "FINISHED"
+    assert [*outbox(file)] == []
 
 
 @pytest.mark.slow
@@ -192,22 +205,25 @@ def test_the_run_of_a_killed_pod_is_closed_by_the_next_stage_wherever_that_runs(
     file = tmp_path / "parent.json"
     start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
     code = f"""
-from pathlib import Path; import time; from mae import tracking
+from pathlib import Path; import os, time; from mae import tracking
 run = tracking.start("pretrain", uri={mlflow_uri!r}, experiment="mae", params={{}}, tags={{"host": "pod-7"}},
                      directory=Path({str(tmp_path / "pretrain")!r}), parent_file=Path({str(file)!r}))
 run.log(1, {{"loss": 1.0}})
-print(run.id, flush=True); time.sleep(300)
+worker = os.fork()  # as a loader's, which lives on for some seconds
+print(run.id, worker, flush=True) if worker else None
+time.sleep(300)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as pod:
         assert pod.stdout is not None
-        run_id = pod.stdout.readline().strip()
+        run_id, worker = pod.stdout.readline().split()
         start(mlflow_uri, tmp_path, "knn", parent_file=file).finish()
         assert client(mlflow_uri).get_run(run_id).info.status == "RUNNING"
-        monkeypatch.setattr("mae.tracking.begin.HELD_S", 0.1)
+        monkeypatch.setattr("mae.tracking.run.HELD_S", 0.1)
         with pytest.raises(tracking.InUse, match=f"process {pod.pid} of pod-7"):
             start(mlflow_uri, tmp_path, "pretrain", parent_file=file)
         pod.kill()
     start(mlflow_uri, tmp_path, "linear", parent_file=file).finish()
+    os.kill(int(worker), signal.SIGKILL)
     assert client(mlflow_uri).get_run(run_id).info.status == "KILLED"
     assert curve(mlflow_uri, run_id, "loss") == [(1, 1.0)]
 
@@ -215,14 +231,18 @@ print(run.id, flush=True); time.sleep(300)
 def test_runs_of_dead_processes_are_swept(mlflow_uri: str, tmp_path: Path) -> None:
     file = tmp_path / "parent.json"
     start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
-    first_parent = json.loads(file.read_text())["run_id"]
+    first_parent = parent_of(mlflow_uri, file).info.run_id
     dead = start(mlflow_uri, tmp_path, "pretrain", parent_file=file, tags={"process": DEAD_PROCESS})
     alive = start(mlflow_uri, tmp_path, "knn", parent_file=file)
     other = start(mlflow_uri, tmp_path, "far", parent_file=file, tags={"host": "elsewhere"})
+    lost = start(mlflow_uri, tmp_path, "linear", parent_file=file, tags={"process": DEAD_PROCESS})
+    vanish(dead)
+    vanish(lost)
+    shutil.rmtree(tmp_path / "linear")  # an experiment's own copy of the project, say
     start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
     status = {name: run_of(mlflow_uri, run).info.status for name, run in
-              {"dead": dead, "alive": alive, "other": other}.items()}  # fmt: skip
-    assert status == {"dead": "KILLED", "alive": "RUNNING", "other": "RUNNING"}
+              {"dead": dead, "lost": lost, "alive": alive, "other": other}.items()}  # fmt: skip
+    assert status == {"dead": "KILLED", "lost": "KILLED", "alive": "RUNNING", "other": "RUNNING"}
     assert client(mlflow_uri).get_run(first_parent).info.status == "KILLED"
 
 
@@ -234,8 +254,8 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(mlflow_uri: str, tmp_path:
     first.log(11, {"loss": 1 / 11})  # not sent: the process is killed here
     with (tmp_path / "pretrain" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 12, "lo')
+    vanish(first)
     second = start(mlflow_uri, tmp_path, params={"a": 2}, run_id=first.id)
-    second.rewind(8)
     for step in range(9, 13):
         second.log(step, {"loss": 1 / step})
     second.finish()
@@ -334,6 +354,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(
             run.log(step, {"loss": 1.0})
         picture.write_bytes(b"then")
         run.picture(picture)
+        assert not run.flush()
     picture.write_bytes(b"now")
     assert not run.flush()  # too early to try again
     monkeypatch.setattr(run, "_next_try", 0.0)
@@ -350,7 +371,7 @@ def test_the_server_is_left_alone_for_a_while_after_a_failure(
 ) -> None:
     run = start(down, tmp_path)
     calls: list[int] = []
-    monkeypatch.setattr("mae.tracking.run.drain", lambda *_: calls.append(1))
+    monkeypatch.setattr("mae.tracking.sender.Sender.send", lambda *_: calls.append(1))
     for step in range(2000):
         run.log(step, {"loss": 1.0})
     assert calls == []
@@ -363,12 +384,44 @@ def test_an_undelivered_run_is_sent_by_the_next_stage(mlflow_uri: str, tmp_path:
     start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
     killed = start(mlflow_uri, tmp_path, "shard", parent_file=file)
     killed.log(1, {"loss": 1.0})
-    state = tmp_path / "shard" / "tracking.json"  # and the process is gone:
-    state.write_text(state.read_text().replace(machine.process_tags()["process"], DEAD_PROCESS))
+    vanish(killed)
     start(mlflow_uri, tmp_path, "pretrain", parent_file=file).finish()
     assert curve(mlflow_uri, killed.id, "loss") == [(1, 1.0)]
     assert run_of(mlflow_uri, killed).info.status == "KILLED"
-    assert Outbox(file).directories() == []
+    assert [*outbox(file)] == []
+
+
+def test_a_fresh_run_makes_room_for_itself_and_loses_nothing_of_a_killed_one(
+    down: str, mlflow_uri: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "parent.json"
+    killed = start(down, tmp_path, parent_file=file, new_parent=True)
+    killed.log(1, {"loss": 3.0})
+    vanish(killed)
+    start(down, tmp_path, parent_file=file).finish()  # still away
+    assert len([*outbox(file)]) == 2
+    with start(mlflow_uri, tmp_path, parent_file=file) as fresh:
+        fresh.log(1, {"loss": 4.0})
+    assert curve(mlflow_uri, fresh.id, "loss") == [(1, 4.0)]
+    assert tracking.deliver_all(file, uri=mlflow_uri) == []
+    runs = client(mlflow_uri).search_runs(["1"], "attributes.run_name = 'pretrain'")
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED", "KILLED"]
+    (again,) = [run for run in runs if run.info.status == "KILLED"]
+    assert curve(mlflow_uri, again.info.run_id, "loss") == [(1, 3.0)]
+    assert not [*tmp_path.glob("pretrain-unsent*")]
+
+
+def test_a_store_under_another_address_has_every_run_once(mlflow_uri: str, tmp_path: Path) -> None:
+    run = start(mlflow_uri, tmp_path)
+    run.log(1, {"loss": 3.0})
+    assert run.flush()
+    run.log(2, {"loss": 2.0})
+    vanish(run)
+    (tmp_path / "link").symlink_to(tmp_path)
+    elsewhere = f"sqlite:///{tmp_path / 'link' / 'mlflow.db'}"
+    assert tracking.deliver(tmp_path / "pretrain", uri=elsewhere)
+    assert curve(mlflow_uri, run.id, "loss") == [(1, 3.0), (2, 2.0)]
+    assert len(client(mlflow_uri).search_runs(["1"])) == 1
 
 
 def test_a_run_at_work_in_another_process_is_not_touched(mlflow_uri: str, tmp_path: Path) -> None:
@@ -385,10 +438,11 @@ def test_what_the_server_will_never_take_does_not_hold_up_the_rest(
     picture = tmp_path / "gone.png"
     picture.write_bytes(b"x")
     run = start(mlflow_uri, tmp_path)
-    run._push(op="artifact", path=str(tmp_path / "never.png"), folder="")
+    run.picture(picture)
+    shutil.rmtree(tmp_path / "pretrain" / "artifacts")
     run.log(1, {"loss: 100 %!": 1.0})
     run.finish()
-    assert "never.png: the file is gone" in caplog.text
+    assert "gone.png: the copy of the file is gone" in caplog.text
     assert run_of(mlflow_uri, run).data.metrics == {"loss_ 100 __": 1.0}
     with pytest.raises(ValueError, match="no such file"):
         run.picture(tmp_path / "never.png")
@@ -397,7 +451,6 @@ def test_what_the_server_will_never_take_does_not_hold_up_the_rest(
 def test_other_ranks_do_nothing(tmp_path: Path) -> None:
     with start("sqlite:///never.db", tmp_path, enabled=False) as run:
         run.log(1, {"loss": 1.0})
-        run.rewind(0)
         run.params({"a": 1})
         run.picture(tmp_path / "no.png")
         run.dataset("x", digest="x", source="x", context="x")
@@ -418,12 +471,12 @@ def test_a_password_in_the_address_is_shown_nowhere(tmp_path: Path, caplog: Any)
 
 
 def test_a_killed_process_leaves_every_line_it_logged(tmp_path: Path) -> None:
-    spool = Spool.new(tmp_path / "run", stage="x", uri="u", experiment="e", tags={})
+    files = RunFiles.start(tmp_path / "run", Identity("u", "e", RunInfo("key", "x", 0, {})))
     for step in range(100):
-        spool.append(step, {"loss": 1.0})
-    reopened = Spool.open(tmp_path / "run")
+        files.log(step, {"loss": 1.0})
+    reopened = RunFiles.open(tmp_path / "run")
     assert reopened is not None
-    assert [line["step"] for _, line in reopened.unsent()] == list(range(100))
+    assert [line["step"] for _, line in reopened.unsent() if "op" not in line] == list(range(100))
 
 
 def test_importing_tracking_imports_no_mlflow() -> None:
