@@ -1,10 +1,19 @@
-"""Files that appear whole or not at all, and errors that say what a full disk means."""
+"""The one atomic writer, the sha256 of a file, and JSON in and out.
+
+A file is written under another name in the same folder, synced, and renamed: readers see the old file or the
+new one, never a part. A killed writer leaves its part behind; the next write to the folder removes it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,57 +21,165 @@ from pathlib import Path
 from typing import IO, Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a file system without locks
+_SHORT = re.compile(r"\d+ requested and \d+ written")  # all that numpy says of a full disk
+_PART = ".partial"
+_OLDER = (_PART, ".tmp")  # the second: of releases before results had versions
 
 
 class DiskFull(RuntimeError):
-    """A file could not be written for want of room; nothing of it is left behind."""
+    """A file could not be written for want of space; nothing of it is left behind."""
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write `path` through: it takes that name only once it is complete and on the disk.
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give the temporary file to write for `path`, in its folder, which is made where it is missing.
 
+    On a clean exit it is synced and takes the name `path`; after an error it is removed. For libraries that
+    want a file name; see `atomic_write` for those that take an open file.
     Raises: DiskFull, naming the file, where the disk or a quota ends.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path.parent)
+    part, lock = _create(path)
     try:
-        with partial.open("wb", buffering=1 << 20) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise DiskFull(
-                f"no room left to write {path} ({error.strerror}); free some and run again: "
-                "what is finished is kept"
-            ) from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def move(source: Path, target: Path) -> None:
-    """Give `source` the name `target`, whole, on another file system too."""
-    try:
-        os.replace(source, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
+        yield part
+        _sync(part)
+        os.replace(part, path)
+        _sync(path.parent)
+    except Exception as error:
+        reason = _full(error)
+        if reason is None:
             raise
-        with source.open("rb") as read, whole(target) as write:
-            shutil.copyfileobj(read, write, 1 << 20)
-        source.unlink()
+        raise DiskFull(
+            f"{path}: no space left to write it ({reason}); free some and run again: what is finished is kept"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+        os.close(lock)
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a binary file that takes the name `path` once it is complete and on the disk. Raises: DiskFull."""
+    with atomic_path(path) as part, part.open("wb", buffering=1 << 20) as file:
+        yield file
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data`, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as `json_bytes`, whole or not at all; a file with this content is left untouched."""
+    path, data = Path(path), json_bytes(value)
+    if not path.is_file() or path.read_bytes() != data:
+        write_bytes(path, data)
 
 
 def json_bytes(value: Any) -> bytes:
-    """One spelling of a value as JSON: keys sorted, ASCII, a line per entry, a final newline."""
+    """Spell a value as JSON in one way: keys sorted, ASCII, a line for each entry, a final newline."""
     return (json.dumps(value, sort_keys=True, indent=1) + "\n").encode("ascii")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as `json_bytes`, whole; a file that already says so is left untouched."""
-    data = json_bytes(value)
-    if path.is_file() and path.read_bytes() == data:
-        return
-    with whole(path) as file:
-        file.write(data)
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file that may be missing or damaged: None then, as for a cache or a note of an old run."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def copy(source: str | Path, target: str | Path) -> None:
+    """Copy a file, whole or not at all."""
+    with open(source, "rb") as read, atomic_write(target) as write:
+        shutil.copyfileobj(read, write, 1 << 20)
+
+
+def move(source: str | Path, target: str | Path) -> None:
+    """Give the file `source` the name `target`, whole or not at all, on another file system too."""
+    source, target = Path(source), Path(target)
+    try:
+        os.replace(source, target)
+        _sync(target.parent)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy(source, target)
+        source.unlink()
+
+
+def sha256_of(path: str | Path) -> str:
+    """Compute the sha256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_stale(folder: str | Path) -> None:
+    """Remove what killed writers left in a folder; the parts of writers at work are locked, and stay."""
+    with os.scandir(folder) as scan:
+        parts = [
+            entry.path
+            for entry in scan
+            if entry.name.startswith(".") and entry.name.endswith(_OLDER) and entry.is_file()
+        ]
+    for part in parts:
+        with contextlib.suppress(OSError), open(part, "r+b") as file:  # gone, of another user, or locked
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(part)
+
+
+def _create(path: Path) -> tuple[Path, int]:
+    """Create a file beside `path`, locked while the returned descriptor is open: its writer is alive."""
+    while True:
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
+        lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if part.exists():  # else `remove_stale` of another process came before the lock
+                return part, lock
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return part, lock
+            os.close(lock)
+            part.unlink(missing_ok=True)
+            raise
+        os.close(lock)
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or the names in a folder, onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def _full(error: BaseException | None) -> str | None:
+    """Find the full disk behind an error: libraries wrap it, and safetensors passes only its text on."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error.strerror or str(error)
+        if isinstance(error, OSError) and _SHORT.fullmatch(str(error)):
+            return "cut short"
+        for number in _FULL:
+            if os.strerror(number) in str(error):
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
