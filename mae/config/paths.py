@@ -1,12 +1,9 @@
 """Paths of the stages' files (a test compares them with dvc.yaml), and reading and writing them."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from mae.files import whole
 
 
 @dataclass(frozen=True)
@@ -61,16 +58,3 @@ def require(path: Path) -> Path:
     if not path.exists():
         raise MissingResult(f"{path} is not there: run `dvc repro`, which runs the stages in order")
     return path
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as file:
-        file.write(text.encode())
-
-
-def digest_of(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """Apply a recipe, and single settings, to params.yaml; comments stay, an unknown key is an error."""
 
-import os
 from collections.abc import Iterator, Mapping
 from io import StringIO
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from mae import config
+from mae.files import write_text
 
 
 def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]:
@@ -32,9 +32,7 @@ def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]
     result = StringIO()
     yaml.dump(values, result)
     config.parse(YAML(typ="safe").load(result.getvalue()), f"{onto} with {recipe or 'the settings'}")
-    beside = onto.with_suffix(".yaml.tmp")
-    beside.write_text(result.getvalue())
-    os.replace(beside, onto)
+    write_text(onto, result.getvalue())
     yield from changes
 
 

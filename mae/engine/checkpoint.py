@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mae.files import atomic_write
+
 VERSION = 1
 _NAME = re.compile(r"step-(\d{9,})\.pt")
 _log = logging.getLogger(__name__)
@@ -49,27 +51,18 @@ class Checkpoints:
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Write `state` under `step`, whole or not at all, and keep only it and the `keep` - 1 before it."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         final = self.path(step)
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
         try:
-            with open(temporary, "wb") as file:
+            with atomic_write(final) as file:
                 torch.save(dict(state), file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, final)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
             raise CheckpointError(
-                f"checkpoint {final} cannot be written: {error}; is the disk full? Older ones are untouched"
+                f"checkpoint {final} cannot be written: {error}. Older ones are untouched"
             ) from error
-        _sync_directory(self.directory)
         # Later ones are broken, or the training would have gone on from them.
         earlier = [other for other in self.steps() if other <= step]
         for other in set(self.steps()) - set(earlier[-self.keep :]):
             self.path(other).unlink(missing_ok=True)
-        for left in self.directory.glob(".step-*.tmp"):  # of a process killed while it wrote
-            left.unlink(missing_ok=True)
         return final
 
     def clear(self) -> None:
@@ -160,11 +153,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], w
         raise CheckpointError(
             f"{where}: the optimizer's groups differ from this training's: {error}"
         ) from error
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,7 +4,6 @@ H, W: a picture's own pixels; `side`: the longer side it gets on the page, px.
 """
 
 import colorsys
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from mae.files import atomic_write
 
 PAPER, INK, GREY = (255, 255, 255), (36, 41, 47), (118, 118, 118)
 GAP, TEXT, STRIP = 8, 12, 18
@@ -94,7 +95,5 @@ def with_legend(above: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Im
 
 def save(picture: Image.Image, path: Path) -> None:
     """A PNG at `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name("." + path.name)
-    picture.save(beside, format="PNG", optimize=True)
-    os.replace(beside, path)
+    with atomic_write(path) as file:
+        picture.save(file, format="PNG", optimize=True)

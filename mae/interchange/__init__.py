@@ -6,7 +6,6 @@ from mae.interchange.checkpoint_files import (
     load_encoder,
     open_weights,
     read,
-    replace,
     save_encoder,
     save_method,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "load_encoder",
     "open_weights",
     "read",
-    "replace",
     "save_encoder",
     "save_method",
 ]

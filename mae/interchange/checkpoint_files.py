@@ -1,14 +1,11 @@
 """Checkpoints read without running code in them, and our own encoder file: safetensors with its config."""
 
 import argparse
-import contextlib
 import json
-import os
 import pickle
 import re
-import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mae.files import atomic_path
 from mae.interchange.convert import State, detect
 from mae.models.vit import OVERRIDES, build
 
@@ -140,14 +138,16 @@ def save_encoder(path: str | Path, vit_state: Mapping[str, Tensor], config: Mapp
     tensors = {name: value.detach().cpu().contiguous() for name, value in vit_state.items()}
     # One entry: safetensors writes several in random order, and equal weights must give equal bytes.
     metadata = {"config": json.dumps(dict(config), sort_keys=True)}
-    replace(path, lambda file: safetensors.torch.save_file(tensors, file, metadata))
+    with atomic_path(path) as file:
+        safetensors.torch.save_file(tensors, file, metadata)
 
 
 def save_method(path: str | Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write all weights of a pretraining method, decoder and all, as `save_encoder` writes an encoder's."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     metadata = {"config": json.dumps(dict(config), sort_keys=True)}
-    replace(path, lambda file: safetensors.torch.save_file(tensors, file, metadata))
+    with atomic_path(path) as file:
+        safetensors.torch.save_file(tensors, file, metadata)
 
 
 def open_weights(path: str | Path) -> tuple[State, dict[str, Any] | None]:
@@ -180,21 +180,3 @@ def load_encoder(path: str | Path) -> tuple[State, dict[str, Any]]:
         raise ValueError(f"{path}: its config is unusable ({error})") from error
     check(state, shapes, str(path))
     return state, config
-
-
-def replace(path: str | Path, write: Callable[[str], None]) -> None:
-    """`write` a temporary file beside `path`, then put it there: readers see the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mae.interchange.checkpoint_files import check, encoder_shapes, load_encoder, read, replace, save_encoder
+from mae.files import atomic_path, atomic_write, write_text
+from mae.interchange.checkpoint_files import check, encoder_shapes, load_encoder, read, save_encoder
 from mae.interchange.convert import State, convert
 from mae.models.patches import Pair, grid_of, pair
 from mae.models.vit import build, resize_positions
@@ -51,11 +51,8 @@ def export(encoder_file: str | Path, out: str | Path, format: str) -> None:
 
 
 def _save(out: Path, content: Mapping[str, Any]) -> None:
-    def write(temporary: str) -> None:
-        with open(temporary, "wb") as file:  # a file, not a name: torch would write the name into it
-            torch.save(content, file)
-
-    replace(out, write)
+    with atomic_write(out) as file:  # a file, not a name: torch would write the name into it
+        torch.save(content, file)
 
 
 def _export_hf(state: State, config: Mapping[str, Any], folder: Path) -> None:
@@ -94,16 +91,9 @@ def _export_hf(state: State, config: Mapping[str, Any], folder: Path) -> None:
     }
     weights = {name: value.contiguous().clone() for name, value in convert(state, "hf_encoder").items()}
     for name, content in (("config.json", described), ("preprocessor_config.json", processor)):
-        replace(folder / name, partial(_write_json, content))
-    replace(folder / "model.safetensors", partial(_write_weights, weights))
-
-
-def _write_json(content: Mapping[str, Any], file: str) -> None:
-    Path(file).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _write_weights(weights: State, file: str) -> None:
-    safetensors.torch.save_file(weights, file, {"format": "pt"})
+        write_text(folder / name, json.dumps(content, indent=2) + "\n")
+    with atomic_path(folder / "model.safetensors") as file:
+        safetensors.torch.save_file(weights, file, {"format": "pt"})
 
 
 def import_(

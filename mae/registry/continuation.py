@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae.files import copy, sha256_of
 from mae.registry.client import CHAMPION, RegistryError, registry, version_at, weights_of
-from mae.serving.packaging import digest_of
 
 if TYPE_CHECKING:
     from mae.registry.model_versions import Registered
@@ -29,7 +29,7 @@ def keep_method(client: Any, encoder: Registered, file: Path) -> None:
     if DIGEST in tags:
         return
     with tempfile.TemporaryDirectory() as folder:
-        digest = digest_of(file)
+        digest = sha256_of(file)
         named = Path(folder) / f"{digest}.safetensors"
         shutil.copyfile(file, named)
         client.log_model_artifact(encoder.model_id, str(named), FOLDER)
@@ -53,7 +53,7 @@ def champion_method(uri: str, name: str, out: Path) -> Path:
             )
         digest = champion.tags.get(DIGEST) or champion.tags.get("artifact_digest", "")
         target = out / f"{digest}.safetensors"
-        if digest and target.is_file() and digest_of(target) == digest:
+        if digest and target.is_file() and sha256_of(target) == digest:
             return target
         with tempfile.TemporaryDirectory(dir=out) as folder:
             if DIGEST in champion.tags:
@@ -61,15 +61,15 @@ def champion_method(uri: str, name: str, out: Path) -> Path:
             else:
                 LOG.info("%s version %s was registered without its decoder", name, champion.version)
                 found = weights_of(client, champion, Path(folder))
-            digest = digest_of(found)
+            digest = sha256_of(found)
             if digest != champion.tags.get(DIGEST, digest):
                 where = f"{name} version {champion.version}"
                 raise RegistryError(
                     f"{where}: its method file is damaged: sha256 {digest} instead of the tag's"
                 )
-            beside = Path(folder) / "whole"
-            shutil.copyfile(found, beside)
-            return beside.replace(out / f"{digest}.safetensors")
+            target = out / f"{digest}.safetensors"
+            copy(found, target)
+            return target
 
 
 def _fetch(client: Any, champion: Any, folder: Path) -> Path:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mae.files import sha256_of
 from mae.registry.client import CHALLENGER, aliases, registry
 from mae.registry.continuation import keep_method
 from mae.serving.model_file import config_of, kind_of
-from mae.serving.packaging import digest_of, save
+from mae.serving.packaging import save
 from mae.tracking.names import clip
 from mae.tracking.server import Server
 
@@ -75,7 +76,7 @@ def register(
     done: dict[str, Registered] = {}
     with registry(uri) as client:
         for kind, (name, file) in wanted.items():
-            digest = digest_of(file)
+            digest = sha256_of(file)
             found = find(client, name, digest)
             if found is None:
                 model_id = _log(

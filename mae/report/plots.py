@@ -1,12 +1,14 @@
 """PNG pictures: twins of the `dvc plots`, and panels of images. Drawn without a screen."""
 
 import csv
-import os
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mae.files import atomic_write, write_text
 
 INK, ACCENT, SECOND, FAINT = "#24292f", "#0b6bcb", "#c2410c", "#d0d7de"
 
@@ -20,12 +22,11 @@ def read_csv(path: Path) -> list[dict[str, float]]:
 def write_csv(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Rows with the union of their keys as columns, as they appear; a missing value is an empty cell."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(beside, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def training_curve(path: Path, rows: Sequence[Mapping[str, float]], *, title: str) -> None:
@@ -243,8 +244,6 @@ def _line(
 
 def _save(figure: Any, path: Path) -> None:
     """Whole or not at all, and the same bytes for the same picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name("." + path.name)
-    figure.savefig(beside, dpi=130, metadata={"Software": None})
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=130, metadata={"Software": None}, format="png")
     _pyplot().close(figure)
-    os.replace(beside, path)

@@ -41,7 +41,7 @@ def save_dense(
     """
     from safetensors.torch import save_file
 
-    from mae.interchange import replace
+    from mae.files import atomic_path
 
     if task not in SIZE_KEYS:
         raise ValueError(f"unknown task {task!r}: choose one of {', '.join(SIZE_KEYS)}")
@@ -55,7 +55,8 @@ def save_dense(
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     metadata = {"config": json.dumps(config, sort_keys=True)}  # one entry: equal weights give equal bytes
-    replace(file, lambda path: save_file(tensors, path, metadata))
+    with atomic_path(file) as part:
+        save_file(tensors, part, metadata)
 
 
 def config_of(file: Path) -> dict[str, Any]:

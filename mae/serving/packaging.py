@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import warnings
 from importlib.metadata import PackageNotFoundError, version
@@ -15,12 +14,6 @@ PINNED = (
     "mlflow", "torch", "torchvision", "timm", "simplejpeg", "pillow", "numpy", "pandas", "safetensors",
 )  # fmt: skip
 PINNED_TOO = {"detector": ("faster-coco-eval",), "segmenter": ("segmentation-models-pytorch",)}
-
-
-def digest_of(file: Path) -> str:
-    """sha256 of the file."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def requirements(kind: str) -> list[str]:

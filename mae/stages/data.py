@@ -10,7 +10,7 @@ from typing import Any
 
 from mae import config
 from mae.config import Params
-from mae.config.paths import DETECTION, IMAGES, NO_SET, SEGMENTATION, DataSet, read_json, require, write_text
+from mae.config.paths import DETECTION, IMAGES, NO_SET, SEGMENTATION, DataSet, read_json, require
 from mae.data.demo.ade20k_layout import write_demo_ade20k
 from mae.data.demo.coco_layout import write_demo_coco
 from mae.data.demo.imagenet_layout import write_demo
@@ -19,7 +19,7 @@ from mae.data.listing.manifest import open_source, write_listing
 from mae.data.shards.shard_job import ShardJob, ShardSettings
 from mae.data.shards.write_shards import list_parts, write_parts, write_shards
 from mae.data.sources.base import SourceError
-from mae.files import write_json
+from mae.files import write_json, write_text
 from mae.stages.context.tracked_run import stage_folder, tracked
 
 SECTIONS = {

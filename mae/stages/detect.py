@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mae import distributed, interchange
 from mae.config import Params
-from mae.config.paths import DETECTION, DETECTOR, write_text
+from mae.config.paths import DETECTION, DETECTOR
 from mae.data.loading.annotations import Objects, ground_truth
 from mae.data.transforms.detection import detection_evaluation, large_scale_jitter
 from mae.engine.optim import warmup_multistep
@@ -18,6 +18,7 @@ from mae.evaluation.confidence import paired_statistic_gain, statistic_interval
 from mae.evaluation.dense_pictures import detection_panel
 from mae.evaluation.detection.ap_records import MatchRecords, paired_ap, resampled_ap
 from mae.evaluation.detection.coco_ap import as_results, judge, of_kind
+from mae.files import write_text
 from mae.models.detection.detector import Detector, build_detector
 from mae.report.plots import precision_recall, write_csv
 from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from mae.config import Params
-from mae.config.paths import FINETUNED, IMAGES, REPORTS, SCRATCH, read_json, require, write_text
+from mae.config.paths import FINETUNED, IMAGES, REPORTS, SCRATCH, read_json, require
 from mae.evaluation.confidence import paired_gain
+from mae.files import write_text
 from mae.report.dense_tasks import DENSE, dense_section, dense_summary
 from mae.report.paper_figures import paper_figures, paper_source
 from mae.report.plots import read_csv

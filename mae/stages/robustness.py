@@ -1,8 +1,8 @@
 """The stage `robustness`: the fine-tuned classifier on ImageNet-C, -A, -R and -Sketch."""
 
 from mae.config import Params
-from mae.config.paths import FINETUNED, REPORTS, write_text
-from mae.files import write_json
+from mae.config.paths import FINETUNED, REPORTS
+from mae.files import write_json, write_text
 
 SECTIONS = {"robustness": ("robustness",)}
 NO_SETS = "params.yaml names no set to judge on (robustness.sets: [])"

@@ -24,6 +24,7 @@ from mae.evaluation.segmentation.iou import (
     pixel_counts,
     resampled_miou,
 )
+from mae.files import atomic_write
 from mae.models.segmentation.segmenter import Segmenter, build_segmenter
 from mae.report.plots import class_bars, write_csv
 from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense
@@ -101,14 +102,16 @@ def _judge(ctx: StageContext, model: Segmenter, folder: Path) -> dict[str, Any]:
         rows.append(row)
         counts.append(pixel_counts(predicted, labels, len(categories)))
         picture = Image.fromarray(values_of[predicted.numpy()])
-        picture.save(folder / "predictions" / f"{split.meta(row)['key']}.png")
+        with atomic_write(folder / "predictions" / f"{split.meta(row)['key']}.png") as file:
+            picture.save(file, "PNG")
     every, counted = gather_counts(rows, counts)
     if not distributed.is_main():
         return {}
     figures = iou_figures(counted)
     seed = ctx.params.seed
     low, high = statistic_interval(resampled_miou(counted), len(every), resamples=RESAMPLES, seed=seed)
-    np.savez_compressed(folder / RECORDS, counts=counted, rows=every)
+    with atomic_write(folder / RECORDS) as file:
+        np.savez_compressed(file, counts=counted, rows=every)
     table = [
         {"class": one["name"], "IoU": iou, "Acc": accuracy}
         for one, iou, accuracy in zip(categories, figures["IoU"], figures["Acc"], strict=True)

@@ -4,7 +4,8 @@ import json
 import shutil
 
 from mae.config import Params
-from mae.config.paths import REPORTS, TOKENIZER, write_text
+from mae.config.paths import REPORTS, TOKENIZER
+from mae.files import write_text
 from mae.report.plots import write_csv
 
 SECTIONS = {"tokenizer": ("input", "encoder", "tokenizer")}

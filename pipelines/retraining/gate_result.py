@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.working_copy.whole_files import write_whole
+from mae.files import write_json
 
 DECISION = Path("reports/register/decision.json")
 _BEFORE = "begun.json"
@@ -46,7 +46,7 @@ def note_before(root: Path, folder: Path, laid: Mapping[str, Any]) -> None:
     The challengers once per decision: a run that goes on after a kill notes again.
     """
     before = _noted(folder)["challengers"] if is_open(folder) else _challengers(_decision(root))
-    write_whole(folder / _BEFORE, json.dumps({"challengers": before, "laid": dict(laid)}).encode())
+    write_json(folder / _BEFORE, {"challengers": before, "laid": dict(laid)})
 
 
 def is_open(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.config import Retrain, read_yaml
-from pipelines.working_copy.whole_files import write_whole
+from mae.files import copy, move, write_json
 
 IMAGES = "ingest"
 LISTING, MANIFEST = "listing.tsv", "manifest.json"
@@ -56,10 +56,9 @@ class NewData:
         """Keep the listings of now, so that what is decided later is decided of these."""
         taken = self._folder / f"listings-{os.urandom(4).hex()}"
         for stage, listing in self._listings.items():
-            (taken / stage).mkdir(parents=True)
             for name in (LISTING, MANIFEST):
-                shutil.copyfile(listing / name, taken / stage / name)
-        write_whole(self._folder / _PENDING, json.dumps({"folder": taken.name}).encode())
+                copy(listing / name, taken / stage / name)
+        write_json(self._folder / _PENDING, {"folder": taken.name})
         for former in self._folder.glob("listings-*/"):
             if former not in (taken, self.decided):
                 shutil.rmtree(former, ignore_errors=True)
@@ -87,9 +86,8 @@ class NewData:
         taken = self._named(_PENDING)
         if taken is not None:
             for stage, shards in self._rejected.items():
-                (taken / stage).mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(shards / REJECTED, taken / stage / REJECTED)
-            os.replace(self._folder / _PENDING, self._folder / _DECIDED)
+                copy(shards / REJECTED, taken / stage / REJECTED)
+            move(self._folder / _PENDING, self._folder / _DECIDED)
 
     @property
     def _taken(self) -> Path:

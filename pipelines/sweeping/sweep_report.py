@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mae.files import atomic_write, write_text
 from pipelines.sweeping.axes import JUDGES, At, Axis, Experiment
 
 FOLDER = Path("reports/sweep")
@@ -45,14 +46,13 @@ def write(root: Path, name: str, axis: Axis, rows: Sequence[Row]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}.{ending}" for ending in ("csv", "md", "png")]
     columns = list(dict.fromkeys(["at", "seed", "experiment", *(key for row in rows for key in row)]))
-    with _whole(files[0]).open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    _whole(files[1]).write_text(text(name, axis, rows))
-    draw(_whole(files[2]), axis, rows)
-    for path in files:
-        os.replace(_whole(path), path)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(files[0], table.getvalue())
+    write_text(files[1], text(name, axis, rows))
+    draw(files[2], axis, rows)
     return files
 
 
@@ -127,7 +127,8 @@ def draw(path: Path, axis: Axis, rows: Sequence[Row]) -> None:
     grid[-1, 0].set_xticks(list(across.values()), [str(at) for at in across], rotation=0 if numeric else 20)
     grid[-1, 0].set(xlabel=axis.label)
     grid[0, 0].set_title(axis.title, color=INK)
-    figure.savefig(path, dpi=130, metadata={"Software": None}, format="png")
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=130, metadata={"Software": None}, format="png")
     pyplot.close(figure)
 
 
@@ -161,8 +162,3 @@ def _by_place(rows: Iterable[Row]) -> dict[At, list[Row]]:
 def _paper(axis: Axis) -> dict[At, dict[str, float]]:
     """What the paper measured, by value: of the demo's values, too, where it has the same one."""
     return {value.at: value.paper for value in axis.values if value.paper}
-
-
-def _whole(path: Path) -> Path:
-    """Written beside and renamed."""
-    return path.with_name("." + path.name)

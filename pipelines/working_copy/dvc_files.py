@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.working_copy.whole_files import write_whole
+from mae.files import write_bytes
 
 LOCK = "dvc.lock"
 COPY = "work/dvc.lock.whole"
@@ -43,9 +43,9 @@ def secure(root: Path) -> str:
         if not lock.exists():
             copy.unlink(missing_ok=True)
         elif _is_whole(lock):
-            write_whole(copy, lock.read_bytes())
+            write_bytes(copy, lock.read_bytes())
         elif copy.exists():
-            write_whole(lock, copy.read_bytes())
+            write_bytes(lock, copy.read_bytes())
             said.append(f"{LOCK} was half written; it is again as it was before")
         else:
             lock.unlink()

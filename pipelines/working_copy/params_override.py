@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 from mae import config
 from mae.config import recipe
-from pipelines.working_copy.whole_files import write_whole
+from mae.files import move, sha256_of, write_json, write_text
 
 PARAMS = "params.yaml"
 RECORD = "params.before.json"
@@ -49,9 +47,9 @@ class ParamsOverride:
             raise
         # The record first: whenever this is killed, what the file was is known.
         before = self._noted()["before"] if self._record.is_file() else self._params.read_text()
-        note = {"before": before, "laid": _digest(self._draft)}
-        write_whole(self._record, json.dumps(note).encode())
-        os.replace(self._draft, self._params)
+        note = {"before": before, "laid": sha256_of(self._draft)}
+        write_json(self._record, note)
+        move(self._draft, self._params)
         return changes
 
     def restore(self) -> str | None:
@@ -62,9 +60,8 @@ class ParamsOverride:
         if not self._record.is_file():
             return None
         note = self._noted()
-        if _digest(self._params) == note["laid"]:
-            self._draft.write_text(note["before"])
-            os.replace(self._draft, self._params)
+        if sha256_of(self._params) == note["laid"]:
+            write_text(self._params, note["before"])
             said = f"{PARAMS} is as it was before the run"
         elif self._params.read_text() == note["before"]:
             said = None
@@ -96,7 +93,3 @@ class Settings(argparse.Action):
         except config.InvalidParams as invalid:
             parser.error(str(invalid))
         setattr(namespace, self.dest, (getattr(namespace, self.dest) or {}) | more)
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

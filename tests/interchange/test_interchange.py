@@ -10,6 +10,7 @@ import timm
 import torch
 from torch.testing import assert_close
 
+from mae.files import DiskFull
 from mae.interchange import convert, detect, export, import_, load_encoder, read, save_encoder
 from mae.methods import METHODS
 from mae.models.pca import PatchPCA
@@ -274,7 +275,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(vit, encoder_file, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskFull, match=rf"{encoder_file.name}: no space left"):
         save_encoder(encoder_file, vit.state_dict(), CONFIG)
     assert encoder_file.read_bytes() == before
     assert os.listdir(encoder_file.parent) == [encoder_file.name]

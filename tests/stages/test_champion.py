@@ -7,7 +7,7 @@ from stages.tiny import run
 
 from mae import __main__ as command
 from mae import registry
-from mae.serving.packaging import digest_of
+from mae.files import sha256_of
 
 METHOD, ENCODER = "models/pretrain/method.safetensors", "models/pretrain/encoder.safetensors"
 
@@ -27,7 +27,7 @@ def champion(out, capsys) -> str:
 
 def test_the_champions_method_is_written_under_its_digest_and_only_once(here, tmp_path, capsys):
     folder, _ = here
-    path = tmp_path / f"{digest_of(folder / METHOD)}.safetensors"
+    path = tmp_path / f"{sha256_of(folder / METHOD)}.safetensors"
     assert champion(tmp_path, capsys) == str(path)
     assert path.read_bytes() == (folder / METHOD).read_bytes()
     assert [path] == list(tmp_path.iterdir())
@@ -46,11 +46,11 @@ def test_registering_again_keeps_one_method_and_a_registry_without_it_is_complet
     uri = f"sqlite:///{folder}/mlflow.db"
     client, name = MlflowClient(uri), params.registry.encoder
     version = registry.champion_version(uri, name)
-    assert client.get_model_version(name, version).tags["method_digest"] == digest_of(folder / METHOD)
+    assert client.get_model_version(name, version).tags["method_digest"] == sha256_of(folder / METHOD)
     client.delete_model_version_tag(name, version, "method_digest")
-    assert champion(tmp_path / "alone", capsys).endswith(f"{digest_of(folder / ENCODER)}.safetensors")
+    assert champion(tmp_path / "alone", capsys).endswith(f"{sha256_of(folder / ENCODER)}.safetensors")
     run(folder, params, "register")
-    assert champion(tmp_path / "whole", capsys).endswith(f"{digest_of(folder / METHOD)}.safetensors")
+    assert champion(tmp_path / "whole", capsys).endswith(f"{sha256_of(folder / METHOD)}.safetensors")
     assert registry.champion_version(uri, name) == version
 
 

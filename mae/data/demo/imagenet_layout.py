@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mae.data.demo.scenes import CLASSES, Look, Scene, check, scenes
+from mae.files import write_json
 
 FORMAT = 1  # raise it whenever the same settings give other files, or directories of old ones stay in place
 _MTIME = 1_262_304_000  # 2010-01-01: a listing of names, sizes and times is then the same on every machine
@@ -106,11 +107,11 @@ def write_tree(
     files, total = _weigh(partial)
     complete = {"digest": digest, "files": files, "bytes": total, "counts": wanted.counts, "classes": classes}
     # A kill between these steps leaves a marker that fits no settings: the next call writes anew.
-    _write_marker(marker_file, {**complete, "digest": "unfinished"})
+    write_json(marker_file, {**complete, "digest": "unfinished"})
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)
-    _write_marker(marker_file, complete)
+    write_json(marker_file, complete)
     return complete
 
 
@@ -165,12 +166,3 @@ def _read_marker(path: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, TypeError):
         return {"digest": "unreadable"}
-
-
-def _write_marker(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

@@ -7,7 +7,6 @@ can be remade at every run; equal sources give equal bytes.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from mae.data.sources.imagenet_tars import ImageNetTarSource
 from mae.data.sources.inaturalist import INat2017Source, INat2018Source, INat2019Source
 from mae.data.sources.label_maps import Ade20kSource, CamVidSource, LabelMapSource
 from mae.data.sources.places import Places205Source, Places365Source
-from mae.files import json_bytes, whole, write_json
+from mae.files import atomic_write, json_bytes, move, read_json, sha256_of, write_json
 
 _KINDS = (
     FolderSource, ImageNetTarSource, FlatSource, CocoSource, Ade20kSource, CamVidSource, LabelMapSource,
@@ -56,7 +55,7 @@ def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
         return kept
     census = _Census()
     fingerprint = hashlib.sha256()
-    with whole(out / f"{LISTING}.new") as file:
+    with atomic_write(out / f"{LISTING}.new") as file:
         for entry in source.entries():
             line = line_of(entry)
             census.add(entry)
@@ -117,28 +116,22 @@ class _Census:
 
 def _kept(out: Path, source: Source, key: dict[str, list[int]]) -> dict[str, Any] | None:
     """The manifest already there, if it was made of the same unchanged files and its listing is whole."""
-    try:
-        manifest = json.loads((out / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+    manifest = read_json(out / MANIFEST)
+    if manifest is None:
         return None
     same = {"format": FORMAT, "kind": source.kind, "root": os.fspath(source.root), "unchanged_key": key}
     if any(manifest.get(name) != value for name, value in same.items()):
         return None
-    try:
-        with (out / LISTING).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-    return manifest if digest == manifest.get("fingerprint") else None
+    listing = out / LISTING
+    whole = listing.is_file() and sha256_of(listing) == manifest.get("fingerprint")
+    return manifest if whole else None
 
 
 def _replace_if_different(new: Path, old: Path) -> None:
-    if old.is_file() and old.stat().st_size == new.stat().st_size:
-        with new.open("rb") as one, old.open("rb") as other:
-            if hashlib.file_digest(one, "sha256").digest() == hashlib.file_digest(other, "sha256").digest():
-                new.unlink()
-                return
-    os.replace(new, old)
+    if old.is_file() and old.stat().st_size == new.stat().st_size and sha256_of(old) == sha256_of(new):
+        new.unlink()
+    else:
+        move(new, old)
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mae.data.shards.split import Split
-from mae.files import whole
+from mae.files import atomic_write
 
 _OPEN = 32  # shards whose tokens stay mapped; a plan goes through few at a time
 
@@ -69,8 +69,7 @@ def keep_tokens(folder: Path, split: Split, found: Iterable[tuple[np.ndarray, np
 
 
 def _write(folder: Path, shard: str, array: np.ndarray) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / file_name(shard)) as file:
+    with atomic_write(folder / file_name(shard)) as file:
         np.save(file, array)
     return shard
 

@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mae.data.shards.split import ShardError, Split
-from mae.files import write_json
+from mae.files import sha256_of, write_json
 
 FORMAT = 1
 INDEX, REJECTED, TARS = "index.json", "rejected.json", "tars"
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Index:

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from mae.data.shards.index import FORMAT, INDEX, REJECTED, TARS, Index, sha256_of
+from mae.data.shards.index import FORMAT, INDEX, REJECTED, TARS, Index
 from mae.data.shards.shard_job import ShardJob
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_reuse import keep
 from mae.data.shards.shard_writer import Sidecar, read_sidecar, sidecar_path
 from mae.data.shards.split import SAMPLE, ShardError, samples_name
 from mae.data.sources.base import SPLITS
-from mae.files import move, whole, write_json
+from mae.files import atomic_write, move, remove_stale, sha256_of, write_json
 
 _JOB, _DONE = "job.json", "done.json"
 _ANNOTATED = ("task", "categories", "ignore")  # what the index takes over from a manifest that has it
@@ -76,9 +76,10 @@ def entered(job: ShardJob) -> bool:
 def enter(job: ShardJob) -> None:
     """Make the work directory this planned job's: what another left there goes, kept shards come in."""
     same = entered(job)
+    remove_stale(job.work)
     for path in job.work.iterdir():
         ours = path.name.split("-")[0] in SPLITS or path.name in (_JOB, _DONE, REJECTED)
-        if path.name.endswith(".partial") or path.name == _DONE or (ours and not same):
+        if path.name == _DONE or (ours and not same):
             path.unlink()
     for task, sidecar, tar in job.kept:
         if read_sidecar(job.work, task.name) is None:
@@ -161,7 +162,7 @@ def _conclude(
         reason = keep(job.kept_dir, job.made_so, job.listing, parts, index, job.out)
         if reason is not None:
             log(f"{job.kept_dir}: no shard can be kept for the next run, it will write all anew ({reason})")
-    digest = hashlib.sha256((job.out / INDEX).read_bytes()).hexdigest()
+    digest = sha256_of(job.out / INDEX)
     write_json(job.work / _DONE, {"job": job.about, "index": digest})
     for task in job.tasks:
         for path in (job.work / task.name, sidecar_path(job.work, task.name)):
@@ -183,7 +184,7 @@ def _publish_split(split: str, sidecars: list[Sidecar], work: Path, tars: Path) 
         part["offset"], part["size"], part["label"] = rows.T
         at += len(rows)
         shards.append({"name": name, "count": len(rows), "bytes": side.bytes, "sha256": side.sha256})
-    with whole(tars / samples_name(split)) as file:
+    with atomic_write(tars / samples_name(split)) as file:
         np.save(file, table)
     return {
         "count": len(table),

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mae.data.listing.listing_file import Listing
-from mae.data.shards.index import TARS, sha256_of
+from mae.data.shards.index import TARS
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_writer import Sidecar
-from mae.files import whole, write_json
+from mae.files import atomic_write, sha256_of, write_json
 
 _KEPT = "kept.json"
 
@@ -103,7 +103,7 @@ def keep(
                 forget(directory)
                 return error.strerror or str(error)
             if not (record := tar.with_suffix(".json")).is_file():
-                with whole(record) as file:
+                with atomic_write(record) as file:
                     about_it = {"rows": rows, "first_key": task.first_key, "sidecar": vars(side)}
                     file.write(json.dumps(about_it).encode("ascii"))
             shards.append({"key": key, "split": split, "stamp": _stamp(tar)})

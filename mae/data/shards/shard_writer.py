@@ -31,7 +31,7 @@ from mae.data.shards.annotation_checks import (
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.tar_writer import TarWriter
 from mae.data.sources.base import BROKEN_LINK, Entry
-from mae.files import json_bytes, whole
+from mae.files import atomic_write, json_bytes
 
 
 class SourceChanged(RuntimeError):
@@ -58,7 +58,7 @@ class Sidecar:
 
     def write(self, directory: Path) -> None:
         """Put it beside its shard in `directory`."""
-        with whole(sidecar_path(directory, self.name)) as file:
+        with atomic_write(sidecar_path(directory, self.name)) as file:
             file.write(json.dumps(vars(self)).encode("ascii"))
 
 
@@ -87,7 +87,7 @@ class ShardWriter:
         """
         sidecar = Sidecar(task.name)
         content = 0
-        with whole(self.directory / task.name) as file, _Containers(self.listing.root) as containers:
+        with atomic_write(self.directory / task.name) as file, _Containers(self.listing.root) as containers:
             tar = TarWriter(file)
             for number, row in enumerate(task.rows, task.first_key):
                 entry = self.listing[int(row)]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mae.files import atomic_write
+
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 BEST = 100
@@ -40,7 +42,7 @@ class MatchRecords:
 
     def save(self, path: Path) -> None:
         """One compressed .npz."""
-        with path.open("wb") as file:  # a file, so that NumPy adds no suffix of its own
+        with atomic_write(path) as file:  # a file, so that NumPy adds no suffix of its own
             np.savez_compressed(file, **{each.name: getattr(self, each.name) for each in fields(self)})
 
     @classmethod

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from mae import config, distributed, interchange
 from mae.config import Params
-from mae.config.paths import ENCODER, NO_SET, REPORTS, DataSet, read_json, require, write_text
+from mae.config.paths import ENCODER, NO_SET, REPORTS, DataSet, read_json, require
 from mae.data.decode import decode
 from mae.data.loading.batches import evaluation_batches
 from mae.evaluation.dense_training import DenseRecipe, Schedule, train_dense
+from mae.files import copy, write_text
 from mae.report.plots import compared_curves, empty, write_csv
 from mae.serving.model_file import save_dense
 from mae.stages.context.progress import with_progress
@@ -219,18 +220,14 @@ def _publish(ctx: StageContext, folder: Path, model_file: Path) -> None:
     model_file.parent.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
         if path.suffix in (".png", ".csv"):
-            shutil.copy(path, reports / path.name)
+            copy(path, reports / path.name)
             if path.suffix == ".png":
                 ctx.run.picture(reports / path.name)
         elif path.is_dir():
-            shutil.copytree(path, model_file.parent / path.name, dirs_exist_ok=True)
+            shutil.copytree(path, model_file.parent / path.name, dirs_exist_ok=True, copy_function=copy)
         else:
             target = model_file if path.name == "model.safetensors" else model_file.parent / path.name
-            interchange.replace(target, partial(_copy, path))
-
-
-def _copy(path: Path, beside: str) -> None:
-    shutil.copyfile(path, beside)
+            copy(path, target)
 
 
 def _renamed(row: Mapping[str, float], first: str, others: Sequence[str]) -> dict[str, float]:

@@ -15,13 +15,13 @@ import torch
 
 from mae import distributed, interchange, tracking
 from mae.config import Params
-from mae.config.paths import IMAGES, REPORTS, DataSet, digest_of, require
+from mae.config.paths import IMAGES, REPORTS, DataSet, require
 from mae.data.loading.batches import evaluation_batches, training_batches
 from mae.data.shards.index import Index, Split
 from mae.data.transforms.image import Normalize, evaluation
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import Interrupted
-from mae.files import write_json
+from mae.files import sha256_of, write_json
 from mae.stages.context.tracked_run import stage_folder, tracked
 
 PICTURES = 8  # images that a stage draws, for a person to look at
@@ -193,7 +193,7 @@ def open_stage(
     fresh folder. The checkpoints go when the stage is done, so that one that DVC repeats starts fresh.
     """
     runtime = params.runtime
-    taken_up = [] if encoder_file is None else [digest_of(require(encoder_file))]
+    taken_up = [] if encoder_file is None else [sha256_of(require(encoder_file))]
     device = distributed.init(None if runtime.device == "auto" else runtime.device)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # The loader's processes need cores too; idle threads that spin on them cost a sixth of the speed.

@@ -21,6 +21,7 @@ from mae.data.transforms import image as transforms
 from mae.data.transforms.pretraining import augmentation
 from mae.engine.loop import Fitted, fit
 from mae.engine.optim import adamw, scaled_lr, sgd, warmup_cosine
+from mae.files import copy
 from mae.models import vit as encoders
 from mae.models.patches import patchify
 from mae.models.pca import Moments
@@ -174,7 +175,7 @@ def _keep(ctx: StageContext, made: Any) -> None:
         _log.info("kept the tokens of %s", name)
     distributed.barrier()
     if distributed.is_main():
-        shutil.copytree(folder, TOKENS, dirs_exist_ok=True)
+        shutil.copytree(folder, TOKENS, dirs_exist_ok=True, copy_function=copy)
 
 
 @torch.no_grad()

@@ -7,10 +7,11 @@ from torch import nn
 
 from mae import interchange
 from mae.config import Params
-from mae.config.paths import TOKENIZER, TOKENS, digest_of, require
+from mae.config.paths import TOKENIZER, TOKENS, require
 from mae.config.tokenizer import NEEDS, other_views
 from mae.data.loading.token_cache import KeptTokens
 from mae.data.shards.index import Index
+from mae.files import sha256_of
 from mae.models.tokenizer import build_tokenizer
 
 
@@ -36,7 +37,7 @@ def fitted_for(params: Params) -> nn.Module | None:
 
 def fitted_inputs(params: Params) -> list[str]:
     """The digests of what pretraining reads of it."""
-    return [digest_of(require(TOKENIZER))] if params.pretrain.target in NEEDS else []
+    return [sha256_of(require(TOKENIZER))] if params.pretrain.target in NEEDS else []
 
 
 def kept_tokens(params: Params, index: Index) -> KeptTokens | None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from mae import interchange
 from mae.config import Params
-from mae.config.paths import digest_of
+from mae.files import sha256_of
 from mae.methods import METHODS
 from mae.models.vit import build
 from mae.stages.context.stage_context import encoder_config
@@ -61,7 +61,7 @@ def load_initial_weights(method: Any, params: Params) -> WeightSource | None:
     except ValueError as error:
         raise ValueError(f"pretrain.init: {error}") from error
     part.load_state_dict(state)
-    origin = WeightSource(params.pretrain.init, digest_of(file), whole)
+    origin = WeightSource(params.pretrain.init, sha256_of(file), whole)
     _log.info("going on from %s", origin)
     return origin
 

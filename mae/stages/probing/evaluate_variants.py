@@ -9,7 +9,7 @@ from typing import Any
 
 from mae import distributed, interchange
 from mae.config import Params
-from mae.config.paths import CLASSIFIER, REPORTS, digest_of, require
+from mae.config.paths import CLASSIFIER, REPORTS, require
 from mae.data.loading.batches import evaluation_batches
 from mae.data.sources.class_folders import ClassFolders
 from mae.data.transforms.image import Normalize, evaluation
@@ -25,6 +25,7 @@ from mae.evaluation.classification.imagenet_variants import (
     corruption_errors,
     mean_corruption_error,
 )
+from mae.files import sha256_of
 from mae.models import vit as encoders
 from mae.report.plots import write_csv
 from mae.stages.context.progress import with_progress
@@ -41,7 +42,7 @@ def judge_sets(params: Params, sections: Sequence[str]) -> None:
     """Every set of robustness.sets; reports/robustness/metrics.json has `<set>_<figure>` of each."""
     roots: dict[str, Path] = {name: _root(params, name) for name in params.robustness.sets}
     folders = {name: _parts(name, root) for name, root in roots.items()}
-    inputs = [digest_of(require(CLASSIFIER))]
+    inputs = [sha256_of(require(CLASSIFIER))]
     with open_stage("robustness", params, sections, inputs=inputs) as ctx, StopRequest() as stop:
         classifier = _Classifier(ctx)
         found: dict[str, dict[str, Part]] = {name: {} for name in folders}

@@ -7,9 +7,10 @@ import numpy as np
 
 from mae import distributed
 from mae.config import FineTune
-from mae.config.paths import REPORTS, write_text
+from mae.config.paths import REPORTS
 from mae.evaluation.classification.accuracy import Evaluation
 from mae.evaluation.confidence import bootstrap_interval, paired_gain
+from mae.files import atomic_write, write_text
 from mae.report.plots import partial_curve, write_csv
 from mae.stages.context.stage_context import StageContext
 
@@ -64,7 +65,8 @@ def restore(kept: dict[str, Any]) -> Evaluation:
 def save_correct(folder: Path, found: Evaluation) -> None:
     """folder/correct.npy: (N,) bool, whether each val sample was right, in row order."""
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "correct.npy", found.correct)
+    with atomic_write(folder / "correct.npy") as file:
+        np.save(file, found.correct)
 
 
 def write_curve(ctx: StageContext, prefix: str) -> float | None:

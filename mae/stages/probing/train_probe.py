@@ -16,6 +16,7 @@ from mae.data.transforms.image import Transform
 from mae.evaluation.classification.accuracy import Evaluation, evaluate
 from mae.evaluation.classification.classifier import Classifier, build_classifier, train_classifier
 from mae.evaluation.classification.protocols import PROTOCOLS, Recipe, make_augmentation
+from mae.files import atomic_path
 from mae.stages.context.stage_context import StageContext, encoder_config
 
 Settings = config.Probe | config.FineTune
@@ -135,4 +136,5 @@ def save_classifier(ctx: StageContext, classifier: Classifier) -> None:
     about = Encoder.read().config | {"classes": ctx.index.classes, "pool": "avg"}
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     metadata = {"config": json.dumps(about, sort_keys=True)}
-    interchange.replace(CLASSIFIER, lambda file: safetensors.torch.save_file(tensors, file, metadata))
+    with atomic_path(CLASSIFIER) as file:
+        safetensors.torch.save_file(tensors, file, metadata)

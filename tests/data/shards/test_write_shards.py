@@ -128,7 +128,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(tmp_path, image_tr
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DiskFull, match=r"no room left.*train-.*run again"):
+    with pytest.raises(DiskFull, match=r"train-.*no space left.*run again"):
         shard(tmp_path, root)
     monkeypatch.undo()
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
