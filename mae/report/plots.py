@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mae.files import atomic_write, write_text
+from mae.files import atomic_path, write_text
 
 INK, ACCENT, SECOND, FAINT = "#24292f", "#0b6bcb", "#c2410c", "#d0d7de"
 
@@ -244,6 +244,6 @@ def _line(
 
 def _save(figure: Any, path: Path) -> None:
     """Whole or not at all, and the same bytes for the same picture."""
-    with atomic_write(path) as file:
-        figure.savefig(file, dpi=130, metadata={"Software": None}, format="png")
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=130, metadata={"Software": None}, format="png")
     _pyplot().close(figure)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mae.files import atomic_write, write_text
+from mae.files import atomic_path, write_text
 from pipelines.sweeping.axes import JUDGES, At, Axis, Experiment
 
 FOLDER = Path("reports/sweep")
@@ -127,8 +127,8 @@ def draw(path: Path, axis: Axis, rows: Sequence[Row]) -> None:
     grid[-1, 0].set_xticks(list(across.values()), [str(at) for at in across], rotation=0 if numeric else 20)
     grid[-1, 0].set(xlabel=axis.label)
     grid[0, 0].set_title(axis.title, color=INK)
-    with atomic_write(path) as file:
-        figure.savefig(file, dpi=130, metadata={"Software": None}, format="png")
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=130, metadata={"Software": None}, format="png")
     pyplot.close(figure)
 
 
