@@ -78,9 +78,8 @@ def paper_figures(params: Params) -> Figures:
     return {name: found[name] for name in protocols if name in found}
 
 
-def paper_source(params: Params, shown: Iterable[str]) -> str:
-    """Where the figures come from that stand in the papers' column, as a sentence; nothing where none do."""
+def paper_sources(params: Params, shown: Iterable[str]) -> list[str]:
+    """List the papers that the shown figures are from; [] where none is shown."""
     names = set(shown)
-    told = [SOURCES[params.pretrain.method]] if names - {"scratch"} else []
-    told += ["from scratch, section A.2 of He et al. 2021"] if "scratch" in names else []
-    return f" The paper's figures: {'; '.join(told)}." if told else ""
+    sources = [SOURCES[params.pretrain.method]] if names - {"scratch"} else []
+    return sources + (["from scratch, section A.2 of He et al. 2021"] if "scratch" in names else [])

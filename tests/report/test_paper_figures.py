@@ -1,25 +1,23 @@
-"""The paper's figures stand only beside what they are of."""
+"""The papers' figures stand only next to the method, encoder and images that they were measured on."""
 
-import json
 import shutil
-from pathlib import Path
 
 import pytest
+from report.fixed_results import TOP, index, rendered, section, write_results
 
 from mae import config
 from mae.config import recipe
-from mae.report.dense_tasks import COLUMNS, MAIN, dense_section
-from mae.report.paper_figures import paper_figures, paper_source
-from mae.report.robustness import robustness_section
+from mae.report.paper_figures import paper_figures, paper_sources
+from mae.report.render import markdown
 
 
 @pytest.fixture
-def laid(project, tmp_path, monkeypatch):
-    """Params of recipes/imagenet_vit_base.yaml with other recipes or settings over it."""
+def settings(project, tmp_path, monkeypatch):
+    """Params of recipes/imagenet_vit_base.yaml with other recipes or settings applied."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(project / "params.yaml", "params.yaml")
 
-    def lay(*more):
+    def apply(*more):
         onto = tmp_path / "params.yaml"
         for one in ("imagenet_vit_base", *more):
             setting = "=" in one
@@ -30,25 +28,16 @@ def laid(project, tmp_path, monkeypatch):
             )
         return config.load(onto)
 
-    return lay
-
-
-def shards(folder, kind, classes=(), val=0):
-    (folder).mkdir(parents=True, exist_ok=True)
-    about = {
-        "kind": kind, "classes": classes, "splits": {"val": {"count": val}}, "categories": [],
-        "fingerprint": "", "rejected": {"count": 0},
-    }  # fmt: skip
-    (folder / "index.json").write_text(json.dumps(about))
+    return apply
 
 
 @pytest.fixture
-def figures(laid):
+def figures(settings):
     """Figures for the params of such recipes and settings, on images of that source with so many classes."""
 
     def find(kind, classes, *more):
-        shards(Path("data/shards"), kind, [str(number) for number in range(classes)])
-        return paper_figures(laid(*more))
+        index("data/shards", kind, classes)
+        return paper_figures(settings(*more))
 
     return find
 
@@ -79,7 +68,7 @@ def test_beside_another_encoder_or_other_classes_stands_nothing(figures):
 
 
 @pytest.mark.parametrize(
-    ("laid_over", "stands"),
+    ("applied", "stands"),
     [
         (["cae_vit_base"], {"linear": 70.3, "attentive": 77.2, "finetune": 83.9}),
         (["imagenet_vit_large", "cae_vit_large"], {"linear": 77.8, "attentive": 81.2, "finetune": 86.2}),
@@ -94,11 +83,14 @@ def test_beside_another_encoder_or_other_classes_stands_nothing(figures):
         (["encoder.img_size=192"], {}),
     ],
 )
-def test_the_figures_are_of_the_method_and_of_what_makes_the_encoder(figures, laid_over, stands):
-    assert figures("folder", 1000, *laid_over) == stands
+def test_the_figures_are_of_the_method_and_of_what_makes_the_encoder(figures, applied, stands):
+    assert figures("folder", 1000, *applied) == stands
 
 
-DENSE_SETS = {"detect": ("coco", 5000), "segment": ("ade20k", 2000)}
+DENSE_SETS = {
+    "detect": ("coco", 5000, "Detection and instance segmentation (Mask R-CNN)"),
+    "segment": ("ade20k", 2000, "Semantic segmentation"),
+}
 
 
 @pytest.mark.parametrize(
@@ -109,32 +101,44 @@ DENSE_SETS = {"detect": ("coco", 5000), "segment": ("ade20k", 2000)}
         (["mocov3_vit_base"], None, None),
     ],
 )
-def test_the_papers_ap_and_miou_stand_beside_their_own_method_alone(laid, method, detect, segment):
-    params = laid(*method)
-    for stage, told in (("detect", detect), ("segment", segment)):
-        kind, count = DENSE_SETS[stage]
-        shards(Path(f"data/{stage}/shards"), kind, val=count)
-        result = dict.fromkeys(COLUMNS[stage], 0.1) | {"init": "pretrained", "samples": count}
-        result |= {f"{MAIN[stage]}_{end}": 0.1 for end in ("low", "high")}
-        section = "\n".join(dense_section(stage, result, params))
-        assert ("| paper |" in section) == (told is not None)
-        assert told is None or told in section
-        assert ("The paper's figures:" in section) == (told is not None)
+def test_the_papers_ap_and_miou_stand_next_to_their_own_method_alone(settings, method, detect, segment):
+    params, results = settings(*method), write_results()
+    for stage, row in (("detect", detect), ("segment", segment)):
+        kind, count, heading = DENSE_SETS[stage]
+        index(f"data/{stage}/shards", kind, val=count)
+        text = section(markdown(results, params), heading)
+        assert ("| paper |" in text) == (row is not None)
+        assert row is None or row in text
+        assert ("The paper's figures:" in text) == (row is not None)
+        index(f"data/{stage}/shards", kind, val=count - 1)
+        assert "paper" not in section(markdown(results, params), heading)
 
 
 @pytest.mark.parametrize(
     ("method", "stands"), [([], "35.9"), (["cae_vit_base"], ""), (["mocov3_vit_base"], "")]
 )
-def test_the_papers_robustness_stands_beside_its_own_method_and_whole_sets(laid, method, stands):
-    params = laid(*method)
+def test_the_papers_robustness_stands_next_to_its_own_method_and_whole_sets(settings, method, stands):
+    params = settings(*method)
     for samples in (7500, 7499):
-        found = {"samples": samples, "classes": 200, "top1": 0.2, "top1_low": 0.1, "top1_high": 0.3}
-        section = "\n".join(robustness_section({f"imagenet_a_{k}": v for k, v in found.items()}, params))
-        assert f"| 10.0 to 30.0 | {stands if samples == 7500 else ''} |" in section
+        found = {f"imagenet_a_{name}": value for name, value in (TOP | {"samples": samples}).items()}
+        text = section(
+            rendered(params, robustness=found | {"imagenet_a_classes": 200}), "Other versions of ImageNet"
+        )
+        assert f"| 62.5 to 87.5 | {stands if samples == 7500 else ''} |" in text
 
 
-def test_where_a_papers_figures_come_from_is_said_where_some_stand(laid):
-    params = laid("cae_vit_base")
-    assert "2202.03026" in paper_source(params, ["linear"])
-    assert paper_source(params, []) == ""
-    assert "A.2" in paper_source(laid("denoising_vit_base"), ["scratch"])
+def test_where_a_papers_figures_come_from_is_said_where_some_stand(settings):
+    params = settings("cae_vit_base")
+    assert "2202.03026" in paper_sources(params, ["linear"])[0]
+    assert paper_sources(params, []) == []
+    assert "A.2" in paper_sources(settings("denoising_vit_base"), ["scratch"])[0]
+
+
+def test_the_papers_top1_stands_in_the_results_with_its_source(settings):
+    params = settings()
+    results = write_results()
+    index("data/shards", classes=1000)
+    text = section(markdown(results, params), "Results")
+    assert "| fine-tuning | all labels | 75.0 | 62.5 to 87.5 |  | +25.0 points" in text
+    assert "| 83.6 |" in text
+    assert "The paper's figures: He et al. 2021" in text

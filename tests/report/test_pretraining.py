@@ -1,33 +1,46 @@
 """The report says of each method what was done, and of which images its pictures are."""
 
 import pytest
+from report.fixed_results import METRICS, rendered, section
 
 from mae import config
-from mae.report.pretraining import pretraining_section, pretraining_summary
-from mae.report.tokenizer import tokenizer_section
-
-MEASURED = {"parameters": 2_000_000, "samples": 60, "steps": 6, "first_loss": 1.0, "loss": 0.5}
-SHOWN = {"pictures_note": "as predicted", "pictures_split": "val"}
 
 
-def test_masks_are_told_of_in_patches_and_only_where_there_are_some(project):
+@pytest.fixture
+def report(project, tmp_path, monkeypatch):
+    """The report of the demo's params, with these metrics of pretraining or of the tokenizer."""
+    monkeypatch.chdir(tmp_path)
     params = config.load(project / "params.yaml")
-    told = pretraining_summary(params, MEASURED | {"masked": 27, "patches": 36})
-    assert told.endswith("for 28 epochs, 27 of 36 patches masked (random).")
-    assert pretraining_summary(params, MEASURED).endswith("for 28 epochs.")
+
+    def render(pretrain=(), tokenizer=()):
+        changed = {"pretrain": dict(pretrain), "tokenizer": dict(tokenizer)}
+        return rendered(params, **{stage: METRICS[stage] | more for stage, more in changed.items()})
+
+    return render
+
+
+def test_masks_are_reported_in_patches_and_only_where_there_are_some(report):
+    assert "for 28 epochs, 27 of 36 patches masked (random).\n" in report({"masked": 27, "patches": 36})
+    assert "for 28 epochs.\n" in report()
 
 
 @pytest.mark.parametrize(
-    ("split", "told"), [("val", "of val, none {} on"), ("train", "of train, {} on, for there is no val")]
+    ("split", "said"), [("val", "of val, none {} on"), ("train", "of train, {} on, for there is no val")]
 )
-def test_pictures_and_errors_are_said_to_be_of_the_split_that_they_are_of(split, told):
-    section = "\n".join(pretraining_section(MEASURED | SHOWN | {"pictures_split": split}))
-    assert f"Images {told.format('trained')}: as predicted." in section
-    found = {"kind": "pca", "error": 0.1, "components": 3, "explained_variance": 0.9}
-    section = "\n".join(tokenizer_section(found | MEASURED | SHOWN | {"split": split}))
-    assert f"judged on 60 images {told.format('fitted')}; the error" in section
+def test_pictures_and_errors_are_said_to_be_of_the_split_that_they_are_of(report, split, said):
+    text = report({"pictures_split": split}, {"split": split})
+    assert f"Images {said.format('trained')}: as predicted." in section(text, "Pretraining")
+    assert f"60 images {said.format('fitted')}; the error" in section(text, "Tokenizer")
 
 
-def test_the_probe_on_each_block_names_the_best_one():
-    section = "\n".join(pretraining_section(MEASURED | SHOWN | {"layers_top1": [0.1, 0.3, 0.2]}))
-    assert "best 30.0 % after block 2 of 3; 20.0 % after the last." in section
+def test_components_take_the_place_of_codes(report, project):
+    assert "| kind | squared error | codes | in use | perplexity |" in section(report(), "Tokenizer")
+    plain = {name: value for name, value in METRICS["tokenizer"].items() if not name.startswith("code")}
+    plain |= {"kind": "pca", "components": 3, "explained_variance": 0.9}
+    text = rendered(config.load(project / "params.yaml"), tokenizer=plain)
+    assert "| principal components of patches | 0.2500 | 3 | 90.0 % |" in section(text, "Tokenizer")
+
+
+def test_the_probe_on_each_block_names_the_best_one(report):
+    text = section(report({"layers_top1": [0.1, 0.3, 0.2]}), "Pretraining")
+    assert "best 30.0 % after block 2 of 3; 20.0 % after the last." in text

@@ -14,7 +14,7 @@ from stages.tiny import laid, run
 from mae import interchange
 from mae.config.paths import DETECTION, DETECTOR, ENCODER
 from mae.data.sources.base import SourceError
-from mae.report.dense_tasks import dense_section
+from mae.report.parts.dense_tasks import detection
 from mae.serving.model_file import config_of
 from mae.stages import detect
 
@@ -143,5 +143,5 @@ def test_odd_images_are_detected_in_and_judged(encoder, tmp_path):
     assert (index["boxes_only"], index["rejected"]["count"]) == (2 * 62, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        said = "\n".join(dense_section("detect", found, params))
-    assert "124 objects have a box and no mask" in said
+        shown = detection({"detect": found}, params)
+    assert shown["data"]["boxes_only"] == 124, "the report names them"

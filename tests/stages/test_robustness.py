@@ -21,7 +21,7 @@ from mae.data.transforms.image import Normalize, evaluation
 from mae.engine.loop import Interrupted
 from mae.evaluation.classification.imagenet_variants import ALEXNET_ERRORS, SEVERITIES
 from mae.models import vit as encoders
-from mae.report.robustness import robustness_section
+from mae.report.parts.robustness import robustness
 from mae.stages.probing import evaluate_variants as other_sets
 
 WNIDS = ["n01440764", "n02086240", "n02105641", "n03445777"]
@@ -136,9 +136,9 @@ def test_the_figures_are_those_of_a_loop_by_hand_over_the_official_layouts(folde
     assert float(rows[1].split(",")[1]) == pytest.approx(ces[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        report = "\n".join(robustness_section(found, config.load("params.yaml")))
-    assert f"| {100 * found['imagenet_c_mCE']:.1f} |" in report
-    assert "jpeg compression" in report
+        shown = robustness({"robustness": found}, config.load("params.yaml"))
+    assert shown["rows"][0]["figure"] == found["imagenet_c_mCE"]
+    assert "jpeg compression" in [row["name"] for row in shown["corruptions"]["rows"]]
 
 
 def test_imagenet_a_is_judged_among_its_own_classes(folder):
