@@ -15,17 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mae.stage_table import PARALLEL, SHARDING, STAGES
+
 if TYPE_CHECKING:
     from mae.config import Params
-
-# In the order of dvc.yaml; PARALLEL ones may run under torchrun.
-JUDGES = ("knn", "linear", "attentive", "partial", "finetune", "scratch")
-DENSE = ("ingest_detect", "shard_detect", "detect", "ingest_segment", "shard_segment", "segment")
-PARALLEL = ("tokenizer", "pretrain", *JUDGES, "robustness", "detect", "segment")
-STAGES = (
-    *("versions", "ingest", "shard", "tokenizer", "pretrain", *JUDGES, "robustness"),
-    *(*DENSE, "register", "report"),
-)
 
 EXIT_BAD_PARAMS = 2
 EXIT_NO_CHAMPION = 3
@@ -50,31 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mae", description="Masked-autoencoder pretraining as a pipeline.")
     parser.add_argument("--params", default="params.yaml", help="the parameters (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    helps = {
-        "versions": "write the version of what each stage computes, for DVC to see",
-        "ingest": "list the raw images into a small manifest (and write the demo, if that is it)",
-        "shard": "copy the listed images into WebDataset shards and index them",
-        "tokenizer": "fit visual tokens, components or a palette, where pretraining asks for them",
-        "pretrain": "train the encoder without labels",
-        "knn": "judge the frozen encoder by its nearest neighbours",
-        "linear": "judge the frozen encoder by a linear classifier",
-        "attentive": "judge the frozen encoder by a classifier with one cross-attention",
-        "partial": "fine-tune the last blocks only, for several numbers of blocks",
-        "finetune": "fine-tune the whole encoder",
-        "scratch": "train the same encoder with labels from random weights",
-        "robustness": "judge the fine-tuned classifier on ImageNet-C, -A, -R and -Sketch",
-        "ingest_detect": "list the images with boxes and masks, and check their annotations",
-        "shard_detect": "copy images, boxes and masks into shards",
-        "detect": "train Mask R-CNN on the encoder, and on random weights; COCO's box and mask AP",
-        "ingest_segment": "list the images with label maps",
-        "shard_segment": "copy images and label maps into shards",
-        "segment": "train UperNet (or DPT) on the encoder, and on random weights; mIoU",
-        "register": "put the models into the MLflow registry; promote those that are better",
-        "report": "write reports/report.md and report.html",
-    }
-    for name in STAGES:
-        stage = _command(commands, name, helps[name], _stage)
-        if name.startswith("shard"):
+    for row in STAGES.values():
+        stage = _command(commands, row.name, row.help, _stage)
+        if row.name in SHARDING:
             parts = stage.add_mutually_exclusive_group()
             parts.add_argument(
                 "--list-parts", action="store_true", help="only name the shards still to write"

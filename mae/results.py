@@ -8,25 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from mae.config.yaml_files import read_yaml
+from mae.stage_table import STAGES, setting
 from mae.tracking import git_tags
 
 PACKAGE = Path(__file__).parent
-# The setting that says which part of a stage runs, where the parts have versions of their own.
-PARTS = {"tokenizer": "tokenizer.kind", "pretrain": "pretrain.method", "segment": "segment.head"}
 
 
 def versions() -> dict[str, Any]:
-    """Read all versions of mae/results.yaml: stage -> number, or stage -> part -> number."""
-    return read_yaml(PACKAGE / "results.yaml")
+    """Read all versions: stage -> number, or stage -> part -> number; a stage that the file lacks has 1."""
+    new = {name: 1 for name, stage in STAGES.items() if stage.part is None and name != "versions"}
+    return new | read_yaml(PACKAGE / "results.yaml")
 
 
 def version_of(stage: str, params: Any) -> int:
-    """Return the version of what `stage` computes with these parameters; KeyError for a stage without one."""
-    found = versions()[stage]
-    if stage not in PARTS:
-        return int(found)
-    section, key = PARTS[stage].split(".")
-    return int(found[getattr(getattr(params, section), key)])
+    """Return the version of what `stage` computes under these parameters; KeyError where it has none."""
+    found, part = versions()[stage], STAGES[stage].part
+    return int(found if part is None else found[setting(params, part)])
 
 
 @dataclass(frozen=True)

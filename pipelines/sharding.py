@@ -29,8 +29,8 @@ from prefect.runtime import task_run
 from prefect.states import Completed, Crashed, Failed, Pending, State
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from mae.__main__ import STAGES
 from mae.config import Flows
+from mae.stage_table import SHARDING
 from pipelines.stage_process import of_stage, run_guarded
 
 GROUPS = 64  # at most: each starts in a second, tells of progress, and is tried again by itself
@@ -55,7 +55,7 @@ def shard_in_parallel(
     """
     root = Path.cwd() if root is None else Path(root)
     _require(settings.sharding)
-    if not stage.startswith("shard") or stage not in STAGES:
+    if stage not in SHARDING:
         return
     parts = _list_parts(stage, root, settings, log)
     if len(parts) < 2:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mae.__main__ import STAGES
+from mae.stage_table import STAGES
 from pipelines.graph import recorded_results
 from pipelines.guard import EXIT_LIMIT, PREFIX
 

@@ -16,8 +16,8 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
 from mae import config
-from mae.__main__ import PARALLEL
 from mae.config import Flows
+from mae.stage_table import PARALLEL, SHARDING
 from pipelines import artifacts
 from pipelines.devices import Closed, DeviceLease, Devices
 from pipelines.graph import upstreams
@@ -89,7 +89,7 @@ class _Reproduction:
     def _ready(self, submitted: Mapping[str, Any]) -> list[str]:
         """What can begin now. A training without a device would only keep others from beginning."""
         running = set(submitted) - set(self._outcomes)
-        devices = len(self._devices) - len(running.intersection(PARALLEL))
+        devices = len(self._devices) - len(running & PARALLEL)
         ready: list[str] = []
         for name, ups in self._graph.items():
             if name in submitted or not all(up in self._outcomes for up in ups):
@@ -134,7 +134,7 @@ class _Reproduction:
             with self._device(name, logger.info) as place:
                 if self._ending.is_set():
                     raise Closed
-                fan_out = name.startswith("shard") and self._settings.sharding != "none"
+                fan_out = name in SHARDING and self._settings.sharding != "none"
                 if fan_out and is_changed(name, self._root):
                     from pipelines.sharding import shard_in_parallel
 

@@ -16,7 +16,7 @@ from stages.tiny import OURS_TO_SET, laid, run
 from mae import __main__ as mae
 from mae import config
 from mae.config import recipe
-from mae.stages import MODULES
+from mae.stage_table import STAGES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -48,7 +48,7 @@ def finished(project, tmp_path_factory, migrated_store):
         shutil.copy(project / name, folder / name)
     shutil.copytree(project / "recipes", folder / "recipes")
     params = laid(folder, project, migrated_store, *NO_DENSE_DATA)
-    run(folder, params, *MODULES)
+    run(folder, params, *STAGES)
     (folder / ".venv").mkdir()
     for entry in Path(sys.prefix).iterdir():
         (folder / ".venv" / entry.name).symlink_to(entry)
@@ -251,7 +251,7 @@ def test_every_method_is_in_the_tables(page, project):
 
 def test_every_stage_is_in_the_quick_start(project):
     text = " ".join(row[0] for row in tables(project / "docs/quickstart.md"))
-    assert set(re.findall(r"`(\w+)`", text)) == set(MODULES)
+    assert set(re.findall(r"`(\w+)`", text)) == set(STAGES)
 
 
 @pytest.mark.slow

@@ -6,11 +6,11 @@ from typing import get_args
 
 import pytest
 
-from mae import __main__ as command
+import mae.stages
 from mae import config, results
 from mae.config import Segment, Tokenizer
 from mae.methods import METHODS
-from mae.stages import MODULES
+from mae.stage_table import STAGES
 
 NO_RESULT = {"runtime", "flows", "retrain"}  # sections that say where, when and whether
 THE_METHODS = "${pretrain.method}"  # DVC puts in the chosen one: another's section changes nothing
@@ -23,9 +23,14 @@ def stages(project):
 
 
 def test_every_dvc_stage_is_a_stage_function(stages, project):
-    assert tuple(stages) == command.STAGES == tuple(MODULES)
-    for name, module in MODULES.items():
-        assert callable(getattr(importlib.import_module(f"mae.stages.{module}"), name))
+    assert tuple(stages) == tuple(STAGES)
+    for name in STAGES:
+        assert callable(getattr(importlib.import_module(f"mae.stages.{name}"), name))
+
+
+def test_every_file_of_stages_is_a_stage():
+    files = {file.stem for file in Path(mae.stages.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "evaluate_challenger"} == set(STAGES)
 
 
 def test_every_stage_is_run_by_its_name(stages):
@@ -47,10 +52,8 @@ def test_every_params_key_of_a_stage_exists(stages):
 
 def test_a_stage_reads_the_sections_that_dvc_watches(stages):
     for name in stages:
-        module = importlib.import_module(f"mae.stages.{MODULES[name]}")
-        method = {THE_METHODS} if name == "pretrain" else set()
         seed = set() if name == "versions" else {"seed"}
-        assert {*seed, *module.SECTIONS[name], *method} == set(sections_of(stages[name])), name
+        assert {*seed, *STAGES[name].sections} == set(sections_of(stages[name])), name
 
 
 def test_dvc_keeps_what_each_stage_leaves_so_that_the_same_work_is_not_done_again(stages):
@@ -81,7 +84,8 @@ def test_no_stage_names_a_file_of_code(stages, project):
 def test_every_stage_depends_on_its_version_and_on_no_other(stages):
     assert set(results.versions()) == set(stages) - {"versions"}
     for name, stage in stages.items():
-        part = f"{name}.${{{results.PARTS[name]}}}" if name in results.PARTS else name
+        setting = STAGES[name].part
+        part = name if setting is None else f"{name}.${{{setting}}}"
         expected = [] if name == "versions" else [{VERSIONS: [part]}]
         assert [param for param in stage.get("params", []) if isinstance(param, dict)] == expected, name
 
@@ -92,7 +96,8 @@ def test_every_part_of_a_stage_has_a_version():
     kinds = {"tokenizer": Tokenizer.model_fields["kind"], "segment": Segment.model_fields["head"]}
     for stage, field in kinds.items():
         assert set(versions[stage]) == set(get_args(field.annotation)), stage
-    assert {stage for stage, number in versions.items() if isinstance(number, dict)} == set(results.PARTS)
+    with_parts = {name for name, stage in STAGES.items() if stage.part is not None}
+    assert {stage for stage, number in versions.items() if isinstance(number, dict)} == with_parts
 
 
 def outs_of(stage):

@@ -1,6 +1,6 @@
-"""One function per stage of dvc.yaml: parameters and files in, files out.
+"""The stages of dvc.yaml: one file with one function each, parameters and files in, files out.
 
-`run_stage` imports only the module of the stage that is asked for: torch, timm and MLflow cost seconds each.
+`run_stage` imports only the module of the stage that it runs: torch, timm and MLflow cost seconds each.
 """
 
 import importlib
@@ -12,48 +12,30 @@ from types import ModuleType
 from mae.config import Params
 from mae.stages.context.outcome import recorded_outcome
 
-MODULES = {
-    "versions": "versions",
-    "ingest": "data",
-    "shard": "data",
-    "tokenizer": "tokenizer",
-    "pretrain": "pretrain",
-    "knn": "knn",
-    "linear": "probes",
-    "attentive": "probes",
-    "partial": "probes",
-    "finetune": "probes",
-    "scratch": "probes",
-    "robustness": "robustness",
-    "ingest_detect": "data",
-    "shard_detect": "data",
-    "detect": "detect",
-    "ingest_segment": "data",
-    "shard_segment": "data",
-    "segment": "segment",
-    "register": "register",
-    "report": "report",
-}
-
 
 def run_stage(name: str, params: Params, parts: Sequence[str] = ()) -> None:
-    """Run one stage in this process, or just these shards of it; with a steady log on standard error."""
-    module = _opened(name)
+    """Run one stage in this process, or only the named shards of it; log to standard error."""
+    _log_to_stderr()
     if parts:
-        module.write_parts_of(name, params, parts)
+        _data_sets().write_parts_of(name, params, parts)
         return
     with recorded_outcome(name, params):
-        getattr(module, name)(params)
+        getattr(importlib.import_module(f"mae.stages.{name}"), name)(params)
 
 
 def parts_to_write(name: str, params: Params) -> list[str]:
-    """Names of the shards that this stage would write now."""
-    return _opened(name).parts_to_write(name, params)
+    """Return the names of the shards that this stage would write now."""
+    _log_to_stderr()
+    found: list[str] = _data_sets().parts_to_write(name, params)
+    return found
 
 
-def _opened(name: str) -> ModuleType:
+def _data_sets() -> ModuleType:
+    return importlib.import_module("mae.stages.context.data_sets")
+
+
+def _log_to_stderr() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it says every figure twice
-    return importlib.import_module(f"mae.stages.{MODULES[name]}")

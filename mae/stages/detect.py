@@ -28,7 +28,6 @@ BUILT = (  # the params that make the model
     *("image_size", "patch_size", "window", "global_blocks", "drop_path", "channels"),
     *("box_convs", "box_dim", "mask_convs", "anchor_scale", "rois", "proposals", "detections"),
 )
-SECTIONS = {"detect": ("detect",)}
 LEFT = ("pr.csv", "pr.png", "classes.csv", "predictions.png")  # in reports/detect
 RECORDS = "records.npz"
 SHOWN = 0.3  # the score from which on a picture shows a detection
@@ -38,7 +37,7 @@ RESAMPLES = 300  # of images, for AP's intervals
 
 def detect(params: Params) -> None:
     """Train a detector from each of detect.inits; write models/detect and reports/detect."""
-    run_dense("detect", params, SECTIONS["detect"], DETECTION, DETECTOR, LEFT, _task)
+    run_dense("detect", params, DETECTION, DETECTOR, LEFT, _task)
 
 
 def _task(ctx: StageContext) -> DenseTask:

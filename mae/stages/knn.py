@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mae import distributed, interchange
 from mae.config import Params
-from mae.config.paths import REPORTS
+from mae.config.paths import ENCODER, REPORTS
 from mae.evaluation.classification.accuracy import Evaluation
 from mae.evaluation.classification.classifier import build_classifier
 from mae.evaluation.representation.attention_maps import attention_maps, centre_share
@@ -15,27 +15,26 @@ from mae.evaluation.representation.nearest_neighbours import Features, extract, 
 from mae.evaluation.representation.projection import project
 from mae.models.vit import encode
 from mae.report.plots import heat, panels, scatter
-from mae.stages.context.stage_context import PICTURES, StageContext
-from mae.stages.probes import RANDOM, open_probe
-from mae.stages.probing import probe_results as judged
+from mae.stages.context.stage_context import PICTURES, StageContext, open_stage
+from mae.stages.probing import probe_results
+from mae.stages.probing.frozen_probe import RANDOM
 from mae.stages.probing.train_probe import Encoder
 
-SECTIONS = {"knn": ("knn",)}
 SHOWN = {"pretrained": "pretrained", RANDOM: "random init"}
 EMBEDDED = 40  # images whose patches are projected
 
 
 def knn(params: Params) -> None:
     """Weighted nearest neighbours on frozen features; attention maps and projected patches beside."""
-    with open_probe("knn", params, SECTIONS["knn"]) as ctx:
+    with open_stage("knn", params, encoder_file=ENCODER) as ctx:
         encoders = {"pretrained": _vit(ctx, Encoder.read())}
         if params.knn.random_baseline:
             encoders[RANDOM] = _vit(ctx, Encoder.read().at_random())
         centre = _pictures(ctx, encoders) if distributed.is_main() else {}
-        if judged.skip(ctx):
+        if probe_results.skip(ctx):
             return
         found = {name: _neighbours(ctx, vit) for name, vit in encoders.items()}
-        ctx.write_metrics(judged.against_random(found, params.seed) | centre)
+        ctx.write_metrics(probe_results.against_random(found, params.seed) | centre)
 
 
 def _vit(ctx: StageContext, encoder: Encoder) -> Any:

@@ -28,8 +28,6 @@ from mae.stages.pretraining.fitted_tokenizer import fitted_for, fitted_inputs, k
 from mae.stages.pretraining.initial_weights import load_initial_weights
 from mae.stages.pretraining.pretrain_results import write_results
 
-SECTIONS = {"pretrain": ("input", "encoder", "pretrain")}  # and the method's own, which it names
-
 
 def pretrain(params: Params) -> None:
     """Train the encoder without labels and write models/pretrain and reports/pretrain."""
@@ -37,8 +35,7 @@ def pretrain(params: Params) -> None:
     transform = _transform(params, method)
     origin = load_initial_weights(method, params)
     inputs = [*([origin.digest] if origin else []), *fitted_inputs(params)]
-    sections = (*SECTIONS["pretrain"], params.pretrain.method)
-    with open_stage("pretrain", params, sections, inputs=inputs) as ctx:
+    with open_stage("pretrain", params, inputs=inputs) as ctx:
         ctx.run.tags({"init": str(origin or "random weights")})
         p, train = params.pretrain, ctx.index.split("train")
         _check_classes(ctx, method)

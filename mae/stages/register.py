@@ -27,7 +27,6 @@ from mae.files import write_json
 from mae.stages.context.tracked_run import parent_file, stage_folder, tracked, tracking_uri
 from mae.stages.evaluate_challenger import classification, detection, segmentation
 
-SECTIONS = {"register": ("registry",)}
 TRAINED_BY = {"encoder": "pretrain", "classifier": "finetune", "detector": "detect", "segmenter": "segment"}
 _log = logging.getLogger("mae.stages")
 
@@ -40,7 +39,7 @@ def register(params: Params) -> None:
     neither logged nor judged again.
     """
     require(ENCODER), require(IMAGES.index)
-    folder = stage_folder("register", params, SECTIONS["register"])
+    folder = stage_folder("register", params)
     given = params.registry
     together: dict[str, dict[str, tuple[str, Path]]] = {
         "encoder": {"encoder": (given.encoder, ENCODER), "classifier": (given.classifier, CLASSIFIER)},
@@ -48,7 +47,7 @@ def register(params: Params) -> None:
         "segmenter": {"segmenter": (given.segmenter, SEGMENTER)},
     }
     files = {"encoder": IMAGES, "detector": DETECTION, "segmenter": SEGMENTATION}
-    with tracked("register", params, SECTIONS["register"], folder=folder) as run:
+    with tracked("register", params, folder=folder) as run:
         outcomes = {}
         for kind, models in together.items():
             there = {name: model for name, model in models.items() if model[1].is_file()}

@@ -4,7 +4,6 @@ from mae.config import Params
 from mae.config.paths import FINETUNED, REPORTS
 from mae.files import write_json, write_text
 
-SECTIONS = {"robustness": ("robustness",)}
 NO_SETS = "params.yaml names no set to judge on (robustness.sets: [])"
 NO_CLASSIFIER = "there is no fine-tuned classifier: the shards have no labels"
 FOLDER = REPORTS / "robustness"
@@ -22,7 +21,7 @@ def robustness(params: Params) -> None:
     else:
         from mae.stages.probing.evaluate_variants import judge_sets  # which costs seconds to import
 
-        judge_sets(params, SECTIONS["robustness"])
+        judge_sets(params)
 
 
 def _pass_over(why: str) -> None:

@@ -34,7 +34,6 @@ BUILT = (  # the params that make the model
     *("crop", "stride", "head", "taps", "channels", "drop_path", "dropout"),
     *("auxiliary", "auxiliary_channels"),
 )
-SECTIONS = {"segment": ("segment",)}
 LEFT = ("classes.csv", "classes.png", "predictions.png")  # in reports/segment
 RECORDS = "records.npz"
 RESAMPLES = 1000  # of images, for mIoU's intervals
@@ -42,7 +41,7 @@ RESAMPLES = 1000  # of images, for mIoU's intervals
 
 def segment(params: Params) -> None:
     """Train a segmenter from each of segment.inits; write models/segment and reports/segment."""
-    run_dense("segment", params, SECTIONS["segment"], SEGMENTATION, SEGMENTER, LEFT, _task)
+    run_dense("segment", params, SEGMENTATION, SEGMENTER, LEFT, _task)
 
 
 def _task(ctx: StageContext) -> DenseTask:

@@ -8,7 +8,6 @@ from mae.config.paths import REPORTS, TOKENIZER
 from mae.files import write_text
 from mae.report.plots import write_csv
 
-SECTIONS = {"tokenizer": ("input", "encoder", "tokenizer")}
 NONE = "params.yaml asks for none (tokenizer.kind: none)"
 
 
@@ -18,7 +17,7 @@ def tokenizer(params: Params) -> None:
     if params.tokenizer.kind != "none":
         from mae.stages.pretraining.fit_tokenizer import fit_tokenizer  # torch and MLflow: seconds
 
-        fit_tokenizer(params, SECTIONS["tokenizer"])
+        fit_tokenizer(params)
         return
     reports, said = REPORTS / "tokenizer", json.dumps({"skipped": NONE}) + "\n"
     shutil.rmtree(reports / "pictures", ignore_errors=True)

@@ -9,8 +9,6 @@ from mae.config import Params
 from mae.config.paths import VERSIONS
 from mae.files import write_json
 
-SECTIONS: dict[str, tuple[str, ...]] = {"versions": ()}
-
 
 def versions(params: Params) -> None:
     """Write mae/results.yaml of the installed package as data/versions.json."""

@@ -21,21 +21,14 @@ from pydantic import (
 )
 
 from mae.config import InvalidParams, parse, read_yaml, recipe
+from mae.stage_table import STAGES
 from pipelines.sweeping.code_fingerprint import Fingerprint
 from pipelines.working_copy.params_override import PARAMS
 
 SWEEPS = "sweeps.yaml"
 At = int | float | str
-JUDGES = {  # the stages whose main number is a column, and what it is called
-    "knn": "kNN",
-    "linear": "linear",
-    "attentive": "attentive",
-    "partial": "partial",
-    "finetune": "fine-tune",
-    "scratch": "scratch",
-    "detect": "detect, box AP",
-    "segment": "segment, mIoU",
-}
+# The stages whose main number is a column, and its name.
+JUDGES = {name: stage.figure for name, stage in STAGES.items() if stage.figure is not None}
 
 
 def _judging(stages: list[str]) -> list[str]:

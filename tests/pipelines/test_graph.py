@@ -2,7 +2,7 @@
 
 import pytest
 
-from mae.__main__ import PARALLEL, STAGES
+from mae.stage_table import PARALLEL, STAGES
 from pipelines.graph import recorded_results, upstreams
 
 CHAIN = {"a": ("true", []), "b": ("true", ["a"]), "c": ("true", ["b"]), "alone": ("true", [])}

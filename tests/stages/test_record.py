@@ -36,7 +36,7 @@ def record(folder):
 
 
 def opened(params, folder, **more):
-    return tracked.tracked("knn", params, ("knn",), folder=folder / "work/knn", **more)
+    return tracked.tracked("knn", params, folder=folder / "work/knn", **more)
 
 
 def test_a_commit_made_while_a_stage_runs_is_not_recorded_as_its_own(checkout):
@@ -86,13 +86,13 @@ def test_a_comment_changes_the_digest_of_the_code_and_no_version(tmp_path):
 
 def test_a_raised_version_begins_in_a_folder_of_its_own(ran, monkeypatch):
     _, params = ran
-    before = stage_folder("pretrain", params, ("pretrain",))
+    before = stage_folder("pretrain", params)
     raised = results.versions()
     raised["pretrain"]["cae"] += 1
     monkeypatch.setattr(results, "versions", lambda: raised)
-    assert stage_folder("pretrain", params, ("pretrain",)) == before
+    assert stage_folder("pretrain", params) == before
     raised["pretrain"]["mae"] += 1
-    assert stage_folder("pretrain", params, ("pretrain",)) != before
+    assert stage_folder("pretrain", params) != before
 
 
 def test_registered_models_and_the_report_tell_the_commit_that_trained_them(ran, tmp_path, migrated_store):

@@ -8,7 +8,8 @@ import pytest
 
 from mae import config
 from mae.config import recipe
-from mae.stages import MODULES, run_stage
+from mae.stage_table import STAGES
+from mae.stages import run_stage
 
 TINY = [
     "runtime.workers=0",
@@ -30,7 +31,7 @@ TINY = [
         for stage in ("linear", "attentive", "finetune", "scratch")
     ),
 ]
-ORDER = tuple(MODULES)
+ORDER = tuple(STAGES)
 # What a stage takes from the environment where it is set (another test may have set it).
 OURS_TO_SET = ("MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")
 

@@ -57,7 +57,6 @@ class DenseTask:
 def run_dense(
     stage: str,
     params: Params,
-    sections: Sequence[str],
     files: DataSet,
     model_file: Path,
     left: Sequence[str],
@@ -65,19 +64,17 @@ def run_dense(
 ) -> None:
     """A dense stage from beginning to end; `left`: what it leaves in its reports beside curve and metrics."""
     if read_json(require(files.index)) == NO_SET:
-        _pass_over(stage, params, sections, model_file, left)
+        _pass_over(stage, params, model_file, left)
         return
-    with open_stage(stage, params, sections, files=files, encoder_file=ENCODER) as ctx:
+    with open_stage(stage, params, files=files, encoder_file=ENCODER) as ctx:
         task = task_of(ctx)
         _require_judgeable(ctx, task)
         _compare(ctx, getattr(params, stage), task, model_file)
 
 
-def _pass_over(
-    stage: str, params: Params, sections: Sequence[str], model_file: Path, left: Sequence[str]
-) -> None:
+def _pass_over(stage: str, params: Params, model_file: Path, left: Sequence[str]) -> None:
     """params.yaml says that there is no such data: the stage's files say so."""
-    with tracked(stage, params, sections, folder=stage_folder(stage, params, sections)) as run:
+    with tracked(stage, params, folder=stage_folder(stage, params)) as run:
         run.tags({"skipped": NO_DATA})
         write_text(model_file.parent / "SKIPPED.txt", NO_DATA + "\n")
         write_text(REPORTS / stage / "metrics.json", json.dumps({"skipped": NO_DATA}) + "\n")

@@ -179,7 +179,6 @@ def encoder_config(params: Params) -> dict[str, Any]:
 def open_stage(
     stage: str,
     params: Params,
-    sections: Sequence[str],
     *,
     files: DataSet = IMAGES,
     inputs: Sequence[str] = (),
@@ -200,11 +199,10 @@ def open_stage(
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - runtime.workers))
     try:
         index = _open_index(params, files)
-        folder = stage_folder(stage, params, sections, [index.digest, *inputs, *taken_up])
+        folder = stage_folder(stage, params, [index.digest, *inputs, *taken_up])
         opened = tracked(
             stage,
             params,
-            sections,
             folder=folder,
             device=_name(device),
             run_id=_run_to_go_on(folder / "checkpoints"),

@@ -14,6 +14,7 @@ from mae import config, results, tracking
 from mae.config import Params
 from mae.config.paths import REPORTS
 from mae.files import write_json
+from mae.stage_table import STAGES
 from mae.stages.context.outcome import record_run_id
 
 _log = logging.getLogger("mae.stages")
@@ -31,12 +32,12 @@ def parent_file(params: Params) -> Path:
     return Path(params.runtime.work_dir) / PARENT
 
 
-def stage_folder(stage: str, params: Params, sections: Sequence[str], inputs: Sequence[str] = ()) -> Path:
+def stage_folder(stage: str, params: Params, inputs: Sequence[str] = ()) -> Path:
     """Name work/<stage>/<fingerprint>: of the seed, the stage's sections, its inputs' digests, its version.
 
     Version 1 adds nothing, so that what an older release began is still found.
     """
-    values = [getattr(params, section) for section in sections]
+    values = [getattr(params, section) for section in STAGES[stage].sections_in(params)]
     version = results.version_of(stage, params)
     raised = [f"version {version}"] if version > 1 else []
     fingerprint = config.digest(params.seed, *values, *inputs, *raised)
@@ -47,7 +48,6 @@ def stage_folder(stage: str, params: Params, sections: Sequence[str], inputs: Se
 def tracked(
     stage: str,
     params: Params,
-    sections: Sequence[str],
     *,
     folder: Path,
     device: str = "",
@@ -70,7 +70,7 @@ def tracked(
         uri=tracking_uri(params),
         experiment=params.runtime.experiment,
         directory=folder / "run",
-        params=_own(params, sections),
+        params=_own(stage, params),
         tags={"device": device, "code.digest": code.digest if code else ""},
         parent_file=parent_file(params),
         new_parent=stage == "ingest",
@@ -91,7 +91,7 @@ def tracked(
     if code is not None:
         record = _record(run, params, device, time.time() - began) | _compared_code(stage, run, code)
         record |= {
-            "params": _own(params, sections),
+            "params": _own(stage, params),
             "data": data,
             "version": results.version_of(stage, params),
         }
@@ -100,8 +100,9 @@ def tracked(
     run.finish("FINISHED")
 
 
-def _own(params: Params, sections: Sequence[str]) -> dict[str, Any]:
-    """The parameters that the stage depends on, as plain values."""
+def _own(stage: str, params: Params) -> dict[str, Any]:
+    """Return the parameters that the stage depends on, as plain values."""
+    sections = STAGES[stage].sections_in(params)
     return {"seed": params.seed} | {name: getattr(params, name).model_dump(mode="json") for name in sections}
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import Any
 
@@ -41,9 +41,9 @@ _VECTORS = 4  # for each centre that k-means begins with
 _log = logging.getLogger("mae.stages")
 
 
-def fit_tokenizer(params: Params, sections: Sequence[str]) -> None:
+def fit_tokenizer(params: Params) -> None:
     """Fit what params.tokenizer asks for, judge it on val, keep tokens if wanted, write all of it."""
-    with open_stage("tokenizer", params, sections) as ctx:
+    with open_stage("tokenizer", params) as ctx:
         given = params.tokenizer
         about = _config(params) | ({"shards": ctx.index.digest} if given.cache else {})
         seed_process(params.seed)

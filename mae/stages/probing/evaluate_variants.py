@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from mae.models import vit as encoders
 from mae.report.plots import write_csv
 from mae.stages.context.progress import with_progress
 from mae.stages.context.stage_context import StageContext, open_stage
-from mae.stages.probing import probe_results as judged
+from mae.stages.probing import probe_results
 
 CORRUPTED = "imagenet_c"
 _log = logging.getLogger("mae.stages")
@@ -38,12 +37,12 @@ _log = logging.getLogger("mae.stages")
 Part = dict[str, Any]
 
 
-def judge_sets(params: Params, sections: Sequence[str]) -> None:
+def judge_sets(params: Params) -> None:
     """Every set of robustness.sets; reports/robustness/metrics.json has `<set>_<figure>` of each."""
     roots: dict[str, Path] = {name: _root(params, name) for name in params.robustness.sets}
     folders = {name: _parts(name, root) for name, root in roots.items()}
     inputs = [sha256_of(require(CLASSIFIER))]
-    with open_stage("robustness", params, sections, inputs=inputs) as ctx, StopRequest() as stop:
+    with open_stage("robustness", params, inputs=inputs) as ctx, StopRequest() as stop:
         classifier = _Classifier(ctx)
         found: dict[str, dict[str, Part]] = {name: {} for name in folders}
         wanted = [(name, part, folder) for name, parts in folders.items() for part, folder in parts.items()]
@@ -95,7 +94,7 @@ class _Classifier:
             device=self.ctx.device,
             precision=self.ctx.precision(given.precision),
         )
-        figures = judged.metrics(found, self.ctx.params.seed)
+        figures = probe_results.metrics(found, self.ctx.params.seed)
         kept = {name: figures[name] for name in ("top1", "top1_low", "top1_high", "top5", "samples")}
         return kept | {"classes": len(images.classes), "digest": images.digest}
 
