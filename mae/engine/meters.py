@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mae import distributed
+from mae.progress import clock
 
 _log = logging.getLogger("mae.engine")
 
@@ -50,8 +51,6 @@ def report(
     """One steady line through `logging`, and `values` to `log`; on rank 0 only."""
     if not distributed.is_main():
         return
-    left = round(values["seconds_left"])
-    clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
     _log.info(
         "step %d/%d  loss %.4f  lr %.3e  %.0f images/s  %s left",
         step,
@@ -59,7 +58,7 @@ def report(
         values["loss"],
         values["lr"],
         values["images_per_second"],
-        clock,
+        clock(values["seconds_left"]),
     )
     if log is not None:
         log(step, {name: value for name, value in values.items() if name != "seconds_left"})

@@ -19,6 +19,7 @@ from PIL import Image
 
 from mae.data.demo.scenes import CLASSES, Look, Scene, check, scenes
 from mae.files import write_json
+from mae.progress import Progress
 
 FORMAT = 1  # raise it whenever the same settings give other files, or directories of old ones stay in place
 _MTIME = 1_262_304_000  # 2010-01-01: a listing of names, sizes and times is then the same on every machine
@@ -65,10 +66,10 @@ class Wanted:
     def scenes(self, split: str, log: Log) -> Iterator[Scene]:
         """The scenes of a split, telling every thousandth and the last."""
         count = self.counts[split]
+        progress = Progress(count, log, verb="demo: wrote", unit=f"{split} scenes")
         for scene in scenes(split, count, size=self.size, seed=self.seed, look=self.look):
             yield scene
-            if (scene.index + 1) % 1000 == 0 or scene.index + 1 == count:
-                log(f"demo: {scene.index + 1:,} of {count:,} {split} scenes")
+            progress.add(1)
 
 
 def write_tree(

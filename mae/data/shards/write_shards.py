@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -24,8 +23,7 @@ from mae.data.shards.shard_job import ShardJob, ShardSettings
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_writer import ShardWriter, Sidecar
 from mae.files import write_json
-
-_LOG_EVERY = 5.0  # seconds
+from mae.progress import Progress
 
 
 class TooManyRejected(RuntimeError):
@@ -123,51 +121,41 @@ def write_parts(job: ShardJob, names: Sequence[str], log: Callable[[str], None] 
 
 
 class _Progress:
-    """What is finished: collects sidecars, bounds the rejected, and says how fast it goes."""
+    """The finished shards of a run: their sidecars, a bound on rejected images, and a progress line."""
 
     def __init__(self, job: ShardJob, log: Callable[[str], None]) -> None:
         self.sidecars: dict[str, Sidecar] = {}
-        self._bytes = {task.name: int(job.listing.sizes(task.rows).sum()) for task in job.tasks}
-        self._images = sum(len(task.rows) for task in job.tasks)
-        self._kept = len(job.kept)
-        self._max_rejected, self._work, self._log = job.settings.max_rejected, job.work, log
-        self._done_images = self._done_bytes = self._had_bytes = 0
-        self._began = self._said = time.monotonic()
+        self._job, self._log = job, log
+        self._done = 0
+        self._progress: Progress | None = None
 
     def begin(self) -> None:
-        """Counting of the rate starts here; what was added before is from an earlier run."""
-        self._had_bytes = self._done_bytes
-        self._began = self._said = time.monotonic()
-        finished, to_write = len(self.sidecars) - self._kept, len(self._bytes) - self._kept
+        """Start to count the rate: the shards added before are from earlier runs."""
+        reused = len(self._job.kept)
+        finished, to_write = len(self.sidecars) - reused, len(self._job.tasks) - reused
         if finished:
             self._log(f"resuming: {finished} of {to_write} shards are finished already")
+        images = sum(len(task.rows) for task in self._job.tasks)
+        self._progress = Progress(images, self._log, verb="sharded", done=self._done)
 
     def add(self, task: ShardTask, sidecar: Sidecar) -> None:
         self.sidecars[task.name] = sidecar
-        self._done_images += len(task.rows)
-        self._done_bytes += self._bytes[task.name]
-        self._bound()
-        now = time.monotonic()
-        if now - self._said >= _LOG_EVERY:
-            self._said = now
-            rate = (self._done_bytes - self._had_bytes) / (now - self._began)
-            left = (sum(self._bytes.values()) - self._done_bytes) / max(rate, 1.0)
-            self._log(
-                f"{self._done_images} of {self._images} images, "
-                f"{len(self.sidecars)} of {len(self._bytes)} shards, "
-                f"{rate / 1e6:.0f} MB/s, {left / 60:.1f} minutes left"
-            )
+        self._done += len(task.rows)
+        self._check_rejected()
+        if self._progress is not None:
+            self._progress.add(len(task.rows))
 
-    def _bound(self) -> None:
+    def _check_rejected(self) -> None:
+        allowed = self._job.settings.max_rejected
         rejected = [one for side in self.sidecars.values() for one in side.rejected]
-        if len(rejected) <= self._max_rejected:
+        if len(rejected) <= allowed:
             return
-        path = self._work / REJECTED
+        path = self._job.work / REJECTED
         write_json(path, {"rejected": sorted(rejected, key=lambda one: one["path"])})
         few = "; ".join(f"{one['path']}: {one['reason']}" for one in rejected[:3])
         raise TooManyRejected(
-            f"{len(rejected)} images or annotations cannot be used, {self._max_rejected} are allowed "
-            f"(max_rejected): {few}; all found so far: {path}"
+            f"{len(rejected)} images or annotations cannot be used, {allowed} are allowed "
+            f"(shard.max_rejected; shard_detect and shard_segment have their own): {few}; all so far: {path}"
         )
 
 

@@ -26,6 +26,7 @@ from mae.models import vit as encoders
 from mae.models.patches import patchify
 from mae.models.pca import Moments
 from mae.models.tokenizer import build_tokenizer
+from mae.progress import Progress
 from mae.randomness import seed_process
 from mae.stages.context.stage_context import StageContext, open_stage
 from mae.stages.pretraining.fitted_tokenizer import tokenizer_config
@@ -155,11 +156,10 @@ def _start(ctx: StageContext, made: Any, steps: int) -> None:
 def _components(ctx: StageContext, made: Any, steps: int) -> None:
     """In one pass, which an interruption begins anew."""
     moments = Moments(made.components.shape[1], ctx.device)
-    every = ctx.params.runtime.log_every
-    for done, (images,) in enumerate(_batches(ctx, steps, 0, 0), 1):
+    progress = Progress(steps, _log.info, verb="analysed", unit="batches")
+    for (images,) in _batches(ctx, steps, 0, 0):
         moments.add(patchify(images, made.patch_size).flatten(0, 1))
-        if done % every == 0:
-            _log.info("took %d of %d batches", done, steps)
+        progress.add(1)
     moments.sums = distributed.mean(moments.sums)
     made.take(moments)
 
@@ -183,6 +183,7 @@ def _tokens(
     ctx: StageContext, made: Any, split: Split, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows (n,), codes (n, L)) of those rows of the split, in order."""
+    progress = Progress(len(rows), _log.info, verb="tokenized")
     batches = evaluation_batches(
         split,
         augmentation("none", ctx.params.encoder.img_size, flip=False)[0],
@@ -194,3 +195,4 @@ def _tokens(
     for batch in batches:
         images = ctx.normalize(batch["images"].to(ctx.device, non_blocking=True))
         yield batch["rows"].numpy(), made.encode(images).cpu().numpy()
+        progress.add(len(batch["rows"]))

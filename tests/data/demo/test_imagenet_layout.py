@@ -99,7 +99,7 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_call(tmp_path, monkeypatch)
     wanted = {path: found[:2] for path, found in tree(tmp_path / "whole").items()}
     root = tmp_path / "killed"
     write_demo(root, **{**SETTINGS, "seed": 1})
-    steps = [("jpeg", demo), ("_write_marker", demo), ("rmtree", demo.shutil), ("replace", demo.os)]
+    steps = [("jpeg", demo), ("write_json", demo), ("rmtree", demo.shutil), ("replace", demo.os)]
     for name, owner in steps:
         calls = 0
         original = getattr(owner, name)
@@ -136,10 +136,12 @@ def test_impossible_settings_are_named_before_anything_is_written(tmp_path, key,
     assert not (tmp_path / "demo").exists()
 
 
-def test_progress_is_told(tmp_path):
-    told = []
-    write_demo(tmp_path, **SETTINGS, log=told.append)
-    assert told == ["demo: 20 of 20 train scenes", "demo: 10 of 10 val scenes"]
+def test_progress_is_logged(tmp_path, monkeypatch):
+    monkeypatch.setattr("mae.progress.EVERY_S", 0.0)
+    lines: list[str] = []
+    write_demo(tmp_path, **SETTINGS, log=lines.append)
+    assert lines[19].startswith("demo: wrote 20 of 20 train scenes, ")
+    assert lines[-1].startswith("demo: wrote 10 of 10 val scenes, ")
 
 
 def test_other_pictures_come_with_another_format_number():
