@@ -48,7 +48,7 @@ OWN = {"mae": {"mask_tokens": "decoder"}, "mocov3": {"loss": "mocov3"}}
 SOURCES = {
     "mae": "He et al. 2021 (arXiv 2111.06377), box and mask AP of ViTDet's release in detectron2",
     "cae": "Chen et al. 2022 (arXiv 2202.03026), 1600 epochs",
-    "beit": "table 3 of He et al. 2021, with relative positions, which this encoder has not",
+    "beit": "table 3 of He et al. 2021, with relative position biases, which this encoder lacks",
     "mocov3": "table 3 of He et al. 2021",
 }
 # How many classes the sets besides ImageNet-1k have that figures are of.

@@ -22,15 +22,18 @@ def report(project, tmp_path, monkeypatch):
 def test_masks_are_reported_in_patches_and_only_where_there_are_some(report):
     assert "for 28 epochs, 27 of 36 patches masked (random).\n" in report({"masked": 27, "patches": 36})
     assert "for 28 epochs.\n" in report()
+    said = "27 of 36 patches masked (random), the latents of 4 target blocks of 6 masked patches predicted.\n"
+    assert said in report({"masked": 27, "patches": 36, "target_blocks": 4, "target_block_patches": 6})
 
 
 @pytest.mark.parametrize(
-    ("split", "said"), [("val", "of val, none {} on"), ("train", "of train, {} on, for there is no val")]
+    ("split", "said"),
+    [("val", "of val, not used in {}"), ("train", "of train, used in {} too, since there is no val")],
 )
 def test_pictures_and_errors_are_said_to_be_of_the_split_that_they_are_of(report, split, said):
     text = report({"pictures_split": split}, {"split": split})
-    assert f"Images {said.format('trained')}: as predicted." in section(text, "Pretraining")
-    assert f"60 images {said.format('fitted')}; the error" in section(text, "Tokenizer")
+    assert f"Images {said.format('training')}: as predicted." in section(text, "Pretraining")
+    assert f"60 images {said.format('fitting')}; the error" in section(text, "Tokenizer")
 
 
 def test_components_take_the_place_of_codes(report, project):

@@ -16,7 +16,7 @@ from mae.report.render import markdown, page, write_report
 
 SKIPPED = {"skipped": "no labels"}
 HEADINGS = [
-    "Results", "Partial fine-tuning", "What the encoder looks at",
+    "Results", "Partial fine-tuning", "Attention and patch embeddings",
     "Detection and instance segmentation (Mask R-CNN)", "Semantic segmentation", "Tokenizer", "Pretraining",
     "Data", "Registry", "Cost and runs",
 ]  # fmt: skip
@@ -47,7 +47,7 @@ def test_without_labels_the_report_gives_the_reason_and_no_results(params):
 
 def test_an_encoder_without_a_random_twin_has_its_attention_reported_alone(params):
     report = rendered(params, knn={**TOP, "attention_centre": 0.3125})
-    assert "middle quarter of the image: 31.2 %; 25.0 %" in report
+    assert "middle quarter of the image: 31.2 %; uniform attention gives 25.0 %" in report
 
 
 def test_a_figure_that_a_stage_did_not_leave_stops_the_report(params):

@@ -55,4 +55,7 @@ def _corruptions() -> dict[str, Any]:
         }
         for row in found
     ]
-    return {"columns": [f"error at {column.removeprefix('error_')} %" for column in severities], "rows": rows}
+    return {
+        "columns": [f"error at severity {column.removeprefix('error_')}, %" for column in severities],
+        "rows": rows,
+    }
