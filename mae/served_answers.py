@@ -1,4 +1,4 @@
-"""Old name of `mae.serving.answers`: models registered before it moved import it."""
+"""The old name of `mae.serving.answers`, which the code of older registered models imports."""
 
 from mae.serving.answers import ANSWERS
 

@@ -1,8 +1,8 @@
-"""The MLflow model registry: register, judge, promote, roll back. Aliases: champion, challenger, previous."""
+"""The MLflow model registry: register, gate, promote, roll back. Aliases: champion, challenger, previous."""
 
 from mae.registry.client import RegistryError
 from mae.registry.continuation import NoChampion, champion_method
-from mae.registry.gate import Decision, decide, decide_gain, unjudged
+from mae.registry.gate import Decision, decide, decide_gain, decide_without_labels
 from mae.registry.model_versions import Registered, register
 from mae.registry.promotion import (
     Overtaken,
@@ -28,11 +28,11 @@ __all__ = [
     "conclude",
     "decide",
     "decide_gain",
+    "decide_without_labels",
     "finish",
     "load_model",
     "recorded",
     "register",
     "rollback",
     "summary",
-    "unjudged",
 ]

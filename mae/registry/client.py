@@ -1,4 +1,4 @@
-"""The MLflow registry's client, opened for one purpose: with its telemetry off and its patience bounded."""
+"""A client of the MLflow registry with its telemetry off and its waiting time bounded."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mae.tracking.server import QUIET, Rejected, Unreachable, resolve
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 STORE = "MLFLOW_TRACKING_URI"
-# A server that is away for some minutes is waited for (2, 4 ... 128 s between the tries): much work was done
-# before anything is registered. MLflow's own defaults would wait for more than ten.
+# A server may be away for some minutes (2, 4 ... 128 s between the tries): hours of training precede a
+# registration. MLflow's own defaults would wait for more than ten minutes.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "8",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -27,18 +27,18 @@ PATIENCE = {
 
 
 class RegistryError(RuntimeError):
-    """The registry cannot be used, or does not hold what was asked for."""
+    """The registry cannot be used, or lacks the requested version or file."""
 
 
 @contextlib.contextmanager
 def registry(uri: str) -> Iterator[Any]:
-    """Yields an MlflowClient for the registry at `uri`. Raises RegistryError where it does not answer."""
+    """Open an MlflowClient for the registry at `uri`. Raises RegistryError where it does not answer."""
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
     address = resolve(uri)
-    # A sqlite registry looks logged models up through a client of its own, which only knows the environment.
-    wanted = {key: os.environ.get(key, value) for key, value in PATIENCE.items()} | {STORE: address}
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
+    # A sqlite registry looks up logged models through a client of its own, which only knows the environment.
+    changed = {key: os.environ.get(key, value) for key, value in PATIENCE.items()} | {STORE: address}
+    before = {key: os.environ.get(key) for key in changed}
+    os.environ.update(changed)
     try:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
@@ -56,19 +56,19 @@ def registry(uri: str) -> Iterator[Any]:
 
 
 def version_at(client: Any, name: str, alias: str) -> Any:
-    """The model version that `alias` points to, or None."""
+    """Get the model version that `alias` points to, or None."""
     number = aliases(client, name).get(alias)
     return client.get_model_version(name, number) if number is not None else None
 
 
 def aliases(client: Any, name: str) -> dict[str, str]:
-    """alias -> version number of the registered model; {} where there is no such model."""
+    """Map each alias of a registered model to a version number; {} where there is no such model."""
     model = _registered_model(client, name)
     return {} if model is None else {a: str(number) for a, number in model.aliases.items()}  # sqlite: int
 
 
 def registered_tags(client: Any, name: str) -> dict[str, str]:
-    """The tags of the registered model as a whole; {} where there is no such model."""
+    """Get the tags of a registered model as a whole; {} where there is no such model."""
     model = _registered_model(client, name)
     return {} if model is None else dict(model.tags)
 
@@ -85,7 +85,10 @@ def _registered_model(client: Any, name: str) -> Any:
 
 
 def weights_of(client: Any, version: Any, directory: Path) -> Path:
-    """The local path of the version's safetensors file; a remote one is downloaded into `directory`."""
+    """Get the local path of a version's safetensors file; a remote file is downloaded into `directory`.
+
+    Raises RegistryError unless the version has exactly one.
+    """
     import mlflow
 
     model = client.get_logged_model(version.tags["model_id"])
@@ -95,8 +98,8 @@ def weights_of(client: Any, version: Any, directory: Path) -> Path:
         dst_path=None if urlsplit(location).scheme in ("", "file") else str(directory),
         tracking_uri=client.tracking_uri,
     )
-    found = sorted(Path(folder).rglob("*.safetensors"))
-    if len(found) != 1:
+    files = sorted(Path(folder).rglob("*.safetensors"))
+    if len(files) != 1:
         where = f"{version.name} version {version.version}"
-        raise RegistryError(f"{where}: expected one safetensors file in {folder}, found {len(found)}")
-    return found[0]
+        raise RegistryError(f"{where}: expected one safetensors file in {folder}, found {len(files)}")
+    return files[0]

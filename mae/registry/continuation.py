@@ -1,4 +1,4 @@
-"""What a further training goes on from: the champion's whole method, which lies beside its encoder."""
+"""The start of a further training: the champion's whole method, stored next to its encoder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from mae.registry.model_versions import Registered
 
 LOG = logging.getLogger("mae.registry")
-FOLDER = "pretraining"  # in the model's artifacts, beside what is served
+FOLDER = "pretraining"  # in the model's artifacts, next to the served files
 DIGEST = "method_digest"
 
 
 class NoChampion(RegistryError):
-    """Nothing has been promoted yet."""
+    """No version of the model has been promoted yet."""
 
 
-def keep_method(client: Any, encoder: Registered, file: Path) -> None:
-    """Put a method file beside a registered encoder, once; the version's tag says that it is there."""
+def store_method(client: Any, encoder: Registered, file: Path) -> None:
+    """Store a method file next to a registered encoder, once; a tag of the version has its digest."""
     tags = client.get_model_version(encoder.name, encoder.version).tags
     if DIGEST in tags:
         return
@@ -34,15 +34,15 @@ def keep_method(client: Any, encoder: Registered, file: Path) -> None:
         shutil.copyfile(file, named)
         client.log_model_artifact(encoder.model_id, str(named), FOLDER)
     client.set_model_version_tag(encoder.name, encoder.version, DIGEST, digest)
-    LOG.info("kept the decoder of %s version %s, too", encoder.name, encoder.version)
+    LOG.info("stored the decoder of %s version %s, too", encoder.name, encoder.version)
 
 
 def champion_method(uri: str, name: str, out: Path) -> Path:
-    """Write what the champion of `name` can be trained on from, as out/<sha256 of it>.safetensors.
+    """Write the weights from which the champion of `name` can train on, as out/<its sha256>.safetensors.
 
-    The whole method's weights; the encoder's alone where the registry has no more. A file that is there
-    already, whole, is not fetched again.
-    Raises NoChampion; RegistryError where the registry does not answer, or gives other bytes than it noted.
+    These are the whole method's weights, or the encoder's alone where the registry has no more. A complete
+    file that exists already is not fetched again.
+    Raises NoChampion; RegistryError where the registry does not answer, or gives bytes of another digest.
     """
     out.mkdir(parents=True, exist_ok=True)
     with registry(uri) as client:
@@ -57,18 +57,18 @@ def champion_method(uri: str, name: str, out: Path) -> Path:
             return target
         with tempfile.TemporaryDirectory(dir=out) as folder:
             if DIGEST in champion.tags:
-                found = _fetch(client, champion, Path(folder))
+                file = _fetch(client, champion, Path(folder))
             else:
                 LOG.info("%s version %s was registered without its decoder", name, champion.version)
-                found = weights_of(client, champion, Path(folder))
-            digest = sha256_of(found)
+                file = weights_of(client, champion, Path(folder))
+            digest = sha256_of(file)
             if digest != champion.tags.get(DIGEST, digest):
-                where = f"{name} version {champion.version}"
                 raise RegistryError(
-                    f"{where}: its method file is damaged: sha256 {digest} instead of the tag's"
+                    f"{name} version {champion.version}: its method file is damaged: sha256 {digest}, "
+                    f"but its tag {DIGEST} says {champion.tags[DIGEST]}"
                 )
             target = out / f"{digest}.safetensors"
-            copy(found, target)
+            copy(file, target)
             return target
 
 

@@ -1,4 +1,4 @@
-"""Whether a challenger takes the champion's place: a decision about numbers, apart from any registry."""
+"""The gate: decide from numbers alone if a challenger replaces the champion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Decision:
-    """`gain` = challenger's `figure` - champion's, with its interval; None where nothing was compared."""
+    """The gate's decision. `gain` = challenger's `figure` - champion's, with its interval (low, high).
+
+    Numbers are None where nothing was compared.
+    """
 
     promote: bool
     gain: float | None
@@ -39,10 +42,10 @@ def decide(
     confidence: float,
     seed: int,
 ) -> Decision:
-    """Paired bootstrap over the evaluation samples; promotes as `decide_gain` does.
+    """Decide by accuracy, with a paired bootstrap over the evaluation samples; see `decide_gain`.
 
     Args:
-        challenger_correct: (N) whether each sample was classified correctly.
+        challenger_correct: (N), true where the sample was classified correctly.
         champion_correct: (N) the same for the champion, same samples, same order; None without a champion.
         min_gain: as a fraction (0.01 is one percentage point).
 
@@ -75,17 +78,17 @@ def decide_gain(
     confidence: float,
     figure: str = "accuracy",
 ) -> Decision:
-    """Promotes where the gain exceeds `min_gain` and its interval lies above zero; a tie never.
+    """Promote where the gain exceeds `min_gain` and its interval lies above zero; never at a tie.
 
-    The first model (no champion) is promoted always. A gain that is no number (nothing in the samples to
-    measure it by) promotes nothing.
+    The first model (no champion) is always promoted. A gain that is no number (nothing in the samples can
+    be measured) promotes nothing.
 
     Args:
         challenger, champion: the figure of each over the same samples; champion None where there is none.
         interval: (gain, low, high) of challenger - champion, paired over the samples, at `confidence`
             (`confidence.paired_gain`, `confidence.paired_statistic_gain`); None without a champion.
         min_gain: in the figure's own unit; accuracy, AP and mIoU are fractions (0.01 is one point).
-        figure: what was measured, for the reason: "accuracy", "mask AP", "mIoU".
+        figure: name of the measure, for the reason: "accuracy", "mask AP", "mIoU".
 
     Raises ValueError for a champion without an interval, no samples, or a confidence outside [0.5, 1).
     """
@@ -118,12 +121,12 @@ def decide_gain(
     return Decision(promote, gain, low, high, *about, why, figure)
 
 
-def unjudged(*, first: bool) -> Decision:
-    """The decision about a model that nothing can be measured of: there are no labels."""
+def decide_without_labels(*, first: bool) -> Decision:
+    """Decide about a model that cannot be evaluated, for want of labels: only a first one is promoted."""
     if first:
-        why = "there was no champion: the first model becomes it, though there are no labels to judge it by"
+        why = "there was no champion: the first model becomes it, though no labels evaluate it"
     else:
-        why = "there are no labels to judge it by: the champion stays"
+        why = "there are no labels to evaluate it: the champion stays"
     return Decision(first, None, None, None, None, None, 0, why)
 
 
@@ -133,5 +136,5 @@ def _check(confidence: float) -> None:
 
 
 def _number(value: float) -> float | None:
-    """The decision is written as JSON, which has no NaN."""
+    """Turn what is not finite into None: the decision is written as JSON, which has no NaN."""
     return float(value) if np.isfinite(value) else None

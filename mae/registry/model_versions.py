@@ -1,4 +1,4 @@
-"""Putting models into the registry, once each: known by the digest of their weights."""
+"""Registration of models, once each: the digest of the weights identifies a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from mae.files import sha256_of
 from mae.registry.client import CHALLENGER, aliases, registry
-from mae.registry.continuation import keep_method
+from mae.registry.continuation import store_method
 from mae.serving.model_file import config_of, kind_of
 from mae.serving.packaging import save
 from mae.tracking.names import clip
@@ -24,17 +24,14 @@ TAG_LIMIT = 5000
 
 @dataclass(frozen=True)
 class Registered:
-    """A model version. created: it is new; judged: the gate has decided about it before."""
+    """A model version. created: it is new; decided: the gate decided about it before."""
 
     name: str
     version: str
     model_id: str
     digest: str
     created: bool
-    judged: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
+    decided: bool
 
 
 def register(
@@ -48,66 +45,65 @@ def register(
     pool: str = "avg",
     method: Path | None = None,
 ) -> dict[str, Registered]:
-    """Log models, create their versions, point `challenger` at them.
+    """Log models, create their versions, and point `challenger` at them.
 
-    Those of one call belong together: each names the others' versions, and `conclude` promotes all or none.
-    A model whose weights the registry has already keeps its version, and nothing is logged again.
+    The models of one call belong together: each names the others' versions, and `conclude` promotes all or
+    none. A model whose weights the registry already has keeps its version and is not logged again.
 
     Args:
         models: kind ("encoder", "classifier", "detector", "segmenter") -> (name in the registry, file:
             safetensors with its config in the metadata, as `model_file.load_model` reads it).
-        example: gives the bytes of a small real image, the models' input example; asked for a new model only.
+        example: gives the bytes of a small real image, the models' input example; called for new models only.
         tags: kind -> lineage of that model (commit and code that trained it, digests of data and params).
-        run_id: the MLflow run that registers; ids that this store does not have are left out.
-        pool: what a served encoder embeds: "avg" (mean of the patch tokens) or "token" (class token).
-        method: the file of the whole method that the encoder is part of, kept for a training that goes on.
+        run_id: the MLflow run that registers; an id that this store does not have is left out.
+        pool: the embedding of a served encoder: "avg" (mean of the patch tokens) or "token" (class token).
+        method: the file of the whole method that the encoder is part of, stored for a further training.
 
     Raises RegistryError where the registry does not answer, ValueError for unusable files.
     """
-    wanted = {kind: (name, Path(file)) for kind, (name, file) in models.items()}
-    if not wanted:
+    if not models:
         raise ValueError("no model was named to register")
-    for kind, (_, file) in wanted.items():
+    for kind, (_, file) in models.items():
         if not file.is_file():
             raise ValueError(f"{file}: no such file to register")
-        found_kind = kind_of(config_of(file), file)
-        if found_kind != kind:
-            raise ValueError(f"{file}: a file of kind {found_kind} cannot be registered as {kind}")
-    done: dict[str, Registered] = {}
+        kind_of_file = kind_of(config_of(file), file)
+        if kind_of_file != kind:
+            raise ValueError(f"{file}: a file of kind {kind_of_file} cannot be registered as {kind}")
+    versions: dict[str, Registered] = {}
     with registry(uri) as client:
-        for kind, (name, file) in wanted.items():
+        for kind, (name, file) in models.items():
             digest = sha256_of(file)
-            found = find(client, name, digest)
-            if found is None:
+            version = find(client, name, digest)
+            if version is None:
                 model_id = _log(
                     client, experiment, name, kind, file, digest, example(), run_id, {"pool": pool}
                 )
-                found = _create_version(client, name, kind, model_id, digest, run_id, tags[kind])
-            done[kind] = found
+                version = _create_version(client, name, kind, model_id, digest, run_id, tags[kind])
+            versions[kind] = version
             if kind == "encoder" and method is not None:
-                keep_method(client, found, method)
-        _link(client, done)
-        for model in done.values():
+                store_method(client, version, method)
+        _link(client, versions)
+        for model in versions.values():
             if aliases(client, model.name).get(CHALLENGER) != model.version:
                 client.set_registered_model_alias(model.name, CHALLENGER, model.version)
-    return done
+    return versions
 
 
 def find(client: Any, name: str, digest: str) -> Registered | None:
-    """The usable version of `name` with these weights: its logged model is still there."""
+    """Find the usable version of `name` with these weights: its logged model still exists."""
     from mlflow.exceptions import MlflowException
 
     where = f"name = '{name}' and tags.`artifact_digest` = '{digest}'"
-    for found in sorted(client.search_model_versions(where), key=lambda v: -int(v.version)):
+    for version in sorted(client.search_model_versions(where), key=lambda v: -int(v.version)):
         try:
-            model = client.get_logged_model(found.tags.get("model_id", ""))
+            model = client.get_logged_model(version.tags.get("model_id", ""))
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 continue  # it was deleted; any other failure must not make a second version
             raise
-        if found.status == "READY" and str(model.status) == "READY":
-            judged = "gate.decision" in found.tags
-            return Registered(name, str(found.version), model.model_id, digest, False, judged)
+        if version.status == "READY" and str(model.status) == "READY":
+            decided = "gate.decision" in version.tags
+            return Registered(name, str(version.version), model.model_id, digest, False, decided)
     return None
 
 
@@ -122,14 +118,14 @@ def _log(
     run_id: str | None,
     model_config: dict[str, Any],
 ) -> str:
-    """Log the weights as a served model; returns the model id. One that was logged before is taken again."""
+    """Log the weights as a served model and return its id; one that was logged before is used again."""
     from mlflow.models import Model
 
     experiment_id = Server(client.tracking_uri).experiment_id(experiment)
     where = f"tags.artifact_digest = '{digest}'"
-    for there in client.search_logged_models([experiment_id], filter_string=where):
-        if str(there.status) == "READY" and there.tags.get("kind") == kind:
-            return there.model_id
+    for existing in client.search_logged_models([experiment_id], filter_string=where):
+        if str(existing.status) == "READY" and existing.tags.get("kind") == kind:
+            return existing.model_id
     logged = client.create_logged_model(
         experiment_id,
         name=re.sub(r"[/:.%\"']", "-", name),
@@ -172,11 +168,11 @@ def _create_version(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    # A version of a model that the store does not have is tried for 4.5 minutes: ask first.
+    # MLflow tries for 4.5 minutes to make a version of a model that the store does not have: ask first.
     model = client.get_logged_model(model_id)
     texts = {key: clip(str(value), TAG_LIMIT) for key, value in tags.items()}
     texts |= {"artifact_digest": digest, "model_id": model_id, "kind": kind}
-    found = client.create_model_version(
+    version = client.create_model_version(
         name,
         source=model.artifact_location,
         run_id=_known_run(client, run_id),
@@ -184,12 +180,12 @@ def _create_version(
         model_id=model_id,
         await_creation_for=60,
     )
-    LOG.info("registered %s version %s", name, found.version)
-    return Registered(name, str(found.version), model_id, digest, True, False)
+    LOG.info("registered %s version %s", name, version.version)
+    return Registered(name, str(version.version), model_id, digest, created=True, decided=False)
 
 
 def _about(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as a flat table; lists of names, which no table holds, by their length."""
+    """Flatten a config into a table; lists of names, which no table holds, become their length."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if key in ("classes", "categories"):
@@ -201,11 +197,11 @@ def _about(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _link(client: Any, done: dict[str, Registered]) -> None:
-    """Each version names its partners: they are judged and promoted together."""
-    for kind, model in done.items():
-        tags = client.get_model_version(model.name, model.version).tags if len(done) > 1 else {}
-        for partner, other in done.items():
+def _link(client: Any, versions: dict[str, Registered]) -> None:
+    """Tag each version with its partners: the gate decides about them together."""
+    for kind, model in versions.items():
+        tags = client.get_model_version(model.name, model.version).tags if len(versions) > 1 else {}
+        for partner, other in versions.items():
             if partner != kind and tags.get(f"{partner}_version") != other.version:
                 client.set_model_version_tag(model.name, model.version, f"{partner}_version", other.version)
 

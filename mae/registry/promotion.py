@@ -1,4 +1,4 @@
-"""Who is champion: promoting, keeping and rolling back models, those that were registered together as one."""
+"""Promotion and rollback of champions. Models that were registered together move together."""
 
 from __future__ import annotations
 
@@ -23,62 +23,66 @@ from mae.registry.gate import Decision
 from mae.registry.model_versions import Registered
 
 LOG = logging.getLogger("mae.registry")
-INTENT = "gate.intent"  # on a registered model while aliases move: all that is to be done, told beforehand
+INTENT = "gate.intent"  # on a registered model while aliases move: the whole change, written beforehand
 
 
 def champion_files(uri: str, name: str, directory: Path) -> Path | None:
-    """The safetensors file of the champion of `name`, if any; a remote one is downloaded into `directory`."""
+    """Get the safetensors file of the champion of `name`, or None; a remote file goes into `directory`."""
     with registry(uri) as client:
         champion = version_at(client, name, CHAMPION)
         return None if champion is None else weights_of(client, champion, directory)
 
 
 def champion_version(uri: str, name: str) -> str | None:
+    """Get the version number of the champion of `name`, or None."""
     with registry(uri) as client:
         return aliases(client, name).get(CHAMPION)
 
 
 class Overtaken(RegistryError):
-    """Another model became champion than the one that the candidate was judged against."""
+    """The champion is no longer the model that the candidate was compared with."""
 
 
 def conclude(
     uri: str, candidate: dict[str, Registered], decision: Decision, against: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """Write the gate's decision onto the candidate's versions and, if it says so, make them champions.
+    """Write the gate's decision into the tags of the candidate's versions; make them champions if it says so.
 
-    against: each model's champion when it was judged, `champion_version` of it. Raises Overtaken, before
-    anything is changed, where it is another one by now: two working copies share a registry, or a rollback
-    came meanwhile.
+    against: each model's `champion_version` at the comparison. Raises Overtaken, before anything is changed,
+    where the champion is another one now: two working copies share a registry, or a rollback came meanwhile.
 
-    There is a champion at every moment: an alias moves in one step. A promotion that a kill interrupted is
-    carried out by `finish`. Returns what happened, for the register stage's report.
+    There is a champion at every moment: an alias moves in one step. `finish` completes a promotion that a
+    kill interrupted. Returns the decision and the aliases, for the report of the stage `register`.
     """
     models = list(candidate.values())
-    verdict = {"gate.reason": decision.reason, "gate.numbers": json.dumps(decision.as_dict())}
+    result = {"gate.reason": decision.reason, "gate.numbers": json.dumps(decision.as_dict())}
     with registry(uri) as client:
         for model in models:
             now = aliases(client, model.name).get(CHAMPION)
             if now != against[model.name]:
-                raise Overtaken(f"{model.name}: version {now} is champion now, not {against[model.name]}")
+                raise Overtaken(
+                    f"{model.name}: version {now} is champion now, not {against[model.name]}; "
+                    "compare with it and conclude again"
+                )
         if decision.promote:
             moves = {model.name: {CHAMPION: model.version, PREVIOUS: against[model.name]} for model in models}
-            verdict |= {"promoted_at": _now(), "gate.decision": "promoted"}
-            tags = [[model.name, model.version, verdict] for model in models]
+            result |= {"promoted_at": _now(), "gate.decision": "promoted"}
+            tags = [[model.name, model.version, result] for model in models]
             _begin(client, {"what": "promotion", "aliases": moves, "tags": tags})
         else:
-            verdict |= {"gate.decision": "kept the champion"}
+            result |= {"gate.decision": "kept the champion"}
             for model in models:
-                if not model.judged:  # an encoder that was promoted with another classifier keeps that record
-                    _tag(client, model.name, model.version, verdict)
+                # An encoder that was promoted with another classifier keeps the record of that decision.
+                if not model.decided:
+                    _tag(client, model.name, model.version, result)
     LOG.info("%s: %s", "promoted" if decision.promote else "not promoted", decision.reason)
     return {**decision.as_dict(), "models": summary(uri, [model.name for model in models])}
 
 
 def finish(uri: str, names: list[str]) -> str | None:
-    """Carry out what a kill, or a server that went away, left half done; what it was, None where nothing.
+    """Complete a promotion or rollback that a kill or a lost server interrupted; return its name, or None.
 
-    names: models that were registered together. Whoever judges or moves champions asks this first.
+    names: models that were registered together. Call this before comparing with, or moving, champions.
     """
     with registry(uri) as client:
         intent = _open_intent(client, names)
@@ -90,7 +94,7 @@ def finish(uri: str, names: list[str]) -> str | None:
 
 
 def recorded(uri: str, candidate: dict[str, Registered]) -> dict[str, Any]:
-    """What `conclude` returned when this candidate was judged, with the aliases as they are now."""
+    """Read what `conclude` returned for this candidate, with the aliases as they are now."""
     models = list(candidate.values())
     with registry(uri) as client:
         last = models[-1]
@@ -99,10 +103,10 @@ def recorded(uri: str, candidate: dict[str, Registered]) -> dict[str, Any]:
 
 
 def rollback(uri: str, names: list[str]) -> list[dict[str, Any]]:
-    """Make the previous champions champions again; the ones they replace become `previous`.
+    """Make the previous champions champions again; the replaced ones become `previous`.
 
-    names: models that were registered together, and so go back together. One that was interrupted is only
-    finished: going back twice would be no way back. Returns who is champion and previous now, as `summary`.
+    names: models that were registered together, and so go back together. An interrupted rollback is only
+    completed: a second one would undo it. Returns the champions and previous champions, as `summary` does.
     Raises RegistryError, before anything is changed, where a model has no previous champion.
     """
     with registry(uri) as client:
@@ -110,7 +114,7 @@ def rollback(uri: str, names: list[str]) -> list[dict[str, Any]]:
         if intent is not None:
             _carry_out(client, intent)
         if intent is None or intent["what"] != "rollback":
-            intent = _way_back(client, names)
+            intent = _rollback_intent(client, names)
             _begin(client, intent)
     return [
         {"name": name, "version": version, "aliases": [alias]}
@@ -119,25 +123,28 @@ def rollback(uri: str, names: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _way_back(client: Any, names: list[str]) -> dict[str, Any]:
-    found = {name: aliases(client, name) for name in names}
-    for name, there in found.items():
-        if PREVIOUS not in there or CHAMPION not in there:
+def _rollback_intent(client: Any, names: list[str]) -> dict[str, Any]:
+    current = {name: aliases(client, name) for name in names}
+    for name, versions in current.items():
+        if PREVIOUS not in versions or CHAMPION not in versions:
             raise RegistryError(f"{name}: there is no previous champion to go back to")
-    if all(there[PREVIOUS] == there[CHAMPION] for there in found.values()):
+    if all(versions[PREVIOUS] == versions[CHAMPION] for versions in current.values()):
         raise RegistryError(f"{', '.join(names)}: the previous champion is the champion already")
-    changing = {name: there for name, there in found.items() if there[PREVIOUS] != there[CHAMPION]}
-    tags = [[name, there[CHAMPION], {"rolled_back_at": _now()}] for name, there in changing.items()]
-    tags += [[name, there[PREVIOUS], {"restored_at": _now()}] for name, there in changing.items()]
-    moves = {name: {CHAMPION: there[PREVIOUS], PREVIOUS: there[CHAMPION]} for name, there in found.items()}
+    changing = {name: each for name, each in current.items() if each[PREVIOUS] != each[CHAMPION]}
+    tags = [[name, versions[CHAMPION], {"rolled_back_at": _now()}] for name, versions in changing.items()]
+    tags += [[name, versions[PREVIOUS], {"restored_at": _now()}] for name, versions in changing.items()]
+    moves = {
+        name: {CHAMPION: versions[PREVIOUS], PREVIOUS: versions[CHAMPION]}
+        for name, versions in current.items()
+    }
     return {"what": "rollback", "aliases": moves, "tags": tags}
 
 
 def summary(uri: str, names: list[str]) -> list[dict[str, Any]]:
-    """Every aliased version of the models: [{"name", "version", "model_id", "aliases"}].
+    """List every aliased version of the models: [{"name", "version", "model_id", "aliases"}].
 
-    model_id: of the logged model, as MLflow has it. Version 1 is in every registry, this in one; null of a
-    version that somebody else made.
+    model_id: of the logged model in MLflow. It names one model in one registry, while version 1 is in every
+    registry; null for a version that somebody else made.
     """
     rows = []
     with registry(uri) as client:
@@ -153,14 +160,14 @@ def summary(uri: str, names: list[str]) -> list[dict[str, Any]]:
 
 
 def _begin(client: Any, intent: dict[str, Any]) -> None:
-    """Note what is to be done, then do it: half done, it is known what the rest is."""
+    """Note the whole change, then make it: an interrupted change can be completed from its note."""
     first = next(iter(intent["aliases"]))
     client.set_registered_model_tag(first, INTENT, json.dumps(intent))
     _carry_out(client, intent)
 
 
 def _carry_out(client: Any, intent: dict[str, Any]) -> None:
-    """Absolute values alone, so that doing it a second time changes nothing. The note goes last."""
+    """Make a noted change. It sets absolute values, so a second time changes nothing; the note goes last."""
     for alias in (PREVIOUS, CHAMPION):
         for name, moved in intent["aliases"].items():
             if moved[alias] is not None:

@@ -1,4 +1,4 @@
-"""Old name of `mae.serving.model_file`: models registered before it moved import it."""
+"""The old name of `mae.serving.model_file`, which the code of older registered models imports."""
 
 from mae.serving.model_file import kind_of, load_model
 

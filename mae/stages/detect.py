@@ -17,7 +17,7 @@ from mae.engine.optim import warmup_multistep
 from mae.evaluation.confidence import paired_statistic_gain, statistic_interval
 from mae.evaluation.dense_pictures import detection_panel
 from mae.evaluation.detection.ap_records import MatchRecords, paired_ap, resampled_ap
-from mae.evaluation.detection.coco_ap import as_results, judge, of_kind
+from mae.evaluation.detection.coco_ap import as_results, evaluate_detections, of_kind
 from mae.files import write_text
 from mae.models.detection.detector import Detector, build_detector
 from mae.report.plots import precision_recall, write_csv
@@ -81,7 +81,7 @@ def _judge(ctx: StageContext, model: Detector, folder: Path) -> dict[str, Any]:
     if not distributed.is_main():
         return {}
     truth = ground_truth(ctx.index.split("val"), categories)
-    judged = {name: judge(truth, found, kind) for name, kind in KINDS.items()}
+    judged = {name: evaluate_detections(truth, found, kind) for name, kind in KINDS.items()}
     values = {f"{name}_{key}": v for name, one in judged.items() for key, v in one.figures.items()}
     records = judged["box"].records
     seed, count = ctx.params.seed, len(truth["images"])

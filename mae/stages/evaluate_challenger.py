@@ -22,7 +22,7 @@ def classification(params: Params, uri: str, folder: Path) -> registry.Decision:
     given, index = params.registry, Index.open(IMAGES.shards)
     champion = registry.champion_files(uri, given.classifier, folder)
     if not CLASSIFIER.is_file():
-        return registry.unjudged(first=registry.champion_version(uri, given.encoder) is None)
+        return registry.decide_without_labels(first=registry.champion_version(uri, given.encoder) is None)
     return registry.decide(
         _correct(params, index, CLASSIFIER),
         None if champion is None else _correct(params, index, champion),
@@ -38,7 +38,7 @@ def detection(params: Params, uri: str, folder: Path) -> registry.Decision:
     from mae.data.transforms.detection import detection_evaluation
     from mae.evaluation.confidence import paired_statistic_gain
     from mae.evaluation.detection.ap_records import MatchRecords, ResampledAP, paired_ap
-    from mae.evaluation.detection.coco_ap import judge
+    from mae.evaluation.detection.coco_ap import evaluate_detections
     from mae.stages.detect import RECORDS, RESAMPLES, finder, results_of
 
     ours = MatchRecords.load(DETECTOR.parent / RECORDS)
@@ -53,7 +53,9 @@ def detection(params: Params, uri: str, folder: Path) -> registry.Decision:
         results = results_of(batches, finder(model, normalize, device, "fp32"), about["categories"])
         known = {one["id"] for one in categories}
         truth = ground_truth(index.split("val"), categories)
-        theirs = judge(truth, [one for one in results if one["category_id"] in known], "bbox").records
+        theirs = evaluate_detections(
+            truth, [one for one in results if one["category_id"] in known], "bbox"
+        ).records
     gain = theirs and paired_statistic_gain(
         paired_ap(ours, theirs),
         len(ours.image_ids),

@@ -11,7 +11,7 @@ from mae.config.paths import ENCODER, REPORTS
 from mae.evaluation.classification.accuracy import Evaluation
 from mae.evaluation.classification.classifier import build_classifier
 from mae.evaluation.representation.attention_maps import attention_maps, centre_share
-from mae.evaluation.representation.nearest_neighbours import Features, extract, judge_by_neighbours
+from mae.evaluation.representation.nearest_neighbours import Features, evaluate_by_neighbours, extract
 from mae.evaluation.representation.projection import project
 from mae.models.vit import encode
 from mae.report.plots import heat, panels, scatter
@@ -57,7 +57,7 @@ def _neighbours(ctx: StageContext, vit: Any) -> Evaluation:
             precision=ctx.precision("auto"),
         )
 
-    return judge_by_neighbours(
+    return evaluate_by_neighbours(
         features("train"),
         features("val"),
         num_classes=len(index.classes),

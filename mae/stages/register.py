@@ -75,7 +75,7 @@ def _registered(
         pool=params.knn.pool,
         method=METHOD if METHOD.is_file() else None,
     )
-    if all(model.judged for model in candidate.values()):
+    if all(model.decided for model in candidate.values()):
         outcome = registry.recorded(uri, candidate)
         _log.info("%s: unchanged: %s", kind, outcome["reason"])
         return outcome

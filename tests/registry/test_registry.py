@@ -32,7 +32,7 @@ def jpeg(seed: int = 0, size: int = 48) -> bytes:
     return file.getvalue()
 
 
-def judge(uri: str, done: dict[str, Registered], decision: Decision) -> dict[str, Any]:
+def conclude(uri: str, done: dict[str, Registered], decision: Decision) -> dict[str, Any]:
     against = {model.name: registry.champion_version(uri, model.name) for model in done.values()}
     return registry.conclude(uri, done, decision, against)
 
@@ -147,13 +147,13 @@ def test_a_gain_that_cannot_be_measured_promotes_nothing_and_is_written_as_json(
 
 
 def test_promotion_and_rollback_move_both_models_together(mlflow_uri: str, candidates: Any) -> None:
-    first = judge(mlflow_uri, candidates(1, 1), FIRST)
+    first = conclude(mlflow_uri, candidates(1, 1), FIRST)
     assert first["promote"]
     assert {row["name"]: row["aliases"] for row in first["models"]} == both(["champion"])
-    kept = judge(mlflow_uri, candidates(2, 2), WORSE)
+    kept = conclude(mlflow_uri, candidates(2, 2), WORSE)
     assert aliases(mlflow_uri) == both({"champion": "1"})
     assert "does not exceed" in kept["reason"]
-    judge(mlflow_uri, candidates(3, 3), BETTER)
+    conclude(mlflow_uri, candidates(3, 3), BETTER)
     assert aliases(mlflow_uri) == both({"champion": "3", "previous": "1"})
     tags = client(mlflow_uri).get_model_version(NAMES[1], "3").tags
     assert tags["gate.decision"] == "promoted"
@@ -168,7 +168,7 @@ def test_rollback_restores_the_pair_where_only_the_classifier_changed(
     mlflow_uri: str, candidates: Any
 ) -> None:
     for encoder, classifier in ((1, 1), (2, 2), (2, 3)):
-        judge(mlflow_uri, candidates(encoder, classifier), BETTER)
+        conclude(mlflow_uri, candidates(encoder, classifier), BETTER)
     registry.rollback(mlflow_uri, NAMES)
     assert {name: found["champion"] for name, found in aliases(mlflow_uri).items()} == dict(
         zip(NAMES, "22", strict=True)
@@ -206,11 +206,11 @@ KILLS = [("set_registered_model_alias", number) for number in (1, 2, 4)] + [
 def test_a_promotion_that_was_killed_is_finished_before_anything_else_is_judged(
     method: str, number: int, mlflow_uri: str, candidates: Any, killed_at: Any
 ) -> None:
-    judge(mlflow_uri, candidates(1, 1), FIRST)
+    conclude(mlflow_uri, candidates(1, 1), FIRST)
     done = candidates(2, 2)
     killed_at(method, number)
     with pytest.raises(KeyboardInterrupt):
-        judge(mlflow_uri, done, BETTER)
+        conclude(mlflow_uri, done, BETTER)
     killed_at(method, None)
     assert set(champions(mlflow_uri).values()) <= {"1", "2", None}  # there is a champion at every moment
     assert registry.finish(mlflow_uri, NAMES) == "promotion"
@@ -223,8 +223,8 @@ def test_a_promotion_that_was_killed_is_finished_before_anything_else_is_judged(
 def test_a_rollback_that_was_killed_is_finished_and_not_taken_back(
     mlflow_uri: str, candidates: Any, killed_at: Any
 ) -> None:
-    judge(mlflow_uri, candidates(1, 1), FIRST)
-    judge(mlflow_uri, candidates(2, 2), BETTER)
+    conclude(mlflow_uri, candidates(1, 1), FIRST)
+    conclude(mlflow_uri, candidates(2, 2), BETTER)
     for number in (3, 4):  # of four aliases to set: the champions are the last two
         killed_at("set_registered_model_alias", number)
         with pytest.raises(KeyboardInterrupt):
@@ -241,9 +241,9 @@ def test_a_rollback_that_was_killed_is_finished_and_not_taken_back(
 def test_what_was_decided_about_an_unchanged_candidate_can_be_read_again(
     mlflow_uri: str, candidates: Any
 ) -> None:
-    outcome = judge(mlflow_uri, candidates(1, 1), FIRST)
+    outcome = conclude(mlflow_uri, candidates(1, 1), FIRST)
     assert registry.recorded(mlflow_uri, candidates(1, 1)) == outcome
-    judge(mlflow_uri, candidates(2, 2), BETTER)
+    conclude(mlflow_uri, candidates(2, 2), BETTER)
     registry.rollback(mlflow_uri, NAMES)
     assert registry.recorded(mlflow_uri, candidates(2, 2))["promote"]
     assert aliases(mlflow_uri) == both({"champion": "1", "previous": "2"})
@@ -252,10 +252,10 @@ def test_what_was_decided_about_an_unchanged_candidate_can_be_read_again(
 def test_an_encoder_keeps_the_record_of_its_promotion_when_a_second_classifier_loses(
     mlflow_uri: str, candidates: Any
 ) -> None:
-    judge(mlflow_uri, candidates(1, 1), FIRST)
+    conclude(mlflow_uri, candidates(1, 1), FIRST)
     second = candidates(1, 2)
-    second["encoder"] = replace(second["encoder"], judged=True)
-    judge(mlflow_uri, second, WORSE)
+    second["encoder"] = replace(second["encoder"], decided=True)
+    conclude(mlflow_uri, second, WORSE)
     tags = {name: client(mlflow_uri).get_model_version(name, number).tags
             for name, number in zip(NAMES, "12", strict=True)}  # fmt: skip
     assert [tags[name]["gate.decision"] for name in NAMES] == ["promoted", "kept the champion"]
@@ -265,14 +265,14 @@ def test_without_labels_only_the_first_encoder_is_promoted(mlflow_uri: str, cand
     for number in (1, 2):
         alone = {"encoder": candidates(number, 1)["encoder"]}
         first = registry.champion_version(mlflow_uri, NAMES[0]) is None
-        outcome = judge(mlflow_uri, alone, registry.unjudged(first=first))
+        outcome = conclude(mlflow_uri, alone, registry.decide_without_labels(first=first))
         assert outcome["promote"] is first
         assert (outcome["challenger"], "no labels" in outcome["reason"]) == (None, True)
     assert aliases(mlflow_uri)[NAMES[0]] == {"champion": "1"}
 
 
 def test_rollback_without_a_previous_champion_changes_nothing(mlflow_uri: str, candidates: Any) -> None:
-    judge(mlflow_uri, candidates(1, 1), FIRST)
+    conclude(mlflow_uri, candidates(1, 1), FIRST)
     with pytest.raises(registry.RegistryError, match="no previous champion"):
         registry.rollback(mlflow_uri, NAMES)
     assert aliases(mlflow_uri) == both({"champion": "1"})
@@ -294,10 +294,10 @@ def champions(uri: str) -> dict[str, str | None]:
 def test_a_champion_that_came_while_a_model_was_judged_is_not_replaced_unseen(
     mlflow_uri: str, candidates: Any
 ) -> None:
-    judge(mlflow_uri, candidates(1, 1), FIRST)
+    conclude(mlflow_uri, candidates(1, 1), FIRST)
     against = both("1")
     slow = candidates(2, 2)
-    judge(mlflow_uri, candidates(3, 3), BETTER)
+    conclude(mlflow_uri, candidates(3, 3), BETTER)
     for decision in (BETTER, WORSE):
         with pytest.raises(registry.Overtaken, match="mae-encoder: version 3 is champion now, not 1"):
             registry.conclude(mlflow_uri, slow, decision, against)
@@ -305,12 +305,12 @@ def test_a_champion_that_came_while_a_model_was_judged_is_not_replaced_unseen(
 
 
 def test_a_detector_is_promoted_alone_by_its_own_decision(mlflow_uri: str, candidates: Any) -> None:
-    judge(mlflow_uri, candidates(1, 1), FIRST)
-    outcome = judge(mlflow_uri, detector(mlflow_uri, 1), gain(None, champion=None))
+    conclude(mlflow_uri, candidates(1, 1), FIRST)
+    outcome = conclude(mlflow_uri, detector(mlflow_uri, 1), gain(None, champion=None))
     assert [row["name"] for row in outcome["models"]] == ["mae-detector"]
-    judge(mlflow_uri, candidates(2, 2), WORSE)
+    conclude(mlflow_uri, candidates(2, 2), WORSE)
     better = detector(mlflow_uri, 2)
-    outcome = judge(mlflow_uri, better, gain((0.05, 0.02, 0.08)))
+    outcome = conclude(mlflow_uri, better, gain((0.05, 0.02, 0.08)))
     assert registry.recorded(mlflow_uri, better) == outcome
     assert outcome["figure"] == "mask AP"
     assert champions(mlflow_uri) == both("1") | {"mae-detector": "2"}
@@ -318,8 +318,8 @@ def test_a_detector_is_promoted_alone_by_its_own_decision(mlflow_uri: str, candi
 
 def test_a_detector_goes_back_alone(mlflow_uri: str, candidates: Any) -> None:
     for number in (1, 2):
-        judge(mlflow_uri, candidates(number, number), BETTER)
-        judge(mlflow_uri, detector(mlflow_uri, number), gain((0.05, 0.02, 0.08)))
+        conclude(mlflow_uri, candidates(number, number), BETTER)
+        conclude(mlflow_uri, detector(mlflow_uri, number), gain((0.05, 0.02, 0.08)))
     registry.rollback(mlflow_uri, ["mae-detector"])
     assert champions(mlflow_uri) == both("2") | {"mae-detector": "1"}
 

@@ -180,7 +180,7 @@ def test_a_changed_model_is_a_new_challenger_and_the_champion_stays(
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     first = registry.decide([True], None, min_gain=0.0, confidence=0.95, seed=0)
     registry.conclude(uri, store.done, first, dict.fromkeys(NAMES.values()))
-    assert register(uri, files)["classifier"].judged
+    assert register(uri, files)["classifier"].decided
     changed = write_models(tmp_path / "other", seed=1)
     done = register(uri, Files(files.encoder, changed.classifier))
     assert (done["encoder"].version, done["classifier"].version) == ("1", "2")

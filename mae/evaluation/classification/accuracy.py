@@ -1,4 +1,4 @@
-"""Accuracy over every sample once, and how sure it is."""
+"""Accuracy over every sample, each counted once, on any number of processes."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from mae import distributed
 
 
-class Judged(Protocol):
-    """What can be evaluated: normalised images (N, C, H, W) -> logits (N, classes)."""
+class ModelWithLogits(Protocol):
+    """A model that can be evaluated: normalised images (N, C, H, W) -> logits (N, classes)."""
 
     def logits(self, images: Tensor) -> Tensor: ...
 
@@ -40,7 +40,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: Judged,
+    model: ModelWithLogits,
     batches: Iterable[Mapping[str, Any]],
     num_classes: int,
     *,
@@ -48,28 +48,31 @@ def evaluate(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
 ) -> Evaluation:
-    """Judge `model` (left in evaluation mode) over this rank's batches; every rank gets the whole result.
+    """Evaluate `model` (left in evaluation mode) over this rank's batches; every rank gets the whole result.
 
     batches: {"images": uint8 (n, C, H, W), "labels": (n,), "rows": (n,), "skipped": int}. Rows that come
     twice, on one rank or several, count once. Raises ValueError if nothing came or a label is no class.
     """
     model.eval()
     device = torch.device(device)
-    found: list[Tensor] = []
+    tables: list[Tensor] = []
     skipped = 0
     for batch in batches:
         images = normalize(batch["images"].to(device, non_blocking=True))
         labels = batch["labels"].to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model.logits(images)
-        found.append(_judge(logits.float(), labels, batch["rows"]))
+        logits = logits.float()
+        known = labels.clamp(0, logits.shape[1] - 1)  # `summarise` refuses other labels, of all ranks at once
+        loss = F.cross_entropy(logits, known, reduction="none")
+        tables.append(answer_table(logits, labels, batch["rows"], loss))
         skipped += int(batch.get("skipped", 0))
-    return summarise(found, num_classes, skipped)
+    return summarise(tables, num_classes, skipped)
 
 
-def summarise(found: list[Tensor], num_classes: int, skipped: int, with_loss: bool = True) -> Evaluation:
-    """One Evaluation of all ranks out of the (n, 5) tables of `judge`."""
-    table = torch.cat(found).cpu() if found else torch.zeros(0, 5, dtype=torch.float64)
+def summarise(tables: list[Tensor], num_classes: int, skipped: int, with_loss: bool = True) -> Evaluation:
+    """Merge the (n, 5) tables of `answer_table` of all ranks into one Evaluation."""
+    table = torch.cat(tables).cpu() if tables else torch.zeros(0, 5, dtype=torch.float64)
     whole = distributed.gather(table).numpy()
     skipped = int(distributed.gather(torch.tensor([skipped])).sum())
     _, once = np.unique(whole[:, 0], return_index=True)
@@ -91,15 +94,12 @@ def summarise(found: list[Tensor], num_classes: int, skipped: int, with_loss: bo
     )
 
 
-def _judge(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-    return judge(
-        logits, labels, rows, F.cross_entropy(logits, labels.clamp(0, logits.shape[1] - 1), reduction="none")
-    )
+def answer_table(scores: Tensor, labels: Tensor, rows: Tensor, loss: Tensor | None = None) -> Tensor:
+    """Tabulate answers: scores (n, classes) -> (n, 5) float64 on their device.
 
-
-def judge(scores: Tensor, labels: Tensor, rows: Tensor, loss: Tensor | None = None) -> Tensor:
-    """scores (n, classes) -> (n, 5) float64 on their device: row, label, loss, right first, right in five."""
+    Columns: row, label, loss (0 without one), whether the first answer is right, whether one of five is.
+    """
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
-    lost = torch.zeros(len(labels), device=scores.device) if loss is None else loss
-    columns = (rows.to(scores.device), labels, lost, best[:, 0], best.any(1))
+    loss = torch.zeros(len(labels), device=scores.device) if loss is None else loss
+    columns = (rows.to(scores.device), labels, loss, best[:, 0], best.any(1))
     return torch.stack([column.double() for column in columns], dim=1)

@@ -23,7 +23,7 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 
 
 @dataclass(frozen=True)
-class Judgement:
+class DetectionEvaluation:
     """figures: see `coco_figures`. curve: 101 rows of recall, precision_50, precision_75 and precision (the
     mean over the ten IoU thresholds), each the mean over the categories with objects. categories: a row for
     each of those, in official order: category (its name), objects, AP, AP50, AP75, AR100."""
@@ -92,10 +92,12 @@ def coco_figures(
     detections of an image and category), ARs ARm ARl. Every image of the ground truth counts. kind: "bbox" or
     "segm". Raises ValueError for results or annotations that do not belong to the ground truth.
     """
-    return judge(ground_truth, results, kind).figures
+    return evaluate_detections(ground_truth, results, kind).figures
 
 
-def judge(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str) -> Judgement:
+def evaluate_detections(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str
+) -> DetectionEvaluation:
     """Figures, curves and match records of one kind; arguments and errors as `coco_figures`."""
     results = of_kind(results, kind)
     images = sorted(ground_truth["images"], key=lambda image: (isinstance(image["id"], str), image["id"]))
@@ -125,7 +127,7 @@ def judge(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
     precision = np.asarray(evaluator.eval["precision"])[:, :, :, 0, -1]  # thresholds, recalls, categories
     recall = np.asarray(evaluator.eval["recall"])[:, :, 0, -1]
     figures = [float(value) for value in evaluator.stats[: len(FIGURES)]]
-    return Judgement(
+    return DetectionEvaluation(
         figures=dict(zip(FIGURES, figures, strict=True)),
         curve=_curve(precision),
         categories=_rows(precision, recall, records),

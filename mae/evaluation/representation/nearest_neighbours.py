@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mae import distributed
-from mae.evaluation.classification.accuracy import Evaluation, judge, summarise
+from mae.evaluation.classification.accuracy import Evaluation, answer_table, summarise
 from mae.models.vit import encode
 
 POOLS = ("avg", "token")
@@ -104,7 +104,7 @@ def knn_votes(
     return torch.cat(votes)
 
 
-def judge_by_neighbours(
+def evaluate_by_neighbours(
     train: Features, test: Features, *, num_classes: int, k: int = 20, temperature: float = 0.07
 ) -> Evaluation:
     """How often the neighbours in `train` are right about `test`; ranks share the work."""
@@ -117,7 +117,7 @@ def judge_by_neighbours(
         k=k,
         temperature=temperature,
     )
-    table = judge(votes, test.labels[mine], test.rows[mine])
+    table = answer_table(votes, test.labels[mine], test.rows[mine])
     skipped = test.skipped if distributed.is_main() else 0
     return summarise([table], num_classes, skipped, with_loss=False)
 
@@ -139,7 +139,7 @@ def online_probe(
 
     def probe(step: int) -> dict[str, float]:
         known, asked = (extract(vit, batches(), **extraction) for batches in (train, test))
-        found = judge_by_neighbours(known, asked, num_classes=num_classes, k=k, temperature=temperature)
+        found = evaluate_by_neighbours(known, asked, num_classes=num_classes, k=k, temperature=temperature)
         return {"knn_top1": found.top1}
 
     return probe

@@ -27,7 +27,7 @@ def batches(logits, labels, rows, sizes, skipped=0):
         at += size
 
 
-def judge(logits, labels, rows, sizes, classes, **settings):
+def evaluated(logits, labels, rows, sizes, classes, **settings):
     return evaluate(
         Echo(), batches(logits, labels, rows, sizes, **settings), classes, normalize=lambda images: images
     )
@@ -37,7 +37,7 @@ def test_accuracy_and_loss_are_over_samples_not_batches_and_in_row_order():
     torch.manual_seed(0)
     logits, labels = torch.randn(23, 9), torch.randint(0, 9, (23,))
     rows = torch.randperm(23) + 100
-    found = judge(logits, labels, rows, [10, 10, 3], 9)
+    found = evaluated(logits, labels, rows, [10, 10, 3], 9)
     right = logits.argmax(1) == labels
     assert found.count == 23
     assert found.top1 == pytest.approx(right.float().mean().item())
@@ -50,7 +50,7 @@ def test_accuracy_and_loss_are_over_samples_not_batches_and_in_row_order():
 
 def test_a_sample_that_comes_twice_counts_once_and_skipped_ones_are_told():
     logits, labels = torch.eye(3)[[0, 1, 2, 2, 2]], torch.tensor([0, 1, 0, 0, 0])
-    found = judge(logits, labels, torch.tensor([5, 6, 7, 7, 7]), [2, 2, 1], 3, skipped=2)
+    found = evaluated(logits, labels, torch.tensor([5, 6, 7, 7, 7]), [2, 2, 1], 3, skipped=2)
     assert (found.count, found.skipped) == (3, 6)
     assert found.top1 == pytest.approx(2 / 3)
     assert found.top5 == 1.0  # the best three of three
@@ -58,7 +58,7 @@ def test_a_sample_that_comes_twice_counts_once_and_skipped_ones_are_told():
 
 def test_nothing_to_judge_and_labels_beyond_the_classes_are_errors():
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        judge(torch.zeros(0, 3), torch.zeros(0), torch.zeros(0), [], 3)
+        evaluated(torch.zeros(0, 3), torch.zeros(0), torch.zeros(0), [], 3)
     for label in (-1, 3):
         with pytest.raises(ValueError, match="3 classes"):
-            judge(torch.eye(3)[:1], torch.tensor([label]), torch.tensor([0]), [1], 3)
+            evaluated(torch.eye(3)[:1], torch.tensor([label]), torch.tensor([0]), [1], 3)

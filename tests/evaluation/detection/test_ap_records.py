@@ -14,7 +14,7 @@ from evaluation.detection.detections import (
 
 from mae.evaluation.confidence import paired_statistic_gain, statistic_interval
 from mae.evaluation.detection.ap_records import MatchRecords, ResampledAP, match, paired_ap, resampled_ap
-from mae.evaluation.detection.coco_ap import judge, of_kind
+from mae.evaluation.detection.coco_ap import evaluate_detections, of_kind
 
 KINDS = ("bbox", "segm")
 
@@ -22,7 +22,7 @@ KINDS = ("bbox", "segm")
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_images_once_give_the_official_ap_on_real_annotations(shared_data, kind):
     truth = read_instances(shared_data / "coco-mini" / "annotations" / "instances_val2017.json")
-    found = judge(truth, imperfect(truth, seed=4), kind)
+    found = evaluate_detections(truth, imperfect(truth, seed=4), kind)
     assert ResampledAP(found.records)() == pytest.approx(found.figures["AP"], abs=1e-9)
 
 
@@ -30,7 +30,7 @@ def test_all_images_once_give_the_official_ap_on_real_annotations(shared_data, k
 def test_every_threshold_and_category_is_the_official_one(kind):
     truth = scene(images=20, seed=8)
     results = imperfect(truth, seed=8)
-    table = ResampledAP(judge(truth, results, kind).records).table()
+    table = ResampledAP(evaluate_detections(truth, results, kind).records).table()
     official = pycocotools_eval(truth, of_kind(results, kind), kind).eval["precision"][:, :, :, 0, -1]
     np.testing.assert_allclose(table, official.mean(axis=1), atol=1e-9)
 
@@ -55,11 +55,13 @@ def test_a_resample_has_the_ap_of_that_many_copies_of_each_image(seed):
                 )
         copied += [entry | {"image_id": new + 1} for entry in results if entry["image_id"] == old["id"]]
     wanted = pycocotools_figures(copies, copied, "segm")["AP"]
-    assert resampled_ap(judge(truth, results, "segm").records)(drawn) == pytest.approx(wanted, abs=1e-9)
+    assert resampled_ap(evaluate_detections(truth, results, "segm").records)(drawn) == pytest.approx(
+        wanted, abs=1e-9
+    )
 
 
 def test_a_resample_without_objects_has_no_ap():
-    records = judge(scene(), imperfect(scene()), "bbox").records
+    records = evaluate_detections(scene(), imperfect(scene()), "bbox").records
     weights = np.zeros(len(records.image_ids))
     weights[records.image_ids == "1000"] = 3  # the one image without objects
     assert np.isnan(ResampledAP(records)(weights))
@@ -69,11 +71,11 @@ def test_a_resample_without_objects_has_no_ap():
 
 def test_nothing_found_has_ap_zero():
     truth = scene()
-    assert ResampledAP(judge(truth, [], "bbox").records)() == 0
+    assert ResampledAP(evaluate_detections(truth, [], "bbox").records)() == 0
 
 
 def test_records_survive_a_file_and_another_file_is_refused(tmp_path):
-    records = judge(scene(), imperfect(scene()), "segm").records
+    records = evaluate_detections(scene(), imperfect(scene()), "segm").records
     records.save(tmp_path / "match_segm.npz")
     again = MatchRecords.load(tmp_path / "match_segm.npz")
     assert ResampledAP(again)() == ResampledAP(records)()
@@ -89,7 +91,7 @@ def test_the_better_of_two_gains_surely_and_a_tie_does_not():
     for place, entry in enumerate(bad):
         if place % 2:
             entry["bbox"][0] += 12.0
-    ours, theirs = judge(truth, good, "bbox"), judge(truth, bad, "bbox")
+    ours, theirs = evaluate_detections(truth, good, "bbox"), evaluate_detections(truth, bad, "bbox")
     gain, low, high = paired_statistic_gain(paired_ap(ours.records, theirs.records), 40, resamples=200)
     assert gain == pytest.approx(ours.figures["AP"] - theirs.figures["AP"], abs=1e-9)
     assert 0 < low < gain < high
@@ -100,10 +102,12 @@ def test_the_better_of_two_gains_surely_and_a_tie_does_not():
 
 
 def test_two_judged_on_different_images_are_not_compared():
-    first, second = (judge(scene(images), imperfect(scene(images)), "bbox").records for images in (12, 13))
+    first, second = (
+        evaluate_detections(scene(images), imperfect(scene(images)), "bbox").records for images in (12, 13)
+    )
     with pytest.raises(ValueError, match="same images"):
         paired_ap(first, second)
-    other = judge(scene(seed=5), imperfect(scene(seed=5)), "bbox").records
+    other = evaluate_detections(scene(seed=5), imperfect(scene(seed=5)), "bbox").records
     with pytest.raises(ValueError, match="same objects"):
         paired_ap(first, other)
 

@@ -14,7 +14,7 @@ from evaluation.detection.detections import (
     scene,
 )
 
-from mae.evaluation.detection.coco_ap import FIGURES, as_results, coco_figures, judge, of_kind
+from mae.evaluation.detection.coco_ap import FIGURES, as_results, coco_figures, evaluate_detections, of_kind
 
 KINDS = ("bbox", "segm")
 
@@ -52,7 +52,7 @@ def test_imperfect_results_on_drawn_images_get_pycocotools_figures(kind, seed):
 def test_curves_and_categories_are_pycocotools():
     truth = scene()
     results = imperfect(truth)
-    found = judge(truth, results, "segm")
+    found = evaluate_detections(truth, results, "segm")
     official = pycocotools_eval(truth, of_kind(results, "segm"), "segm").eval["precision"][:, :, :, 0, -1]
     rows = np.array([list(row.values()) for row in found.curve])
     assert list(found.curve[0]) == ["recall", "precision_50", "precision_75", "precision"]
@@ -110,7 +110,7 @@ def test_nothing_found_is_zero_and_a_size_without_objects_is_minus_one():
     figures = coco_figures(truth, [], "bbox")
     assert (figures["AP"], figures["AR100"], figures["APl"]) == (0, 0, -1)
     truth["annotations"] = []
-    found = judge(truth, imperfect(scene()), "segm")
+    found = evaluate_detections(truth, imperfect(scene()), "segm")
     assert list(found.figures.values()) == [-1] * len(FIGURES)
     assert found.curve == found.categories == []
 

@@ -7,8 +7,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from mae.evaluation.representation.nearest_neighbours import (
     Features,
+    evaluate_by_neighbours,
     extract,
-    judge_by_neighbours,
     knn_votes,
     online_probe,
 )
@@ -72,7 +72,7 @@ def test_unlabelled_neighbours_are_refused():
 def test_judging_by_neighbours_counts_each_sample_in_row_order():
     (train, labels), (test, truth) = features(301, 1), features(40, 2)
     rows = torch.arange(40).flip(0)
-    found = judge_by_neighbours(
+    found = evaluate_by_neighbours(
         Features(train, labels, torch.arange(301)), Features(test, truth, rows, 3), num_classes=CLASSES, k=9
     )
     right = knn_votes(train, labels, test, num_classes=CLASSES, k=9).argmax(1) == truth
