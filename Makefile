@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro sweep serve test golden mutations check docs format lock ui clean
+.PHONY: help setup repro sweep serve test test-fast campaign golden mutations check docs format lock ui clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,8 +34,19 @@ sweep: $(READY) ## an ablation, e.g. AXIS=mask_ratio; also SEEDS=3 JOBS=2 RECIPE
 	python -m pipelines.sweep $(AXIS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
 		$(if $(RECIPE),--recipe $(RECIPE)) $(foreach setting,$(SET),--set '$(setting)')
 
-test: $(READY) ## the tests
-	python -m pytest
+# Files of tests run side by side, each whole on one worker, so that what a file sets up is set up once.
+WORKERS ?= $(shell nproc)
+PYTEST := python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+
+test: $(READY) ## all tests, on all cores; WORKERS=1 for one
+	$(PYTEST) $(ARGS)
+
+test-fast: $(READY) ## the quick tests of every package, in minutes
+	$(PYTEST) -m "not slow" tests/config tests/data tests/engine tests/evaluation tests/methods tests/models \
+		tests/interchange tests/registry tests/report tests/test_pipeline.py tests/test_command.py $(ARGS)
+
+campaign: $(READY) ## random kills of stages and trainings until they end: do they end with the same bytes? minutes
+	python -m pytest --campaign -m campaign -s $(ARGS)
 
 golden: $(READY) ## keep new results (tests/golden) of parts whose version in mae/results.yaml was raised; ARGS="-k cae"
 	python -m pytest -q -s tests/golden --write-goldens $(ARGS)

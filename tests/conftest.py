@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+# One thread for each test process: tests run side by side, and threads that spin on taken cores cost tenfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -27,3 +29,20 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no real data sets beside the checkout (../shared/data)")
     return SHARED_DATA
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign", action="store_true", help="run the long campaigns of random kills, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the campaigns out unless asked for; begin with the files that hold slow tests.
+
+    Files run whole on one worker (`--dist loadscope`), so a slow file must not be the last to begin.
+    """
+    if not config.getoption("--campaign"):
+        kept = [item for item in items if not item.get_closest_marker("campaign")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
