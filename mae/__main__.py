@@ -12,9 +12,12 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mae.commands import NAMES
 from mae.stage_table import PARALLEL, SHARDING, STAGES
 
 if TYPE_CHECKING:
@@ -51,47 +54,10 @@ def _parser() -> argparse.ArgumentParser:
                 "--list-parts", action="store_true", help="only name the shards still to write"
             )
             parts.add_argument("--part", nargs="+", metavar="NAME", help="only write these shards")
-    _add_tools(commands)
+    for name in NAMES:
+        module = import_module(f"mae.commands.{name}_" if iskeyword(name) else f"mae.commands.{name}")
+        module.add_arguments(_command(commands, name, module.HELP, module.run))
     return parser
-
-
-def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The commands that are no stage of dvc.yaml."""
-    recipe = _command(commands, "recipe", "lay a recipe over the parameters", _recipe)
-    recipe.add_argument("file", nargs="?", help="an overlay such as recipes/imagenet_vit_base.yaml")
-    recipe.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. ingest.root=/data"
-    )
-
-    export = _command(commands, "export", "write an encoder in another project's form", _export)
-    export.add_argument("source", help="e.g. models/pretrain/encoder.safetensors")
-    export.add_argument("target")
-    export.add_argument("--format", default="timm", choices=["timm", "official", "hf"])
-
-    importing = _command(commands, "import", "read an official MAE, timm or Hugging Face checkpoint", _import)
-    importing.add_argument("source")
-    importing.add_argument("target", help="an encoder file of ours, .safetensors")
-    importing.add_argument("--name", help="the timm name, where the file does not tell")
-    importing.add_argument("--num-heads", type=int, help="where the file does not tell")
-    importing.add_argument(
-        "--img-size", type=int, nargs="+", metavar="PIXELS", help="another side, or height and width"
-    )
-
-    _command(commands, "sync", "send metrics kept in files while the MLflow server was away", _sync)
-    rollback = _command(commands, "rollback", "make the previous champion the champion again", _rollback)
-    rollback.add_argument(
-        "model",
-        nargs="?",
-        default="encoder",
-        choices=["encoder", "detector", "segmenter"],
-        help="the encoder goes with its classifier (default: %(default)s)",
-    )
-    champion = _command(commands, "champion", "write the champion's weights, for pretrain.init", _champion)
-    champion.add_argument("out", help="a folder; the file in it is named by its sha256, and printed")
-
-    drift = _command(commands, "drift", "say how the listed images differ from an earlier listing", _drift)
-    drift.add_argument("--since", required=True, metavar="DIR", help="a kept copy of data/ingest")
-    drift.add_argument("--out", required=True, metavar="DIR", help="for drift.json and its pictures")
 
 
 def _command(
@@ -113,57 +79,6 @@ def _stage(arguments: argparse.Namespace) -> None:
         print("".join(f"{json.dumps(part)}\n" for part in stages.parts_to_write(name, params)), end="")
     else:
         stages.run_stage(name, params, getattr(arguments, "part", None) or ())
-
-
-def _recipe(arguments: argparse.Namespace) -> None:
-    from mae.config.recipe import lay
-
-    for line in lay(arguments.file, arguments.set, onto=Path(arguments.params)):
-        print(line)
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    from mae.interchange import export
-
-    export(arguments.source, arguments.target, arguments.format)
-
-
-def _import(arguments: argparse.Namespace) -> None:
-    from mae.interchange import import_
-
-    size = arguments.img_size
-    config = import_(
-        arguments.source,
-        arguments.target,
-        name=arguments.name,
-        num_heads=arguments.num_heads,
-        img_size=size and (size[0] if len(size) == 1 else tuple(size)),
-    )
-    print(f"{arguments.target}: {config}")
-
-
-def _sync(arguments: argparse.Namespace) -> None:
-    from mae.stages.register import sync
-
-    sync(_load(arguments))
-
-
-def _rollback(arguments: argparse.Namespace) -> None:
-    from mae.stages.register import rollback
-
-    rollback(_load(arguments), arguments.model)
-
-
-def _champion(arguments: argparse.Namespace) -> None:
-    from mae.commands.champion import champion
-
-    champion(_load(arguments), Path(arguments.out))
-
-
-def _drift(arguments: argparse.Namespace) -> None:
-    from mae.commands.drift import drift
-
-    drift(_load(arguments), Path(arguments.since), Path(arguments.out))
 
 
 def _load(arguments: argparse.Namespace) -> Params:

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mae import config, registry, tracking
+from mae import config, registry
 from mae.config import Params
 from mae.config.paths import (
     CLASSIFIER,
@@ -24,7 +24,7 @@ from mae.config.paths import (
 )
 from mae.data.shards.index import Index
 from mae.files import write_json
-from mae.stages.context.tracked_run import parent_file, stage_folder, tracked, tracking_uri
+from mae.stages.context.tracked_run import stage_folder, tracked, tracking_uri
 from mae.stages.evaluate_challenger import classification, detection, segmentation
 
 TRAINED_BY = {"encoder": "pretrain", "classifier": "finetune", "detector": "detect", "segmenter": "segment"}
@@ -87,27 +87,7 @@ def _registered(
         try:
             return registry.conclude(uri, candidate, decision, against)
         except registry.Overtaken as overtaken:
-            _log.warning("%s: %s; open_probe again", kind, overtaken)
-
-
-def rollback(params: Params, kind: str = "encoder") -> None:
-    """Make the previous champions the champions again: of encoder and classifier, detector or segmenter."""
-    uri, given = tracking_uri(params), params.registry
-    names = {
-        "encoder": [given.encoder, given.classifier],
-        "detector": [given.detector],
-        "segmenter": [given.segmenter],
-    }[kind]
-    for row in registry.rollback(uri, names):
-        print(f"{row['name']} version {row['version']}: {', '.join(row['aliases'])}")
-
-
-def sync(params: Params) -> None:
-    """Send what runs could not deliver while the tracking server was away."""
-    left = tracking.deliver_all(parent_file(params), uri=tracking_uri(params))
-    for directory in left:
-        print(f"still waiting: {directory}")
-    print("everything is delivered" if not left else f"{len(left)} run(s) left; run `mae sync` again")
+            _log.warning("%s: %s; evaluating again", kind, overtaken)
 
 
 def _index(shards: Path) -> Index:
