@@ -44,16 +44,16 @@ class Devices:
 
     def __init__(self, numbers: Sequence[int], *, shown: bool = True) -> None:
         self._shown = shown
-        self._seen: dict[str, dict[str, str]] = {
+        self._environments: dict[str, dict[str, str]] = {
             str(number): {"CUDA_VISIBLE_DEVICES": str(number)} for number in numbers
         } or {"all": {}}
         self._closed = threading.Event()
 
     def __len__(self) -> int:
-        return len(self._seen)
+        return len(self._environments)
 
     @contextlib.contextmanager
-    def one(self, log: Callable[[str], Any] = print) -> Iterator[DeviceLease]:
+    def lease(self, log: Callable[[str], Any] = print) -> Iterator[DeviceLease]:
         """Wait for a device, saying so, and hold it. Raises Closed after `close`."""
         with contextlib.ExitStack() as held:
             yield self._take(held, log)
@@ -65,30 +65,30 @@ class Devices:
         waiting = False
         while not self._closed.is_set():
             held_back = False
-            for device, environment in self._seen.items():
+            for device, environment in self._environments.items():
                 fd = _lock(f"mae-device-{device}")
                 if fd is None:
                     continue
                 with contextlib.ExitStack() as own:
                     own.callback(os.close, fd)
-                    if self._shown and not _show(own, f"{socket.gethostname()}-device-{device}"):
+                    if self._shown and not _occupy(own, f"{socket.gethostname()}-device-{device}"):
                         held_back = True
                         continue
                     held.push(own.pop_all())
                     return DeviceLease(environment, (fd,))
             if not waiting:
-                named = f"({', '.join(self._seen)}) of {socket.gethostname()}"
+                named = f"({', '.join(self._environments)}) of {socket.gethostname()}"
                 log(f"waiting for a device {named}: in use, or held back by a person")
             waiting = True
             self._closed.wait(HELD_BACK_S if held_back else POLL_S)
         raise Closed
 
 
-def _show(held: contextlib.ExitStack, name: str) -> bool:
+def _occupy(held: contextlib.ExitStack, name: str) -> bool:
     """Occupy the limit in Prefect; False where a person holds the device back."""
     from prefect.concurrency.sync import concurrency
 
-    if _vacate(name) == 0:
+    if _reset_limit(name) == 0:
         return False
     with contextlib.suppress(TimeoutError):
         held.enter_context(concurrency(name, timeout_seconds=HELD_BACK_S, lease_duration=LEASE_S))
@@ -110,7 +110,7 @@ def _lock(name: str) -> int | None:
     return fd
 
 
-def _vacate(name: str) -> int:
+def _reset_limit(name: str) -> int:
     """Make the limit, or free it of a holder that is dead: we have the lock. Returns how many it lets in."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate

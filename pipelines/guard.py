@@ -68,15 +68,15 @@ class _Guard:
             _say(f"{command[0]}: {error.strerror}")
             return 127
         assert process.stdout is not None
-        passing = threading.Thread(target=_pass_on, args=(process.stdout.fileno(),), daemon=True)
-        passing.start()
+        forwarding = threading.Thread(target=_forward, args=(process.stdout.fileno(),), daemon=True)
+        forwarding.start()
         over = self._watch(process.pid)
         if self._reason:
             _say(f"{self._reason}: ending {command[0]}")
             self._signal_group(process.pid)
             self._reap(process.pid, time.monotonic() + self._grace)
         self._end_the_rest(process.pid)
-        passing.join(LAST_WORDS_S)
+        forwarding.join(LAST_WORDS_S)
         # Popen must not wait for (and warn of) a process that is reaped already.
         process.returncode = self._status = 1 if self._status is None else self._status
         return EXIT_LIMIT if over else self._status
@@ -151,7 +151,7 @@ class _Guard:
         return psutil.Process().children(recursive=True)
 
 
-def _pass_on(output: int) -> None:
+def _forward(output: int) -> None:
     """What the command prints goes to our standard output; once nobody reads there, nowhere.
 
     So a stage that says that it saves is not ended by a broken pipe before it did.

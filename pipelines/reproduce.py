@@ -37,18 +37,18 @@ def reproduce(targets: list[str] | None = None, overrides: dict[str, Any] | None
     """
     root = Path.cwd()
     try:
-        with locks.alone(root, grace=config.load(PARAMS).flows.grace):
+        with locks.exclusive(root, grace=config.load(PARAMS).flows.grace):
             recover_interrupted(root, get_run_logger().info)
-            lay(overrides)
+            apply_overrides(overrides)
             outcomes = run_stages(root, config.load(PARAMS).flows, targets=targets or None)
             artifacts.stages_table(outcomes)
             artifacts.report_pictures(root)
     except locks.Busy as busy:
         return Cancelled(name="Busy", message=str(busy))
-    return concluded(outcomes)
+    return flow_state(outcomes)
 
 
-def concluded(outcomes: Sequence[Outcome]) -> State[Any]:
+def flow_state(outcomes: Sequence[Outcome]) -> State[Any]:
     """The flow's state, given its stages': Failed as soon as one did not come through, and it says which."""
     failed = [outcome for outcome in outcomes if not outcome.done and outcome.state != "Skipped"]
     skipped = [outcome.stage for outcome in outcomes if outcome.state == "Skipped"]
@@ -59,7 +59,7 @@ def concluded(outcomes: Sequence[Outcome]) -> State[Any]:
     return Completed(message=", ".join(f"{count} {state}" for state, count in counts.items()))
 
 
-def lay(overrides: dict[str, Any] | None) -> None:
+def apply_overrides(overrides: dict[str, Any] | None) -> None:
     """Lay values over params.yaml, comments kept; raises mae.config.InvalidParams naming the key."""
     if overrides:
         for line in recipe.lay(None, list(as_settings(overrides)), onto=Path(PARAMS)):
@@ -74,13 +74,13 @@ def main(argv: list[str] | None = None) -> int:
         "--set", action=Settings, metavar="KEY=VALUE", help="laid over params.yaml, and left there"
     )
     arguments = parser.parse_args(argv)
-    with by_hand():
+    with interactive_settings():
         state = reproduce(arguments.targets or None, arguments.set, return_state=True)
     print(f"{state.name}: {state.message}")
     return 0 if state.is_completed() else 1
 
 
-def by_hand() -> Any:
+def interactive_settings() -> Any:
     """Settings of a flow run by a person: its own server may take its time to start, and reports nothing."""
     from prefect.settings import (
         PREFECT_SERVER_ANALYTICS_ENABLED,

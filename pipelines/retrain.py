@@ -15,27 +15,27 @@ from prefect import flow
 from prefect.states import Cancelled, Completed, Failed, State
 
 from mae import config
-from pipelines.reproduce import by_hand
-from pipelines.retrain_steps import CommandFailed, Retraining, mae
-from pipelines.retraining import gate_result as verdict
+from pipelines.reproduce import interactive_settings
+from pipelines.retrain_steps import CommandFailed, Retraining, run_mae
+from pipelines.retraining import gate_result
 from pipelines.working_copy import locks
 from pipelines.working_copy.params_override import PARAMS, Settings
 
-QUIET = ("Unchanged data", "Too few new images")  # of which nobody needs to be told
+NOT_NOTIFIED = ("Unchanged data", "Too few new images")  # of which nobody needs to be told
 MODELS = ("encoder", "detector", "segmenter")
 
 
-def tell(flow: Any, flow_run: Any, state: State[Any]) -> None:
+def notify_people(flow: Any, flow_run: Any, state: State[Any]) -> None:
     """A Prefect hook: what came of the run, to whom flows.notify names."""
     from prefect.logging.loggers import flow_run_logger
 
-    if state.name not in QUIET:
+    if state.name not in NOT_NOTIFIED:
         block = config.load(PARAMS).flows.notify
         subject = f"{flow.name} {flow_run.name}: {state.name}"
-        verdict.notify(block, subject, state.message or "", flow_run_logger(flow_run, flow).info)
+        gate_result.notify(block, subject, state.message or "", flow_run_logger(flow_run, flow).info)
 
 
-@flow(name="retrain", on_completion=[tell], on_failure=[tell], on_crashed=[tell])
+@flow(name="retrain", on_completion=[notify_people], on_failure=[notify_people], on_crashed=[notify_people])
 def retrain(
     start: Literal["champion", "scratch"] | None = None,
     overrides: dict[str, Any] | None = None,
@@ -51,7 +51,7 @@ def retrain(
     """
     root = Path.cwd()
     try:
-        with locks.alone(root, grace=config.load(PARAMS).flows.grace):
+        with locks.exclusive(root, grace=config.load(PARAMS).flows.grace):
             return Retraining(root).run(start, overrides or {}, force)
     except locks.Busy as busy:
         return Cancelled(name="Busy", message=str(busy))
@@ -61,7 +61,7 @@ def retrain(
         return Failed(message=str(invalid))
 
 
-@flow(name="rollback", on_completion=[tell], on_failure=[tell])
+@flow(name="rollback", on_completion=[notify_people], on_failure=[notify_people])
 def rollback(model: Literal["encoder", "detector", "segmenter"] = "encoder") -> State[Any]:
     """Make the previous champion the champion again; the one that it replaces becomes the previous one.
 
@@ -71,7 +71,7 @@ def rollback(model: Literal["encoder", "detector", "segmenter"] = "encoder") -> 
         model: Which; the encoder goes with its classifier.
     """
     try:
-        lines = mae(Path.cwd(), "rollback", model, retries=0)  # twice would be no way back
+        lines = run_mae(Path.cwd(), "rollback", model, retries=0)  # twice would be no way back
     except CommandFailed as failed:
         return Failed(message=str(failed))
     return Completed(name="Rolled back", message="; ".join(lines))
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="whatever arrived")
     parser.add_argument("--rollback", choices=MODELS, help="the previous champion instead")
     arguments = parser.parse_args(argv)
-    with by_hand():
+    with interactive_settings():
         if arguments.rollback:
             state = rollback(arguments.rollback, return_state=True)
         else:

@@ -1,4 +1,4 @@
-"""One retraining, step by step: what arrived, whether to trust it, train, let the gate decide, remember."""
+"""One retraining, step by step: what arrived, whether to trust it, train, let the gate decide, finish."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mae import config
 from mae.__main__ import EXIT_NO_CHAMPION
 from pipelines import artifacts
 from pipelines.graph import downstreams, upstreams
-from pipelines.reproduce import concluded
-from pipelines.retraining import gate_result as verdict
+from pipelines.reproduce import flow_state
+from pipelines.retraining import gate_result
 from pipelines.retraining.new_data import IMAGES, NewData, doubts, rejected_too_many
-from pipelines.retraining.recover_interrupted import recover_interrupted, remember
+from pipelines.retraining.recover_interrupted import finish, recover_interrupted
 from pipelines.stage_outcome import Outcome
 from pipelines.stage_process import run_guarded
 from pipelines.stage_tasks import run_stages
-from pipelines.working_copy.params_override import PARAMS, ParamsOverride, folder_of
+from pipelines.working_copy.params_override import PARAMS, ParamsOverride, retrain_folder
 
 PICTURES = ("examples", "statistics", "classes")
 GATE = "register"
@@ -49,13 +49,13 @@ class _Ended(Exception):
 
 
 class Retraining:
-    """One run, inside a flow, in a working copy that it holds alone (pipelines.working_copy.locks.alone)."""
+    """One run, inside a flow, in a working copy that it holds (`pipelines.working_copy.locks.exclusive`)."""
 
     def __init__(self, root: Path) -> None:
         self._root, self._log = root, get_run_logger().info
-        self._folder = folder_of(root)
-        self._overlay = ParamsOverride(root, self._folder)
-        self._arrivals = NewData(root, self._folder)
+        self._folder = retrain_folder(root)
+        self._override = ParamsOverride(root, self._folder)
+        self._new_data = NewData(root, self._folder)
         self._outcomes: list[Outcome] = []
         recover_interrupted(root, self._log)
         self._params = config.load(root / PARAMS)
@@ -63,55 +63,56 @@ class Retraining:
     def run(self, start: Start | None, overrides: Mapping[str, Any], force: bool) -> State[Any]:
         """Returns the flow's final state. Raises CommandFailed, mae.config.InvalidParams."""
         try:
-            self._lay(overrides)
-            laid = None if force or start else self._go_on()
-            if laid is None:
-                laid = self._begin(start or self._params.retrain.start, force)
+            self._apply(overrides)
+            settings = None if force or start else self._resume()
+            if settings is None:
+                settings = self._begin(start or self._params.retrain.start, force)
             # Annotated images are no reason to pretrain: only what depends on them runs.
-            below = None if laid else downstreams(self._root, self._arrivals.changed())
-            return self._decide(self._all_stages(below))
+            below = None if settings else downstreams(self._root, self._new_data.changed())
+            return self._conclude(self._all_stages(below))
         except _Ended as ended:
             return ended.state
         finally:
-            if said := self._overlay.restore():
+            if said := self._override.restore():
                 self._log(said)
 
     def _begin(self, start: Start, force: bool) -> dict[str, Any]:
         """Look at what arrived and shard it; the settings to train with, {} to pretrain nothing."""
-        self._stages(self._arrivals.stages)
-        arrived = self._judge_data(force)
-        laid = {} if arrived is None else {"pretrain.init": self._origin(start)}
-        self._lay(laid)
-        self._stages(self._arrivals.sharding)
-        self._judge_shards(arrived, force)
-        verdict.note_before(self._root, self._folder, laid)
-        return laid
+        self._stages(self._new_data.stages)
+        arrived = self._check_data(force)
+        settings = {} if arrived is None else {"pretrain.init": self._initial_weights(start)}
+        self._apply(settings)
+        self._stages(self._new_data.sharding)
+        self._check_shards(arrived, force)
+        gate_result.begin(self._root, self._folder, settings)
+        return settings
 
-    def _go_on(self) -> dict[str, Any] | None:
+    def _resume(self) -> dict[str, Any] | None:
         """The settings of a retraining that did not come to its end, to go on with it; None to begin one.
 
         Its data stays as it was sharded: with other images it would begin its training anew, and where some
         arrive every day it might never end.
         """
-        laid = verdict.laid_before(self._folder)
-        if laid is None or not self._arrivals.at_hand:
+        settings = gate_result.unfinished_settings(self._folder)
+        if settings is None or not self._new_data.is_current:
             return None
-        if (init := laid.get("pretrain.init")) and not (self._root / init).is_file():  # somebody made room
+        init = settings.get("pretrain.init")
+        if init and not (self._root / init).is_file():  # somebody removed it to make room
             return None
         self._log("going on with the retraining that did not end: what came since waits for the next one")
-        self._outcomes += [Outcome(stage, "Unchanged") for stage in self._arrivals.stages]
-        self._lay(laid)
-        return laid
+        self._outcomes += [Outcome(stage, "Unchanged") for stage in self._new_data.stages]
+        self._apply(settings)
+        return settings
 
-    def _judge_data(self, force: bool) -> int | None:
+    def _check_data(self, force: bool) -> int | None:
         """How many images arrived; None where only annotated images did. Ends where there is no reason."""
-        self._arrivals.take()
-        changed, decided = self._arrivals.changed(), self._arrivals.decided
+        self._new_data.snapshot()
+        changed, decided = self._new_data.changed(), self._new_data.decided
         if not changed and not force:
             raise _Ended(Completed(name="Unchanged data", message="every listing is as it was decided upon"))
         if decided is None:
             self._log("nothing was decided before: whatever is listed counts as new")
-            return self._arrivals.listed
+            return self._new_data.listed
         if IMAGES not in changed and not force:
             self._log(f"the images are as they were; changed: {', '.join(changed)}")
             return None
@@ -121,43 +122,43 @@ class Retraining:
         said = ", ".join(f"{counts[name]:,} {name}" for name in ("new", "changed", "removed"))
         if arrived < least and changed == [IMAGES] and not force:
             raise _Ended(Completed(name="Too few new images", message=f"{said}; retrain.min_new is {least}"))
-        self._doubt(found, force)
+        self._act_on_doubts(found, force)
         self._log(said)
         return arrived
 
     def _drift(self, decided: Path) -> tuple[dict[str, Any], list[str]]:
         """The report of `mae drift`, and what in it passes the bounds; both as an artifact, too."""
         out = self._folder / "drift"
-        mae(self._root, "drift", "--since", str(decided / IMAGES), "--out", str(out))
+        run_mae(self._root, "drift", "--since", str(decided / IMAGES), "--out", str(out))
         drift = json.loads((out / "drift.json").read_text())
         found = doubts(drift, self._params.retrain)
         there = [file for name in PICTURES if (file := out / f"{name}.png").is_file()]
-        page = verdict.drift_page(drift, found, [artifacts.picture(file) for file in there])
+        page = gate_result.drift_page(drift, found, [artifacts.picture(file) for file in there])
         create_markdown_artifact(page, key="drift", description="What arrived since the last decision")
         return drift, found
 
-    def _judge_shards(self, arrived: int | None, force: bool) -> None:
-        wrong = arrived and rejected_too_many(self._arrivals.rejected(), arrived, self._params.retrain)
-        self._doubt([wrong] if wrong else [], force)
+    def _check_shards(self, arrived: int | None, force: bool) -> None:
+        wrong = arrived and rejected_too_many(self._new_data.rejected(), arrived, self._params.retrain)
+        self._act_on_doubts([wrong] if wrong else [], force)
 
-    def _doubt(self, found: list[str], force: bool) -> None:
+    def _act_on_doubts(self, found: list[str], force: bool) -> None:
         if not force:
-            self._suspect(found, "; force: true trains nevertheless")
+            self._end_if_suspect(found, "; force: true trains nevertheless")
         for one in found:
             self._log(f"forced, though {one}")
 
-    def _suspect(self, found: list[str], otherwise: str = "") -> None:
+    def _end_if_suspect(self, found: list[str], otherwise: str = "") -> None:
         """End here where data was found that should not be trained on."""
         if found:
             message = f"{'; '.join(found)}. {NOT_TRAINED_ON}{otherwise}"
             raise _Ended(Failed(name="Suspect data", message=message))
 
-    def _origin(self, start: Start) -> str | None:
+    def _initial_weights(self, start: Start) -> str | None:
         """What pretrain.init is to be: the champion's file, below the root where it lies there."""
         if start == "scratch":
             return None
         out = self._folder / "champion"
-        lines = mae(self._root, "champion", str(out), none=EXIT_NO_CHAMPION)
+        lines = run_mae(self._root, "champion", str(out), none=EXIT_NO_CHAMPION)
         found = next((Path(line) for line in reversed(lines) if line.endswith(".safetensors")), None)
         if found is None:
             self._log("there is no champion to go on from: training starts from scratch")
@@ -169,17 +170,17 @@ class Retraining:
                 former.unlink()
         return str(found.relative_to(self._root) if found.is_relative_to(self._root) else found)
 
-    def _lay(self, values: Mapping[str, Any]) -> None:
-        for line in self._overlay.lay(values):
+    def _apply(self, values: Mapping[str, Any]) -> None:
+        for line in self._override.apply(values):
             self._log(f"{PARAMS}: {line}")
         self._params = config.load(self._root / PARAMS)
 
     def _stages(self, targets: list[str]) -> None:
         """Bring these stages up to date; ends where one fails."""
         found = self._run(targets)
-        self._suspect([one.message for one in found if one.state == "Rejected"])
+        self._end_if_suspect([one.message for one in found if one.state == "Rejected"])
         if not all(outcome.done for outcome in found):
-            message = f"{concluded(found).message} (the champion is the same; run again to go on)"
+            message = f"{flow_state(found).message} (the champion is the same; run again to go on)"
             raise _Ended(Failed(message=message))
 
     def _all_stages(self, below: list[str] | None) -> list[Outcome]:
@@ -193,7 +194,7 @@ class Retraining:
             # Once it was asked, it may have decided of one model and not of all.
             asked = gate is not None and gate.state != "Skipped"
             who = "the gate had begun" if asked else "the champion is the same"
-            raise _Ended(Failed(message=f"{concluded(found).message} ({who}; run again to go on)"))
+            raise _Ended(Failed(message=f"{flow_state(found).message} ({who}; run again to go on)"))
         return found
 
     def _run(self, targets: list[str] | None, only: list[str] | None = None) -> list[Outcome]:
@@ -205,19 +206,21 @@ class Retraining:
         artifacts.stages_table(self._outcomes)
         return found
 
-    def _decide(self, outcomes: list[Outcome]) -> State[Any]:
-        found = verdict.verdicts(self._root, self._folder)
-        create_markdown_artifact(verdict.table(found), key="decision", description="Champion and challenger")
+    def _conclude(self, outcomes: list[Outcome]) -> State[Any]:
+        found = gate_result.gate_results(self._root, self._folder)
+        create_markdown_artifact(
+            gate_result.decision_page(found), key="decision", description="Champion and challenger"
+        )
         artifacts.report_pictures(self._root)
-        remember(self._root, found)
+        finish(self._root, found)
         message = "; ".join(map(str, found)) or "no model was registered"
         if not all(outcome.done for outcome in outcomes):
-            return Failed(message=f"{concluded(outcomes).message}. The gate decided: {message}")
+            return Failed(message=f"{flow_state(outcomes).message}. The gate decided: {message}")
         promoted = any(one.promoted for one in found)
         return Completed(name="Promoted" if promoted else "Champion kept", message=message)
 
 
-def mae(root: Path, *arguments: str, none: int | None = None, retries: int | None = None) -> list[str]:
+def run_mae(root: Path, *arguments: str, none: int | None = None, retries: int | None = None) -> list[str]:
     """Run a command of `mae` as a task run; returns the lines that it printed, [] for the exit status `none`.
 
     Raises CommandFailed, after as many retries as a stage gets, or as asked for.
@@ -236,12 +239,12 @@ def mae(root: Path, *arguments: str, none: int | None = None, retries: int | Non
         lines: list[str] = []
         log = get_run_logger().info
 
-        def passing(line: str) -> None:
+        def handle_line(line: str) -> None:
             lines.append(line)
             log(line)
 
         program = [sys.executable, "-m", "mae", *arguments]
-        status = run_guarded(program, root, grace=settings.grace, log=passing)
+        status = run_guarded(program, root, grace=settings.grace, log=handle_line)
         if status == none:
             return []
         if status:

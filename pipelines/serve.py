@@ -51,15 +51,15 @@ def serve(api: str) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: api}):
-        sweep()
+        set_killed_runs_crashed()
         # What somebody switched on stays on when this process ends: it will be started again.
         serve_(*deployments(), pause_on_shutdown=False)
 
 
-def sweep() -> None:
+def set_killed_runs_crashed() -> None:
     """Set what a killed flow left Running to Crashed: it would count as the one run that may be at work."""
     try:
-        with locks.alone(Path.cwd(), grace=config.load().flows.grace):
+        with locks.exclusive(Path.cwd(), grace=config.load().flows.grace):
             pass
     except locks.Busy as busy:
         print(busy)

@@ -31,7 +31,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from mae.config import Flows
 from mae.stage_table import SHARDING
-from pipelines.stage_process import of_stage, run_guarded
+from pipelines.stage_process import run_guarded, stage_settings
 
 GROUPS = 64  # at most: each starts in a second, tells of progress, and is tried again by itself
 KNOWN_AFTER_S = 30.0  # at the latest; else the parts' flow run stands by itself
@@ -77,10 +77,10 @@ def shard_in_parallel(
         # A flow without a server of its own has started one: the same is to be told of the parts.
         environment = {**CHILD, "PREFECT_API_URL": str(client.api_url)}
     command = [sys.executable, "-m", "pipelines.sharding", str(run.id)]
-    limit = of_stage(settings, stage).timeout
+    limit = stage_settings(settings, stage).timeout
     status = run_guarded(command, root, grace=settings.grace, limit=limit, env=environment, log=log)
     if status:
-        raise PartsFailed(f"{stage}: {_conclude(run.id, status)}")
+        raise PartsFailed(f"{stage}: {_failure_message(run.id, status)}")
 
 
 @flow(name="write shards", persist_result=False)
@@ -94,7 +94,7 @@ def write_parts(stage: str, parts: list[str], root: str, settings: Flows) -> Sta
         settings: The section `flows` of params.yaml.
     """
     groups = [parts[start::GROUPS] for start in range(min(GROUPS, len(parts)))]
-    own = of_stage(settings, stage)
+    own = stage_settings(settings, stage)
     writing = write_group.with_options(retries=own.retries, retry_delay_seconds=own.retry_delay)
     futures = writing.map(
         label=[_label(group) for group in groups],
@@ -126,12 +126,12 @@ def write_group(label: str, names: list[str], stage: str, root: str, grace: floa
     said: list[str] = []
     logger = get_run_logger()
 
-    def passing(line: str) -> None:
+    def handle_line(line: str) -> None:
         said[:] = [line]
         logger.info(line)
 
     command = [sys.executable, "-m", "mae", stage, "--part", *names]
-    status = run_guarded(command, Path(root), grace=grace, log=passing)
+    status = run_guarded(command, Path(root), grace=grace, log=handle_line)
     if status:
         raise PartsFailed(" ".join([*said, f"(exited with {status})"]))
 
@@ -194,7 +194,7 @@ def _runner(settings: Flows) -> TaskRunner[Any]:
     return ThreadPoolTaskRunner(max_workers=side_by_side)
 
 
-def _conclude(flow_run_id: Any, status: int) -> str:
+def _failure_message(flow_run_id: Any, status: int) -> str:
     """Why the parts' flow run failed; one that could not say so itself is set to Crashed."""
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(flow_run_id).state

@@ -29,7 +29,7 @@ _live: set[subprocess.Popen[str]] = set()
 _live_lock = threading.Lock()
 
 
-def of_stage(settings: Flows, name: str) -> StageFlow:
+def stage_settings(settings: Flows, name: str) -> StageFlow:
     """The retries and time-out of one stage: its own, else those of all."""
     return settings.stages.get(name, settings)
 
@@ -54,16 +54,18 @@ def run_stage(
     """
     lines: deque[str] = deque(maxlen=200)
 
-    def passing(line: str) -> None:
+    def handle_line(line: str) -> None:
         lines.append(line)
         log(line)
 
     began = time.monotonic()
     reader = OutcomeReader(root, work_dir, name)
-    limit = of_stage(settings, name).timeout
+    limit = stage_settings(settings, name).timeout
     # The flag before the command: wait for another dvc that reads the same working copy.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name]
-    status = run_guarded(command, root, grace=settings.grace, limit=limit, env=env, log=passing, keep=keep)
+    status = run_guarded(
+        command, root, grace=settings.grace, limit=limit, env=env, log=handle_line, keep=keep
+    )
     if repaired := dvc_files.secure(root):
         log(repaired)
     state, message = reader.read(status, lines)
@@ -104,7 +106,7 @@ def run_guarded(
         errors="replace",
         # A worker that ends the flow's process group must leave it time to end what it guards.
         start_new_session=True,
-        pass_fds=(*locks.inherited(), *keep),
+        pass_fds=(*locks.held_fds(), *keep),
     )
     assert process.stdin is not None
     assert process.stdout is not None

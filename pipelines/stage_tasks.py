@@ -22,7 +22,7 @@ from pipelines import artifacts
 from pipelines.devices import Closed, DeviceLease, Devices
 from pipelines.graph import upstreams
 from pipelines.stage_outcome import Outcome
-from pipelines.stage_process import REPRODUCTION, end_all, is_changed, of_stage, run_stage
+from pipelines.stage_process import REPRODUCTION, end_all, is_changed, run_stage, stage_settings
 from pipelines.working_copy.params_override import PARAMS
 
 
@@ -36,7 +36,7 @@ def run_stages(
     """Inside a flow: bring stages up to date, one task run each, named after it.
 
     Args:
-        root: the working copy; the caller holds it (pipelines.working_copy.locks.alone).
+        root: the working copy; the caller holds it (pipelines.working_copy.locks.exclusive).
         settings: the section `flows` of params.yaml.
         targets: stages that are wanted, with all that they depend on; None for all.
         skip: stages to take as done, because the caller has just run them.
@@ -60,7 +60,7 @@ class _Reproduction:
         self._devices = Devices(settings.devices)
         self._outcomes: dict[str, Outcome] = {}  # of stages that ended
         self._latest: dict[str, Outcome] = {}  # of every attempt
-        self._to_blame: dict[str, set[str]] = {}  # skipped stage -> stages that failed
+        self._skipped_for: dict[str, set[str]] = {}  # skipped stage -> stages that failed
         self._ending = threading.Event()
 
     def run(self) -> list[Outcome]:
@@ -94,7 +94,7 @@ class _Reproduction:
         for name, ups in self._graph.items():
             if name in submitted or not all(up in self._outcomes for up in ups):
                 continue
-            if name in PARALLEL and not self._blame(name):
+            if name in PARALLEL and not self._failed_upstreams(name):
                 devices -= 1
                 if devices < 0:
                     continue
@@ -102,7 +102,7 @@ class _Reproduction:
         return ready[: self._settings.parallel - len(running)]
 
     def _submit(self, name: str, futures: Mapping[str, Any]) -> Any:
-        own = of_stage(self._settings, name)
+        own = stage_settings(self._settings, name)
 
         @task(
             name=name,
@@ -119,19 +119,19 @@ class _Reproduction:
 
         # The arrows of Prefect's picture. Past a skipped stage they lead to what failed: Prefect itself would
         # not begin a task below a cancelled one.
-        skipped = set(self._to_blame) & set(self._graph[name])
-        above = (set(self._graph[name]) - skipped) | (self._blame(name) if skipped else set())
+        skipped = set(self._skipped_for) & set(self._graph[name])
+        above = (set(self._graph[name]) - skipped) | (self._failed_upstreams(name) if skipped else set())
         wait_for: list[Any] = [allow_failure(futures[up]) for up in sorted(above)]
         return stage.submit(return_state=False, wait_for=wait_for)
 
     def _attempt(self, name: str) -> Outcome:
-        blame = self._blame(name)
-        if blame:
-            self._to_blame[name] = blame
-            return Outcome(name, "Skipped", message=f"{', '.join(sorted(blame))} failed")
+        failed = self._failed_upstreams(name)
+        if failed:
+            self._skipped_for[name] = failed
+            return Outcome(name, "Skipped", message=f"{', '.join(sorted(failed))} failed")
         logger = get_run_logger()
         try:
-            with self._device(name, logger.info) as place:
+            with self._device(name, logger.info) as lease:
                 if self._ending.is_set():
                     raise Closed
                 fan_out = name in SHARDING and self._settings.sharding != "none"
@@ -139,9 +139,9 @@ class _Reproduction:
                     from pipelines.sharding import shard_in_parallel
 
                     shard_in_parallel(name, self._settings, logger.info, self._root)
-                env = {**place.environment, REPRODUCTION: str(flow_run.id)}
+                env = {**lease.environment, REPRODUCTION: str(flow_run.id)}
                 outcome = run_stage(
-                    name, self._root, self._settings, self._work_dir, env, logger.info, keep=place.fds
+                    name, self._root, self._settings, self._work_dir, env, logger.info, keep=lease.fds
                 )
         except Closed:
             return Outcome(name, "Interrupted", message="the flow run was ended first")
@@ -149,12 +149,12 @@ class _Reproduction:
             return replace(outcome, state="Interrupted")
         return outcome
 
-    def _blame(self, name: str) -> set[str]:
+    def _failed_upstreams(self, name: str) -> set[str]:
         failed = {up for up in self._graph[name] if not self._outcomes[up].done}
-        return {first for up in failed for first in self._to_blame.get(up, {up})}
+        return {first for up in failed for first in self._skipped_for.get(up, {up})}
 
     def _device(self, name: str, log: Callable[[str], Any]) -> contextlib.AbstractContextManager[DeviceLease]:
-        return self._devices.one(log) if name in PARALLEL else contextlib.nullcontext(DeviceLease({}))
+        return self._devices.lease(log) if name in PARALLEL else contextlib.nullcontext(DeviceLease({}))
 
 
 def _state(outcome: Outcome, *, ending: bool) -> State[Any]:

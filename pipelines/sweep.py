@@ -82,13 +82,15 @@ def sweep(
     work = (root / params.runtime.work_dir / "sweep").resolve()
     tracked = {"MLFLOW_TRACKING_URI": _tracking_uri(root, params)}
     experiments = Experiments(root, params.flows, work, tracked)
-    with locks.alone(root, grace=params.flows.grace):
+    with locks.exclusive(root, grace=params.flows.grace):
         devices = Devices(params.flows.devices, shown=False)
         for wave in axes.waves(planned):
-            experiments.queue(replace(one, settings=one.settings | _place(work / one.name)) for one in wave)
+            experiments.queue(
+                replace(one, settings=one.settings | _work_dir(work / one.name)) for one in wave
+            )
             left = {one.name for one in wave} - set(experiments.finished())
             if left:
-                experiments.work(left, devices, min(jobs or len(devices), len(devices), len(left)))
+                experiments.run_queue(left, devices, min(jobs or len(devices), len(devices), len(left)))
         finished = experiments.finished()
     rows = [sweep_report.row(one, finished.get(one.name), experiments.read) for one in planned]
     for file in sweep_report.write(root, axis, axes.load(root).axis(axis), rows):
@@ -106,7 +108,7 @@ def count(text: str) -> int:
     return number
 
 
-def _place(folder: Path) -> dict[str, str]:
+def _work_dir(folder: Path) -> dict[str, str]:
     return {"runtime.work_dir": str(folder)}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from mae.files import write_json
 
 DECISION = Path("reports/register/decision.json")
-_BEFORE = "begun.json"
+_BEGUN = "begun.json"
 
 
 @dataclass(frozen=True)
@@ -40,38 +40,40 @@ class GateResult:
         return f"{self.kind}: {'promoted' if self.promoted else 'the champion stays'}: {self.about['reason']}"
 
 
-def note_before(root: Path, folder: Path, laid: Mapping[str, Any]) -> None:
+def begin(root: Path, folder: Path, laid: Mapping[str, Any]) -> None:
     """Training begins, with these settings over the parameters: note them, and which challengers there are.
 
     The challengers once per decision: a run that goes on after a kill notes again.
     """
-    before = _noted(folder)["challengers"] if is_open(folder) else _challengers(_decision(root))
-    write_json(folder / _BEFORE, {"challengers": before, "laid": dict(laid)})
+    before = (
+        _read_begun(folder)["challengers"] if is_unfinished(folder) else _challengers(_read_decision(root))
+    )
+    write_json(folder / _BEGUN, {"challengers": before, "laid": dict(laid)})
 
 
-def is_open(folder: Path) -> bool:
+def is_unfinished(folder: Path) -> bool:
     """Whether a retraining began to train that has not come to its end."""
-    return (folder / _BEFORE).is_file()
+    return (folder / _BEGUN).is_file()
 
 
-def laid_before(folder: Path) -> dict[str, Any] | None:
+def unfinished_settings(folder: Path) -> dict[str, Any] | None:
     """The settings of the retraining that has not come to its end; None where there is none."""
-    return dict(_noted(folder)["laid"]) if is_open(folder) else None
+    return dict(_read_begun(folder)["laid"]) if is_unfinished(folder) else None
 
 
-def verdicts(root: Path, folder: Path) -> list[GateResult]:
-    """What was decided since `note_before`."""
-    decision = _decision(root)
-    before, now = _noted(folder)["challengers"], _challengers(decision)
+def gate_results(root: Path, folder: Path) -> list[GateResult]:
+    """What was decided since `begin`."""
+    decision = _read_decision(root)
+    before, now = _read_begun(folder)["challengers"], _challengers(decision)
     return [GateResult(kind, now[kind] != before.get(kind), about) for kind, about in decision.items()]
 
 
-def forget(folder: Path) -> None:
+def close(folder: Path) -> None:
     """The decision is dealt with."""
-    (folder / _BEFORE).unlink(missing_ok=True)
+    (folder / _BEGUN).unlink(missing_ok=True)
 
 
-def table(found: list[GateResult]) -> str:
+def decision_page(found: list[GateResult]) -> str:
     """Markdown: figures of champion and challenger of each kind, the gain with its interval, who is what."""
     lines = [
         "| model | figure | champion | challenger | gain (interval) | samples | decision | aliases |",
@@ -133,15 +135,15 @@ def notify(block: str | None, subject: str, body: str, log: Callable[[str], Any]
         log(f"flows.notify: {block} could not be told ({type(error).__name__})")
 
 
-def _decision(root: Path) -> dict[str, Any]:
+def _read_decision(root: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((root / DECISION).read_text()))
     except OSError:
         return {}
 
 
-def _noted(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / _BEFORE).read_text()))
+def _read_begun(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / _BEGUN).read_text()))
 
 
 def _challengers(decision: dict[str, Any]) -> dict[str, list[list[str]]]:

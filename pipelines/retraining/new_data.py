@@ -28,8 +28,8 @@ class NewData:
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._root, self._folder = Path(root), Path(folder)
-        self._listings = _outs(self._root, "ingest", LISTING)
-        self._rejected = _outs(self._root, "shard", REJECTED)
+        self._listings = _output_folders(self._root, "ingest", LISTING)
+        self._rejected = _output_folders(self._root, "shard", REJECTED)
 
     @property
     def stages(self) -> list[str]:
@@ -48,27 +48,27 @@ class NewData:
 
     @property
     def listed(self) -> int:
-        """How many images are listed, of those taken."""
-        manifest = json.loads((self._taken / IMAGES / MANIFEST).read_text())
+        """How many images are listed, of those pending."""
+        manifest = json.loads((self._pending / IMAGES / MANIFEST).read_text())
         return sum(split["count"] for split in manifest.get("splits", {}).values())
 
-    def take(self) -> None:
+    def snapshot(self) -> None:
         """Keep the listings of now, so that what is decided later is decided of these."""
-        taken = self._folder / f"listings-{os.urandom(4).hex()}"
+        pending = self._folder / f"listings-{os.urandom(4).hex()}"
         for stage, listing in self._listings.items():
             for name in (LISTING, MANIFEST):
-                copy(listing / name, taken / stage / name)
-        write_json(self._folder / _PENDING, {"folder": taken.name})
+                copy(listing / name, pending / stage / name)
+        write_json(self._folder / _PENDING, {"folder": pending.name})
         for former in self._folder.glob("listings-*/"):
-            if former not in (taken, self.decided):
+            if former not in (pending, self.decided):
                 shutil.rmtree(former, ignore_errors=True)
 
     @property
-    def at_hand(self) -> bool:
-        """Whether the listings taken are those of the working copy: nobody has listed anew since."""
-        taken = self._named(_PENDING)
-        return taken is not None and all(
-            _told(taken / stage) == _told(listing) for stage, listing in self._listings.items()
+    def is_current(self) -> bool:
+        """Whether the listings pending are those of the working copy: nobody has listed anew since."""
+        pending = self._named(_PENDING)
+        return pending is not None and all(
+            _identity(pending / stage) == _identity(listing) for stage, listing in self._listings.items()
         )
 
     def changed(self) -> list[str]:
@@ -76,24 +76,24 @@ class NewData:
         decided = self.decided
         if decided is None:
             return self.stages
-        return [one for one in self.stages if _told(self._taken / one) != _told(decided / one)]
+        return [one for one in self.stages if _identity(self._pending / one) != _identity(decided / one)]
 
     def decide(self) -> None:
-        """The listings taken are those decided upon from now on, with what of them was rejected.
+        """The listings pending are those decided upon from now on, with what of them was rejected.
 
-        Nothing changes where none were taken since: a run that was killed here had done it.
+        Nothing changes where none were pending since: a run that was killed here had done it.
         """
-        taken = self._named(_PENDING)
-        if taken is not None:
+        pending = self._named(_PENDING)
+        if pending is not None:
             for stage, shards in self._rejected.items():
-                copy(shards / REJECTED, taken / stage / REJECTED)
+                copy(shards / REJECTED, pending / stage / REJECTED)
             move(self._folder / _PENDING, self._folder / _DECIDED)
 
     @property
-    def _taken(self) -> Path:
-        taken = self._named(_PENDING)
-        assert taken is not None, "take() comes first"
-        return taken
+    def _pending(self) -> Path:
+        pending = self._named(_PENDING)
+        assert pending is not None, "snapshot() comes first"
+        return pending
 
     def _named(self, pointer: str) -> Path | None:
         try:
@@ -152,7 +152,7 @@ def rejected_too_many(rejected: int, arrived: int, settings: Retrain) -> str | N
     )
 
 
-def _outs(root: Path, prefix: str, name: str) -> dict[str, Path]:
+def _output_folders(root: Path, prefix: str, name: str) -> dict[str, Path]:
     """stage -> the folder of its output called `name`, of the stages of dvc.yaml called `prefix`..."""
     found = {}
     for stage, about in read_yaml(root / "dvc.yaml")["stages"].items():
@@ -163,7 +163,7 @@ def _outs(root: Path, prefix: str, name: str) -> dict[str, Path]:
     return found
 
 
-def _told(folder: Path) -> dict[str, Any]:
+def _identity(folder: Path) -> dict[str, Any]:
     """What a manifest says of its images, wherever they lie; {} where there is none."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())

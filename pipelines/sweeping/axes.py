@@ -22,22 +22,22 @@ from pydantic import (
 
 from mae.config import InvalidParams, parse, read_yaml, recipe
 from mae.stage_table import STAGES
-from pipelines.sweeping.code_fingerprint import Fingerprint
+from pipelines.sweeping.result_fingerprint import ResultFingerprint
 from pipelines.working_copy.params_override import PARAMS
 
 SWEEPS = "sweeps.yaml"
-At = int | float | str
+Position = int | float | str
 # The stages whose main number is a column, and its name.
-JUDGES = {name: stage.figure for name, stage in STAGES.items() if stage.figure is not None}
+EVALUATIONS = {name: stage.figure for name, stage in STAGES.items() if stage.figure is not None}
 
 
-def _judging(stages: list[str]) -> list[str]:
-    if unknown := [stage for stage in stages if stage not in JUDGES]:
-        raise ValueError(f"{', '.join(unknown)}: what judges is one of {', '.join(JUDGES)}")
+def _known_evaluations(stages: list[str]) -> list[str]:
+    if unknown := [stage for stage in stages if stage not in EVALUATIONS]:
+        raise ValueError(f"{', '.join(unknown)}: what judges is one of {', '.join(EVALUATIONS)}")
     return stages
 
 
-Judging = Annotated[list[str], Field(min_length=1), AfterValidator(_judging)]
+Evaluations = Annotated[list[str], Field(min_length=1), AfterValidator(_known_evaluations)]
 
 
 class _Part(BaseModel):
@@ -47,10 +47,10 @@ class _Part(BaseModel):
 class Value(_Part):
     """One place on an axis: what it is called, the parameters that it sets, what the paper measured there.
 
-    recipe: laid before `set`, e.g. a method's own.
+    recipe: applied before `set`, e.g. a method's own.
     """
 
-    at: At
+    at: Position
     recipe: str | None = None
     set: dict[str, Any] = {}
     paper: dict[str, float] = {}
@@ -80,7 +80,7 @@ Values = Annotated[
 class Axis(_Part):
     """What is varied. key: the parameter that takes `at`, where a value does not `set` others itself.
 
-    recipe, settings: laid under every value, for a model of the papers' size: what `paper` was measured with.
+    recipe, settings: applied before every value, for a model of the size that `paper` was measured with.
     demo, demo_settings: other values, and settings in the place of both, for a model as small as the demo's.
     source: whose numbers `paper` are, and of which model. note: more to be said below the table. stages: null
     takes those of the file.
@@ -89,7 +89,7 @@ class Axis(_Part):
     title: str
     label: str
     key: str | None = None
-    stages: Judging | None = None
+    stages: Evaluations | None = None
     recipe: str | None = None
     settings: dict[str, Any] = {}
     source: str = ""
@@ -110,14 +110,14 @@ class Axis(_Part):
 
 
 class Sweeps(_Part):
-    """sweeps.yaml. demo_recipe: laid under a sweep of the demo, where no other recipe is asked for."""
+    """sweeps.yaml. demo_recipe: applied before a sweep of the demo, where no other recipe is asked for."""
 
-    stages: Judging
+    stages: Evaluations
     demo_recipe: str
     axes: dict[str, Axis]
 
     @model_validator(mode="after")
-    def _has_numbers_beside_what_is_judged(self) -> Sweeps:
+    def _has_paper_numbers_of_its_stages_only(self) -> Sweeps:
         for name, axis in self.axes.items():
             named = {stage for value in (*axis.values, *(axis.demo or ())) for stage in value.paper}
             if others := named.difference(axis.stages or self.stages):
@@ -139,7 +139,7 @@ class Experiment:
     by all else that DVC says the stages depend on, and by nothing else: the same work has the same name."""
 
     name: str
-    at: At
+    at: Position
     seed: int
     settings: dict[str, Any]
     stages: tuple[str, ...]
@@ -193,12 +193,16 @@ def plan(
             parse(draft, f"{name} {value.at}")
             _check_roots(draft, root)
             drafts.append((value.at, seed, draft))
-    watched = Fingerprint(root, stages)
+    fingerprint = ResultFingerprint(root, stages)
     return [
         Experiment(
-            f"{name}-{_slug(at)}-s{seed}-{watched.digest(laid)}", at, seed, _changed(base, laid), stages
+            f"{name}-{_slug(at)}-s{seed}-{fingerprint.digest(values)}",
+            at,
+            seed,
+            _changed(base, values),
+            stages,
         )
-        for at, seed, laid in drafts
+        for at, seed, values in drafts
     ]
 
 
@@ -231,11 +235,11 @@ def _check_roots(values: dict[str, Any], root: Path) -> None:
             )
 
 
-def _changed(base: dict[str, Any], laid: dict[str, Any]) -> dict[str, Any]:
-    old, new = dict(recipe.leaves(base)), dict(recipe.leaves(laid))
+def _changed(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    old, new = dict(recipe.leaves(base)), dict(recipe.leaves(values))
     return {key: value for key, value in new.items() if key not in old or old[key] != value}
 
 
-def _slug(at: At) -> str:
+def _slug(at: Position) -> str:
     """As git takes it in a reference's name."""
     return re.sub(r"[^A-Za-z0-9.]+|\.{2,}", "_", str(at)).strip("_.")

@@ -25,7 +25,7 @@ from pipelines.sweeping.axes import Experiment
 from pipelines.working_copy.params_override import as_settings
 
 DONE, RUNNING, QUEUED, FAILED = "Success", "Running", "Queued", "Failed"
-WORKERS = 20  # in the place of one, at most
+WORKERS = 20  # that take the place of one worker, at most
 POLL_S = 10.0  # reading the queue takes time by the messages that there ever were
 Log = Callable[[str], Any]
 
@@ -70,7 +70,7 @@ class Experiments:
         finished = self.finished()
         missing = [one for one in wanted if one.name not in finished]
         states = self.states() if missing else {}
-        self._forget_dead([one.name for one in missing], states)
+        self._remove_dead([one.name for one in missing], states)
         for one in missing:
             if states.get(one.name) in (QUEUED, RUNNING):
                 continue
@@ -81,22 +81,22 @@ class Experiments:
                 raise NotQueued(f"{one.name}: {done.stdout.strip()}")
             log(f"{one.name}: queued")
 
-    def work(self, names: Iterable[str], devices: Devices, jobs: int, log: Log = print) -> None:
+    def run_queue(self, names: Iterable[str], devices: Devices, jobs: int, log: Log = print) -> None:
         """Work off the queue, `jobs` experiments at a time; returns when nothing is left in it.
 
-        names: whose changes of state are told. A KeyboardInterrupt lets trainings save, then goes on up.
+        names: whose changes of state are reported. A KeyboardInterrupt lets trainings save, then goes on up.
         """
         self._clear_mailboxes(jobs)
         self._waiting = True
         workers = [threading.Thread(target=self._worker, args=(n + 1, devices, log)) for n in range(jobs)]
         for worker in workers:
             worker.start()
-        told = dict.fromkeys(names, QUEUED)
+        reported = dict.fromkeys(names, QUEUED)
         try:
             while any(worker.is_alive() for worker in workers):
                 time.sleep(POLL_S)
                 with contextlib.suppress(Exception):  # the workers write what is being read
-                    self._look(told, log)
+                    self._report_changes(reported, log)
         except BaseException:
             devices.close()
             end_all()
@@ -130,33 +130,33 @@ class Experiments:
         command = [sys.executable, "-m", "dvc", "exp", "queue-worker", self._node(number)]
         said = self._logs / f"worker-{number}.log"
         said.parent.mkdir(parents=True, exist_ok=True)
-        with devices.one(log) as place, said.open("a") as file:
+        with devices.lease(log) as lease, said.open("a") as file:
             status = run_guarded(
                 command,
                 self._root,
                 grace=self._settings.grace,
-                env={**self._env, **place.environment},
+                env={**self._env, **lease.environment},
                 log=lambda line: print(line, file=file, flush=True),
-                keep=place.fds,
+                keep=lease.fds,
             )
             if status:
                 log(f"worker {number} ended with {status}: see {said}")
         return status
 
-    def _look(self, told: dict[str, str], log: Log) -> None:
+    def _report_changes(self, reported: dict[str, str], log: Log) -> None:
         """Tell what changed; let the workers go, which would wait a while longer, once nothing is left."""
         with self._queue() as queue:
             states = {str(task["name"]): str(task["status"]) for task in queue.status()}
-            for name in told.keys() & states.keys():
-                if told[name] != states[name]:
-                    told[name] = states[name]
+            for name in reported.keys() & states.keys():
+                if reported[name] != states[name]:
+                    reported[name] = states[name]
                     more = f": dvc queue logs {name}" if states[name] == FAILED else ""
                     log(f"{name}: {states[name].lower()}{more}")
             self._waiting = QUEUED in states.values()
             if not {QUEUED, RUNNING} & set(states.values()):
                 queue.shutdown()
 
-    def _forget_dead(self, names: list[str], states: dict[str, str]) -> None:
+    def _remove_dead(self, names: list[str], states: dict[str, str]) -> None:
         """Take failed tasks, and those whose worker was killed, out of the queue, and out of `states`."""
         with self._queue() as queue:
             alive = bool(queue.worker_status())

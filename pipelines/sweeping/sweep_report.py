@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.files import atomic_path, write_text
-from pipelines.sweeping.axes import JUDGES, At, Axis, Experiment
+from pipelines.sweeping.axes import EVALUATIONS, Axis, Experiment, Position
 
 FOLDER = Path("reports/sweep")
 MAIN = {"detect": "box_AP", "segment": "mIoU"}  # of the other stages: top1
@@ -58,24 +58,24 @@ def write(root: Path, name: str, axis: Axis, rows: Sequence[Row]) -> list[Path]:
 
 def text(name: str, axis: Axis, rows: Sequence[Row]) -> str:
     """The table in Markdown: a line for each value, mean and spread over its seeds."""
-    stages, places = _stages(rows), _by_place(rows)
+    stages, positions = _stages(rows), _by_position(rows)
     paper = _paper(axis)
-    beside = [stage for stage in JUDGES if any(stage in numbers for numbers in paper.values())]
+    beside = [stage for stage in EVALUATIONS if any(stage in numbers for numbers in paper.values())]
     spent = [cost for cost in COST if any(cost in row for row in rows)]
     head = [
         axis.label,
-        *(f"{JUDGES[s]} %" for s in stages),
-        *(f"paper, {JUDGES[s]} %" for s in beside),
+        *(f"{EVALUATIONS[s]} %" for s in stages),
+        *(f"paper, {EVALUATIONS[s]} %" for s in beside),
     ]
     lines = [head + [COST[cost][0] for cost in spent], ["---"] * len(head + spent)]
-    for at, those in places.items():
-        line = [str(at), *(_told([row[s] for row in those if s in row]) for s in stages)]
+    for at, those in positions.items():
+        line = [str(at), *(_mean_text([row[s] for row in those if s in row]) for s in stages)]
         line += [f"{paper[at][s]:g}" if s in paper.get(at, {}) else "" for s in beside]
         for cost in spent:
             values = [row[cost] / COST[cost][1] for row in those if cost in row]
             line.append(f"{statistics.median(values):,.4g}" if values else "")
         lines.append(line)
-    seeds = max((len(those) for those in places.values()), default=0)
+    seeds = max((len(those) for those in positions.values()), default=0)
     missing = [row["experiment"] for row in rows if not any(stage in row for stage in stages)]
     notes = [f"{seeds} seeds: mean ± standard deviation." if seeds > 1 else "One seed: no spread is known."]
     notes += [f"The paper's column: {axis.source}."] if beside else []
@@ -100,27 +100,27 @@ def draw(path: Path, axis: Axis, rows: Sequence[Row]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    order = ["finetune", "linear", *JUDGES]
+    order = ["finetune", "linear", *EVALUATIONS]
     stages = sorted(_stages(rows), key=lambda stage: order.index(stage) if stage in order else len(order))
-    places = _by_place(rows)
-    numeric = all(isinstance(at, int | float) for at in places)
-    across: dict[At, Any] = {at: at if numeric else number for number, at in enumerate(places)}
+    positions = _by_position(rows)
+    numeric = all(isinstance(at, int | float) for at in positions)
+    across: dict[Position, Any] = {at: at if numeric else number for number, at in enumerate(positions)}
     figure, grid = pyplot.subplots(
         max(1, len(stages)), 1, figsize=(6.4, 1.2 + 1.9 * max(1, len(stages))), sharex=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for panel, stage in zip(grid[:, 0], stages, strict=False):
-        shown = {at: [row for row in those if stage in row] for at, those in places.items()}
+        shown = {at: [row for row in those if stage in row] for at, those in positions.items()}
         shown = {at: those for at, those in shown.items() if those}
         means = [100 * statistics.mean(row[stage] for row in those) for those in shown.values()]
-        ends = [_ends(stage, those, mean) for those, mean in zip(shown.values(), means, strict=True)]
+        ends = [_bar(stage, those, mean) for those, mean in zip(shown.values(), means, strict=True)]
         panel.errorbar(
             [across[at] for at in shown], means, yerr=list(zip(*ends, strict=True)) or None, color=ACCENT,
             marker="o", capsize=3, linestyle="-" if numeric else "none",
         )  # fmt: skip
         for at, mean in zip(shown, means, strict=True):
             panel.annotate(f"{mean:.1f}", (across[at], mean), (5, 5), textcoords="offset points", fontsize=8)
-        panel.set(ylabel=f"{JUDGES[stage]}, %")
+        panel.set(ylabel=f"{EVALUATIONS[stage]}, %")
         panel.margins(x=0.09)  # room for the last number
         panel.grid(color=FAINT, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
@@ -132,7 +132,7 @@ def draw(path: Path, axis: Axis, rows: Sequence[Row]) -> None:
     pyplot.close(figure)
 
 
-def _ends(stage: str, rows: Sequence[Row], mean: float) -> tuple[float, float]:
+def _bar(stage: str, rows: Sequence[Row], mean: float) -> tuple[float, float]:
     """How far the bar goes down, and up."""
     if len(rows) > 1:
         spread = 100 * statistics.stdev(row[stage] for row in rows)
@@ -141,7 +141,7 @@ def _ends(stage: str, rows: Sequence[Row], mean: float) -> tuple[float, float]:
     return max(0.0, mean - low), max(0.0, high - mean)
 
 
-def _told(values: Sequence[float]) -> str:
+def _mean_text(values: Sequence[float]) -> str:
     if not values:
         return ""
     mean = f"{100 * statistics.mean(values):.1f}"
@@ -149,16 +149,16 @@ def _told(values: Sequence[float]) -> str:
 
 
 def _stages(rows: Iterable[Row]) -> list[str]:
-    return [name for name in JUDGES if any(name in row for row in rows)]
+    return [name for name in EVALUATIONS if any(name in row for row in rows)]
 
 
-def _by_place(rows: Iterable[Row]) -> dict[At, list[Row]]:
-    places: dict[At, list[Row]] = {}
+def _by_position(rows: Iterable[Row]) -> dict[Position, list[Row]]:
+    positions: dict[Position, list[Row]] = {}
     for one in rows:
-        places.setdefault(one["at"], []).append(one)
-    return places
+        positions.setdefault(one["at"], []).append(one)
+    return positions
 
 
-def _paper(axis: Axis) -> dict[At, dict[str, float]]:
+def _paper(axis: Axis) -> dict[Position, dict[str, float]]:
     """What the paper measured, by value: of the demo's values, too, where it has the same one."""
     return {value.at: value.paper for value in axis.values if value.paper}

@@ -26,13 +26,13 @@ class Busy(Exception):
     """Another flow is at work in this working copy; the message says which."""
 
 
-def inherited() -> tuple[int, ...]:
+def held_fds() -> tuple[int, ...]:
     """File descriptors that a guard must inherit (`pass_fds`)."""
     return tuple(file.fileno() for file in _held)
 
 
 @contextmanager
-def alone(root: Path, *, grace: float = 0.0) -> Iterator[None]:
+def exclusive(root: Path, *, grace: float = 0.0) -> Iterator[None]:
     """Inside a flow: hold the working copy `root`, and end this process should its parent go away.
 
     grace: seconds to wait where the holder is dead, but what it started is still saving.
@@ -47,12 +47,12 @@ def alone(root: Path, *, grace: float = 0.0) -> Iterator[None]:
     with path.open("a+") as file:
         former = _take(file, grace)
         if former.get("flow_run_id"):
-            _sweep(former["flow_run_id"], str(run.id) if run else "")
+            _set_crashed(former["flow_run_id"], str(run.id) if run else "")
         _write(file, {"pid": os.getpid(), "flow_run_id": str(run.id) if run else None})
         _held.append(file)
         over = threading.Event()
         if os.environ.get("PREFECT__FLOW_RUN_ID"):
-            threading.Thread(target=_follow_parent, args=(os.getppid(), over, grace), daemon=True).start()
+            threading.Thread(target=_end_with_parent, args=(os.getppid(), over, grace), daemon=True).start()
         try:
             yield
         finally:
@@ -102,7 +102,7 @@ def _write(file: IO[str], holder: dict[str, Any]) -> None:
     file.flush()
 
 
-def _sweep(flow_run_id: str, own: str) -> None:
+def _set_crashed(flow_run_id: str, own: str) -> None:
     """Set a dead process's flow run, and the runs below it, to Crashed where they still read otherwise."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
@@ -134,7 +134,7 @@ def _sweep(flow_run_id: str, own: str) -> None:
             client.set_flow_run_state(run.id, state, force=True)
 
 
-def _follow_parent(parent: int, over: threading.Event, grace: float) -> None:
+def _end_with_parent(parent: int, over: threading.Event, grace: float) -> None:
     """End this flow run's process, as its worker would have, once the worker is gone (`kill -9`)."""
     while not over.wait(WATCH_S):
         if os.getppid() != parent:

@@ -17,7 +17,7 @@ PARAMS = "params.yaml"
 RECORD = "params.before.json"
 
 
-def folder_of(root: Path) -> Path:
+def retrain_folder(root: Path) -> Path:
     """Where a retraining keeps what it must find again."""
     return Path(root) / config.load(Path(root) / PARAMS).runtime.work_dir / "retrain"
 
@@ -31,7 +31,7 @@ class ParamsOverride:
         # Beside what it replaces: the folder may be of another file system.
         self._draft = self._params.with_name(f"{PARAMS}.draft")
 
-    def lay(self, values: Mapping[str, Any]) -> list[str]:
+    def apply(self, values: Mapping[str, Any]) -> list[str]:
         """Change "section.key" -> value, more of them later, too; returns a line for each key that changed.
 
         Raises mae.config.InvalidParams, and changes nothing, where a key or value cannot be.
@@ -46,7 +46,7 @@ class ParamsOverride:
             self._draft.unlink()
             raise
         # The record first: whenever this is killed, what the file was is known.
-        before = self._noted()["before"] if self._record.is_file() else self._params.read_text()
+        before = self._read_record()["before"] if self._record.is_file() else self._params.read_text()
         note = {"before": before, "laid": sha256_of(self._draft)}
         write_json(self._record, note)
         move(self._draft, self._params)
@@ -59,7 +59,7 @@ class ParamsOverride:
         """
         if not self._record.is_file():
             return None
-        note = self._noted()
+        note = self._read_record()
         if sha256_of(self._params) == note["laid"]:
             write_text(self._params, note["before"])
             said = f"{PARAMS} is as it was before the run"
@@ -67,14 +67,14 @@ class ParamsOverride:
             said = None
         else:
             said = f"{PARAMS} was changed while a run had its settings laid over it: it is left as it is now"
-        self.keep()
+        self.accept()
         return said
 
-    def keep(self) -> None:
+    def accept(self) -> None:
         """The file stays as it is."""
         self._record.unlink(missing_ok=True)
 
-    def _noted(self) -> dict[str, str]:
+    def _read_record(self) -> dict[str, str]:
         return dict(json.loads(self._record.read_text()))
 
 

@@ -26,8 +26,8 @@ def limit(device):
 
 def test_each_holder_sees_another_device_and_prefect_shows_them():
     devices = Devices([8, 9])
-    with devices.one() as first, devices.one() as second:
-        seen = {place.environment["CUDA_VISIBLE_DEVICES"] for place in (first, second)}
+    with devices.lease() as first, devices.lease() as second:
+        seen = {lease.environment["CUDA_VISIBLE_DEVICES"] for lease in (first, second)}
         assert seen == {"8", "9"}
         assert (limit(8).limit, limit(8).active_slots) == (1, 1)
     assert limit(8).active_slots == 0
@@ -37,7 +37,7 @@ def test_a_place_that_a_killed_holder_left_taken_in_prefect_is_free():
     with get_client(sync_client=True) as client:
         stale = GlobalConcurrencyLimitCreate(name=f"{socket.gethostname()}-device-7", limit=1, active_slots=1)
         client.create_global_concurrency_limit(stale)
-    with Devices([7]).one():
+    with Devices([7]).lease():
         assert limit(7).active_slots == 1
 
 
@@ -46,25 +46,25 @@ def test_a_device_that_a_person_holds_back_is_passed_over():
         held_back = GlobalConcurrencyLimitCreate(name=f"{socket.gethostname()}-device-4", limit=0)
         client.create_global_concurrency_limit(held_back)
     devices = Devices([4, 5])
-    with devices.one() as place:
-        assert place.environment == {"CUDA_VISIBLE_DEVICES": "5"}
+    with devices.lease() as lease:
+        assert lease.environment == {"CUDA_VISIBLE_DEVICES": "5"}
         threading.Timer(1, devices.close).start()
-        with pytest.raises(Closed), devices.one():
+        with pytest.raises(Closed), devices.lease():
             pass
 
 
 def test_a_device_is_held_until_what_inherited_it_has_ended():
-    with Devices([6]).one() as place:
-        training = subprocess.Popen(["sleep", "2"], pass_fds=place.fds)
-    with Devices([6]).one():
+    with Devices([6]).lease() as lease:
+        training = subprocess.Popen(["sleep", "2"], pass_fds=lease.fds)
+    with Devices([6]).lease():
         assert training.wait(0.5) == 0
 
 
 def test_who_waits_for_a_device_when_the_flow_ends_gets_none():
     devices, said = Devices([]), []
-    with devices.one():
+    with devices.lease():
         threading.Timer(2, devices.close).start()
-        with pytest.raises(Closed), devices.one(said.append):
+        with pytest.raises(Closed), devices.lease(said.append):
             pass
     assert "waiting for a device (all)" in said[0]
     assert len(said) == 1

@@ -142,8 +142,8 @@ def test_a_flow_that_was_killed_and_dvc_by_hand_leave_the_same_files_and_the_sam
 
 
 def test_kill_9_of_the_worker_ends_the_flow_that_it_runs(project, tmp_path):
-    hold = "import time; from pathlib import Path; from pipelines.working_copy.locks import alone\n"
-    hold += "with alone(Path('.')):\n  open('held', 'w'); time.sleep(300)"
+    hold = "import time; from pathlib import Path; from pipelines.working_copy.locks import exclusive\n"
+    hold += "with exclusive(Path('.')):\n  open('held', 'w'); time.sleep(300)"
     (tmp_path / "hold.py").write_text(hold)
     environment = {**os.environ, "PYTHONPATH": str(project), "PREFECT__FLOW_RUN_ID": str(uuid.uuid4())}
     worker = subprocess.Popen(

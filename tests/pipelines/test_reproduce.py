@@ -71,7 +71,7 @@ def test_an_override_that_is_no_parameter_fails_the_flow_and_changes_nothing(cop
 
 
 def test_a_second_flow_ends_at_once_as_busy_and_says_who_is_at_work(copy):
-    with locks.alone(copy):
+    with locks.exclusive(copy):
         state = reproduce(return_state=True)
     assert (state.name, state.type.value) == ("Busy", "CANCELLED")
     assert f"process {os.getpid()}" in state.message

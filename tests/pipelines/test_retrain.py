@@ -151,7 +151,7 @@ def test_a_worse_challenger_is_kept_out_and_leaves_no_setting_behind(copy):
 
 def test_a_second_run_in_the_same_copy_ends_at_once_and_says_who_is_there(copy, prefect_server):
     code = "import sys, time; from pathlib import Path; from pipelines.working_copy import locks\n"
-    code += "with locks.alone(Path.cwd()):\n    print('held', flush=True); time.sleep(60)"
+    code += "with locks.exclusive(Path.cwd()):\n    print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=copy, env=os.environ, stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
     state = _retrain(copy)
@@ -168,7 +168,7 @@ def test_rollback_asks_the_registry_while_a_flow_is_at_work_and_says_that_there_
 ):
     monkeypatch.chdir(copy)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with locks.alone(copy):
+    with locks.exclusive(copy):
         state = rollback(return_state=True)
     assert state.is_failed()
     assert "there is no previous champion" in state.message

@@ -42,11 +42,11 @@ class World:
         if name in self.unusable:
             return Outcome(name, "Rejected", message="1 image cannot be used: cat/broken.jpg")
         if name in ("ingest", "ingest_detect"):
-            folder, told = (
+            folder, text = (
                 ("data/ingest", self.images) if name == "ingest" else ("data/detect/ingest", self.scenes)
             )
-            self.write(f"{folder}/listing.tsv", told)
-            manifest = {"kind": "folder", "fingerprint": told, "splits": {"train": {"count": 500}}}
+            self.write(f"{folder}/listing.tsv", text)
+            manifest = {"kind": "folder", "fingerprint": text, "splits": {"train": {"count": 500}}}
             self.write(f"{folder}/manifest.json", json.dumps(manifest))
         if name.startswith("shard"):
             folder = "data/shards" if name == "shard" else "data/detect/shards"
@@ -72,7 +72,7 @@ class World:
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         (self.root / name).write_text(text)
 
-    def mae(self, root, command, *arguments, none=None):
+    def run_mae(self, root, command, *arguments, none=None):
         del none
         if command == "champion":
             if self.version == 0:
@@ -94,7 +94,7 @@ def world(project, tmp_path, monkeypatch, drifted, empty_repo):
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {name: stages[name] for name in names}}))
     world = World(tmp_path, drifted())
     monkeypatch.setattr(retraining, "run_stages", world.run_stages)
-    monkeypatch.setattr(retraining, "mae", world.mae)
+    monkeypatch.setattr(retraining, "run_mae", world.run_mae)
     monkeypatch.setattr(retraining.artifacts, "stages_table", lambda outcomes: None)
     monkeypatch.setattr(retraining.artifacts, "report_pictures", lambda root: None)
     page = lambda text, key, description: world.pages.update({key: text})  # noqa: E731
@@ -110,7 +110,7 @@ def retrain(world, start=None, force=False, **overrides):
 
 
 @pytest.fixture
-def settled(world):
+def decided(world):
     """A first champion, and new images."""
     assert retrain(world).name == "Promoted"
     world.images, world.version, world.promote = "second", 7, False
@@ -139,185 +139,185 @@ def test_the_same_data_is_not_trained_on_again_unless_forced(world):
     assert world.params.pretrain.init == CHAMPION
 
 
-def test_a_challenger_that_loses_leaves_params_as_they_were(settled):
-    before = (settled.root / "params.yaml").read_bytes()
-    state = retrain(settled, pretrain__base_lr=1e9)
+def test_a_challenger_that_loses_leaves_params_as_they_were(decided):
+    before = (decided.root / "params.yaml").read_bytes()
+    state = retrain(decided, pretrain__base_lr=1e9)
     assert (state.name, state.is_completed()) == ("Champion kept", True)
-    assert (settled.params.pretrain.init, settled.params.pretrain.base_lr) == (CHAMPION, 1e9)
-    assert (settled.root / "params.yaml").read_bytes() == before
-    assert "champion kept" in settled.pages["decision"]
-    assert retrain(settled).name == "Unchanged data"
+    assert (decided.params.pretrain.init, decided.params.pretrain.base_lr) == (CHAMPION, 1e9)
+    assert (decided.root / "params.yaml").read_bytes() == before
+    assert "champion kept" in decided.pages["decision"]
+    assert retrain(decided).name == "Unchanged data"
 
 
-def test_params_tell_how_the_champion_was_made(settled):
-    settled.promote = True
-    assert retrain(settled, pretrain__base_lr=0.5).name == "Promoted"
-    assert init(settled) == CHAMPION
-    assert config.load(settled.root / "params.yaml").pretrain.base_lr == 0.5
+def test_params_tell_how_the_champion_was_made(decided):
+    decided.promote = True
+    assert retrain(decided, pretrain__base_lr=0.5).name == "Promoted"
+    assert init(decided) == CHAMPION
+    assert config.load(decided.root / "params.yaml").pretrain.base_lr == 0.5
 
 
-def test_from_scratch_is_a_choice_of_the_run(settled):
-    retrain(settled, start="scratch")
-    assert settled.params.pretrain.init is None
+def test_from_scratch_is_a_choice_of_the_run(decided):
+    retrain(decided, start="scratch")
+    assert decided.params.pretrain.init is None
 
 
-def test_a_stage_that_fails_undoes_the_settings_and_the_next_run_goes_on(settled):
+def test_a_stage_that_fails_undoes_the_settings_and_the_next_run_goes_on(decided):
     for stage in ("ingest", "shard", "pretrain"):
-        settled.fails = {stage}
-        state = retrain(settled)
+        decided.fails = {stage}
+        state = retrain(decided)
         assert state.is_failed()
         assert f"{stage} Failed: {stage} broke" in state.message
         assert "the champion is the same" in state.message
-        assert init(settled) is None
-    settled.fails = set()
-    assert retrain(settled).name == "Champion kept"
-    assert settled.params.pretrain.init == CHAMPION
+        assert init(decided) is None
+    decided.fails = set()
+    assert retrain(decided).name == "Champion kept"
+    assert decided.params.pretrain.init == CHAMPION
 
 
-def test_a_training_that_did_not_end_goes_on_with_its_data_and_its_origin(settled):
-    settled.fails = {"pretrain"}
-    retrain(settled)
-    settled.images, settled.fails, settled.champion = "third", set(), "other"
-    state = retrain(settled)
+def test_a_training_that_did_not_end_goes_on_with_its_data_and_its_origin(decided):
+    decided.fails = {"pretrain"}
+    retrain(decided)
+    decided.images, decided.fails, decided.champion = "third", set(), "other"
+    state = retrain(decided)
     assert state.name == "Champion kept"
-    assert settled.ran == ["versions", "shard", "pretrain", "shard_detect", "register", "report"]
-    assert settled.params.pretrain.init == CHAMPION
-    assert (settled.root / "data/ingest/listing.tsv").read_text() == "second"
-    assert retrain(settled).name == "Champion kept"  # the next one takes what came meanwhile
-    assert (settled.root / "data/ingest/listing.tsv").read_text() == "third"
-    assert settled.params.pretrain.init == CHAMPION.replace("cafe", "other")
+    assert decided.ran == ["versions", "shard", "pretrain", "shard_detect", "register", "report"]
+    assert decided.params.pretrain.init == CHAMPION
+    assert (decided.root / "data/ingest/listing.tsv").read_text() == "second"
+    assert retrain(decided).name == "Champion kept"  # the next one takes what came meanwhile
+    assert (decided.root / "data/ingest/listing.tsv").read_text() == "third"
+    assert decided.params.pretrain.init == CHAMPION.replace("cafe", "other")
 
 
 @pytest.mark.parametrize("anew", [{"force": True}, {"start": "scratch"}])
-def test_a_training_that_did_not_end_is_begun_anew_where_somebody_says_so(settled, anew):
-    settled.fails = {"pretrain"}
-    retrain(settled)
-    settled.images, settled.fails = "third", set()
-    retrain(settled, **anew)
-    assert (settled.root / "data/ingest/listing.tsv").read_text() == "third"
+def test_a_training_that_did_not_end_is_begun_anew_where_somebody_says_so(decided, anew):
+    decided.fails = {"pretrain"}
+    retrain(decided)
+    decided.images, decided.fails = "third", set()
+    retrain(decided, **anew)
+    assert (decided.root / "data/ingest/listing.tsv").read_text() == "third"
 
 
-def test_a_training_whose_listing_somebody_made_anew_is_begun_anew(settled):
-    settled.fails = {"pretrain"}
-    retrain(settled)
-    settled.images, settled.fails = "third", set()
-    settled.stage("ingest")
-    assert retrain(settled).name == "Champion kept"
-    assert settled.ran[:2] == ["ingest", "ingest_detect"]
+def test_a_training_whose_listing_somebody_made_anew_is_begun_anew(decided):
+    decided.fails = {"pretrain"}
+    retrain(decided)
+    decided.images, decided.fails = "third", set()
+    decided.stage("ingest")
+    assert retrain(decided).name == "Champion kept"
+    assert decided.ran[:2] == ["ingest", "ingest_detect"]
 
 
-def test_a_training_whose_origin_somebody_removed_is_begun_anew(settled):
-    settled.fails = {"pretrain"}
-    retrain(settled)
-    (settled.root / CHAMPION).unlink()
-    settled.fails = set()
-    assert retrain(settled).name == "Champion kept"
-    assert settled.ran[:2] == ["ingest", "ingest_detect"]
-    assert settled.params.pretrain.init == CHAMPION
+def test_a_training_whose_origin_somebody_removed_is_begun_anew(decided):
+    decided.fails = {"pretrain"}
+    retrain(decided)
+    (decided.root / CHAMPION).unlink()
+    decided.fails = set()
+    assert retrain(decided).name == "Champion kept"
+    assert decided.ran[:2] == ["ingest", "ingest_detect"]
+    assert decided.params.pretrain.init == CHAMPION
 
 
-def test_a_gate_that_was_broken_off_says_no_word_of_the_champion_and_is_asked_again(settled):
-    settled.promote, settled.fails = True, {"register"}
-    state = retrain(settled)
+def test_a_gate_that_was_broken_off_says_no_word_of_the_champion_and_is_asked_again(decided):
+    decided.promote, decided.fails = True, {"register"}
+    state = retrain(decided)
     assert state.message.endswith("(the gate had begun; run again to go on)")
-    settled.champion, settled.fails = "new", set()  # it had promoted
-    assert retrain(settled).name == "Promoted"
-    assert settled.params.pretrain.init == CHAMPION
-    assert retrain(settled).name == "Unchanged data"
+    decided.champion, decided.fails = "new", set()  # it had promoted
+    assert retrain(decided).name == "Promoted"
+    assert decided.params.pretrain.init == CHAMPION
+    assert retrain(decided).name == "Unchanged data"
 
 
-def test_a_download_of_the_champion_that_was_killed_is_cleared_away(settled):
-    left = settled.root / "work/retrain/champion/tmpabcd"
+def test_a_download_of_the_champion_that_was_killed_is_cleared_away(decided):
+    left = decided.root / "work/retrain/champion/tmpabcd"
     left.mkdir(parents=True)
     (left / "part").touch()
-    assert retrain(settled).name == "Champion kept"
+    assert retrain(decided).name == "Champion kept"
     assert not left.exists()
 
 
-def test_a_file_that_the_sharding_refuses_is_suspect_data_named_and_kept_from_training(settled):
-    settled.unusable = {"shard"}
-    settled.ran.clear()
-    state = retrain(settled, force=True)
+def test_a_file_that_the_sharding_refuses_is_suspect_data_named_and_kept_from_training(decided):
+    decided.unusable = {"shard"}
+    decided.ran.clear()
+    state = retrain(decided, force=True)
     assert (state.name, state.is_failed()) == ("Suspect data", True)
     assert state.message.startswith("1 image cannot be used: cat/broken.jpg. Nothing was trained")
     assert "until then `reproduce`" in state.message
-    assert "pretrain" not in settled.ran
-    settled.unusable = set()
-    assert retrain(settled).name == "Champion kept"
+    assert "pretrain" not in decided.ran
+    decided.unusable = set()
+    assert retrain(decided).name == "Champion kept"
 
 
-def test_too_few_images_are_no_reason_but_annotated_ones_are(settled, drifted):
-    settled.drift = drifted(counts={"new": 3})
-    state = retrain(settled)
+def test_too_few_images_are_no_reason_but_annotated_ones_are(decided, drifted):
+    decided.drift = drifted(counts={"new": 3})
+    state = retrain(decided)
     assert (state.name, state.is_completed()) == ("Too few new images", True)
     assert "3 new, 0 changed, 0 removed; retrain.min_new is 100" in state.message
-    settled.scenes = "more"
-    assert retrain(settled).name == "Champion kept"
-    assert retrain(settled, retrain__min_new=1).name == "Unchanged data"
+    decided.scenes = "more"
+    assert retrain(decided).name == "Champion kept"
+    assert retrain(decided, retrain__min_new=1).name == "Unchanged data"
 
 
-def test_where_only_annotated_images_changed_pretraining_stays_as_it_is(settled):
-    retrain(settled)
-    settled.scenes = "more"
-    assert retrain(settled).name == "Champion kept"
-    assert settled.ran == ["ingest", "ingest_detect", "shard", "shard_detect", "register", "report"]
+def test_where_only_annotated_images_changed_pretraining_stays_as_it_is(decided):
+    retrain(decided)
+    decided.scenes = "more"
+    assert retrain(decided).name == "Champion kept"
+    assert decided.ran == ["ingest", "ingest_detect", "shard", "shard_detect", "register", "report"]
 
 
-def test_suspect_data_is_not_even_sharded_unless_forced(settled, drifted):
-    settled.drift = drifted(images={"shift": 1.0, "p": 0.0})
-    state = retrain(settled)
+def test_suspect_data_is_not_even_sharded_unless_forced(decided, drifted):
+    decided.drift = drifted(images={"shift": 1.0, "p": 0.0})
+    state = retrain(decided)
     assert (state.name, state.is_failed()) == ("Suspect data", True)
     assert "contrast shifted by 1.00" in state.message
-    assert "contrast shifted by 1.00" in settled.pages["drift"]
-    assert settled.ran == ["ingest", "ingest_detect"]
-    assert retrain(settled, force=True).name == "Champion kept"
+    assert "contrast shifted by 1.00" in decided.pages["drift"]
+    assert decided.ran == ["ingest", "ingest_detect"]
+    assert retrain(decided, force=True).name == "Champion kept"
 
 
-def test_bounds_can_be_set_for_one_run(settled, drifted):
-    settled.drift = drifted(images={"shift": 0.6, "p": 0.0})
-    assert retrain(settled).name == "Suspect data"
-    assert retrain(settled, retrain__max_image_shift=0.7).name == "Champion kept"
+def test_bounds_can_be_set_for_one_run(decided, drifted):
+    decided.drift = drifted(images={"shift": 0.6, "p": 0.0})
+    assert retrain(decided).name == "Suspect data"
+    assert retrain(decided, retrain__max_image_shift=0.7).name == "Champion kept"
 
 
-def test_too_many_rejected_images_stop_before_training(settled):
-    settled.rejected = [f"{number}.jpg" for number in range(50)]
-    state = retrain(settled)
+def test_too_many_rejected_images_stop_before_training(decided):
+    decided.rejected = [f"{number}.jpg" for number in range(50)]
+    state = retrain(decided)
     assert state.name == "Suspect data"
     assert "50 of 200 new images were rejected, 25%" in state.message
-    assert "pretrain" not in settled.ran
-    assert init(settled) is None
+    assert "pretrain" not in decided.ran
+    assert init(decided) is None
 
 
-def test_a_decision_counts_though_a_later_stage_failed(settled):
-    settled.fails = {"report"}
-    state = retrain(settled)
+def test_a_decision_counts_though_a_later_stage_failed(decided):
+    decided.fails = {"report"}
+    state = retrain(decided)
     assert state.is_failed()
     assert "report Failed: report broke" in state.message
     assert "the champion stays" in state.message
-    settled.fails = set()
-    assert retrain(settled).name == "Unchanged data"
+    decided.fails = set()
+    assert retrain(decided).name == "Unchanged data"
 
 
 @pytest.mark.parametrize("promote", [True, False])
-def test_a_kill_after_the_gate_decided_loses_nothing(settled, promote):
+def test_a_kill_after_the_gate_decided_loses_nothing(decided, promote):
     """As kill -9 leaves it: settings laid, the gate's decision written, nobody to remember it."""
 
     class Killed(BaseException):
         pass
 
-    settled.promote, former = promote, settled.stage
+    decided.promote, former = promote, decided.stage
 
     def until_report(name):
         if name == "report":
             raise Killed
         return former(name)
 
-    settled.stage = until_report
+    decided.stage = until_report
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ParamsOverride, "restore", lambda self: None)
         with pytest.raises(Killed):
-            retrain(settled)
-    settled.stage = former
-    assert init(settled) == CHAMPION
-    assert retrain(settled).name == "Unchanged data"
-    assert init(settled) == (CHAMPION if promote else None)
+            retrain(decided)
+    decided.stage = former
+    assert init(decided) == CHAMPION
+    assert retrain(decided).name == "Unchanged data"
+    assert init(decided) == (CHAMPION if promote else None)

@@ -113,7 +113,7 @@ def test_parts_of_a_killed_flow_are_swept_with_it():
     with get_client(sync_client=True) as client:
         while not client.read_flow_run(below).state.is_crashed():
             assert time.monotonic() < deadline
-            locks._sweep(run_id, "")
+            locks._set_crashed(run_id, "")
 
 
 @pytest.mark.usefixtures("prefect_server")

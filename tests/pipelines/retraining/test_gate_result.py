@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipelines.retraining import gate_result as verdict
+from pipelines.retraining import gate_result
 
 
 def outcome(version, *, promote, champion_is=None, store="", **other):
@@ -34,7 +34,7 @@ def outcome(version, *, promote, champion_is=None, store="", **other):
 @pytest.fixture
 def decide(tmp_path):
     def write(**outcomes):
-        file = tmp_path / verdict.DECISION
+        file = tmp_path / gate_result.DECISION
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(outcomes))
 
@@ -43,13 +43,13 @@ def decide(tmp_path):
 
 def test_a_decision_of_an_earlier_run_promotes_nothing_now(tmp_path, decide):
     decide(encoder=outcome("2", promote=True))
-    verdict.note_before(tmp_path, tmp_path, {})
-    (found,) = verdict.verdicts(tmp_path, tmp_path)
+    gate_result.begin(tmp_path, tmp_path, {})
+    (found,) = gate_result.gate_results(tmp_path, tmp_path)
     assert not found.new
     assert not found.promoted
     assert str(found) == "encoder: the same model as before"
     decide(encoder=outcome("3", promote=True))
-    (found,) = verdict.verdicts(tmp_path, tmp_path)
+    (found,) = gate_result.gate_results(tmp_path, tmp_path)
     assert found.promoted
 
 
@@ -57,38 +57,38 @@ def test_a_first_champion_is_promoted_in_a_fresh_clone_which_has_the_decision_of
     tmp_path, decide
 ):
     decide(encoder=outcome("1", promote=True, store="theirs"))
-    verdict.note_before(tmp_path, tmp_path, {})
+    gate_result.begin(tmp_path, tmp_path, {})
     decide(encoder=outcome("1", promote=True, store="ours"))
-    (found,) = verdict.verdicts(tmp_path, tmp_path)
+    (found,) = gate_result.gate_results(tmp_path, tmp_path)
     assert found.promoted
 
 
 def test_a_model_made_again_that_was_replaced_as_champion_is_not_promoted(tmp_path, decide):
     """E.g. the images are those of before again: what was recorded of that model is that it was promoted."""
     decide(encoder=outcome("2", promote=True))
-    verdict.note_before(tmp_path, tmp_path, {})
+    gate_result.begin(tmp_path, tmp_path, {})
     decide(encoder=outcome("1", promote=True, champion_is="2"))
-    (found,) = verdict.verdicts(tmp_path, tmp_path)
+    (found,) = gate_result.gate_results(tmp_path, tmp_path)
     assert found.new
     assert not found.promoted
     assert "was champion before and was replaced" in str(found)
 
 
 def test_a_run_that_goes_on_after_a_kill_asks_what_was_decided_since_the_first(tmp_path, decide):
-    verdict.note_before(tmp_path, tmp_path, {})  # before anything was ever decided
+    gate_result.begin(tmp_path, tmp_path, {})  # before anything was ever decided
     decide(encoder=outcome("1", promote=True))
-    verdict.note_before(tmp_path, tmp_path, {})
-    assert verdict.verdicts(tmp_path, tmp_path)[0].promoted
-    assert verdict.is_open(tmp_path)
-    verdict.forget(tmp_path)
-    assert not verdict.is_open(tmp_path)
+    gate_result.begin(tmp_path, tmp_path, {})
+    assert gate_result.gate_results(tmp_path, tmp_path)[0].promoted
+    assert gate_result.is_unfinished(tmp_path)
+    gate_result.close(tmp_path)
+    assert not gate_result.is_unfinished(tmp_path)
 
 
 def test_the_page_has_the_figures_the_interval_and_who_is_what(tmp_path, decide):
-    verdict.note_before(tmp_path, tmp_path, {})
+    gate_result.begin(tmp_path, tmp_path, {})
     first = {"champion": None, "gain": None, "low": None, "high": None}
     decide(encoder=outcome("2", promote=False), detector=outcome("1", promote=True, **first))
-    text = verdict.table(verdict.verdicts(tmp_path, tmp_path))
+    text = gate_result.decision_page(gate_result.gate_results(tmp_path, tmp_path))
     assert "| 0.8000 | 0.8100 | +0.0100 (+0.0050 to +0.0150) | 100 | champion kept |" in text
     assert "|  | 0.8100 |  | 100 | promoted |" in text
     assert "mae-encoder 1: champion" in text
@@ -98,7 +98,7 @@ def test_a_notification_goes_to_the_log_and_to_the_block_named(prefect_server):
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     said = []
-    verdict.notify(None, "retrain: Promoted", "better", said.append)
+    gate_result.notify(None, "retrain: Promoted", "better", said.append)
     assert said == ["retrain: Promoted: better"]
     # Nobody listens there: a chat that is away undoes nothing.
     block = CustomWebhookNotificationBlock(
@@ -108,7 +108,7 @@ def test_a_notification_goes_to_the_log_and_to_the_block_named(prefect_server):
         allow_private_urls=True,
     )
     block.save("team", overwrite=True)
-    verdict.notify("custom-webhook/team", "retrain: Promoted", "better", said.append)
+    gate_result.notify("custom-webhook/team", "retrain: Promoted", "better", said.append)
     assert "custom-webhook/team could not be told" in said[-1]
-    verdict.notify("slack-webhook/nobody", "retrain: Promoted", "better", said.append)
+    gate_result.notify("slack-webhook/nobody", "retrain: Promoted", "better", said.append)
     assert "slack-webhook/nobody could not be told" in said[-1]

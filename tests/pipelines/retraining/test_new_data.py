@@ -42,73 +42,73 @@ def root(project, tmp_path):
 
 
 @pytest.fixture
-def arrivals(root):
+def new_data(root):
     return NewData(root, root / "work/retrain")
 
 
-def test_the_stages_are_those_of_dvc(arrivals):
-    assert arrivals.stages == ["ingest", "ingest_detect", "ingest_segment"]
-    assert arrivals.sharding == ["shard", "shard_detect", "shard_segment"]
+def test_the_stages_are_those_of_dvc(new_data):
+    assert new_data.stages == ["ingest", "ingest_detect", "ingest_segment"]
+    assert new_data.sharding == ["shard", "shard_detect", "shard_segment"]
 
 
-def test_before_the_first_decision_everything_is_new_and_after_it_nothing(arrivals):
-    assert arrivals.decided is None
-    arrivals.take()
-    assert arrivals.changed() == arrivals.stages
-    assert arrivals.listed == 3
-    arrivals.decide()
-    arrivals.take()
-    assert arrivals.changed() == []
+def test_before_the_first_decision_everything_is_new_and_after_it_nothing(new_data):
+    assert new_data.decided is None
+    new_data.snapshot()
+    assert new_data.changed() == new_data.stages
+    assert new_data.listed == 3
+    new_data.decide()
+    new_data.snapshot()
+    assert new_data.changed() == []
 
 
-def test_a_run_that_was_killed_before_the_decision_finds_the_same_news_again(root, arrivals):
-    arrivals.take()
-    arrivals.decide()
+def test_a_run_that_was_killed_before_the_decision_finds_the_same_news_again(root, new_data):
+    new_data.snapshot()
+    new_data.decide()
     list_anew(root, "data/ingest", "more")
     for _ in range(2):
-        arrivals.take()
+        new_data.snapshot()
         assert NewData(root, root / "work/retrain").changed() == ["ingest"]
-    assert (arrivals.decided / "ingest/listing.tsv").read_text() == "images"
+    assert (new_data.decided / "ingest/listing.tsv").read_text() == "images"
 
 
-def test_what_is_decided_is_decided_of_the_listing_that_was_taken(root, arrivals):
-    arrivals.take()
+def test_what_is_decided_is_decided_of_the_listing_that_was_taken(root, new_data):
+    new_data.snapshot()
     list_anew(root, "data/ingest", "later")  # by hand, while the flow trained
-    arrivals.decide()
-    arrivals.take()
-    assert arrivals.changed() == ["ingest"]
+    new_data.decide()
+    new_data.snapshot()
+    assert new_data.changed() == ["ingest"]
     assert len(list((root / "work/retrain").glob("listings-*"))) == 2  # decided upon, and taken
-    arrivals.decide()
-    arrivals.take()
+    new_data.decide()
+    new_data.snapshot()
     assert len(list((root / "work/retrain").glob("listings-*"))) == 2
 
 
-def test_a_decision_that_a_kill_left_to_be_taken_again_changes_nothing(arrivals):
-    arrivals.take()
-    arrivals.decide()
-    decided = arrivals.decided
-    arrivals.decide()
-    assert arrivals.decided == decided
+def test_a_decision_that_a_kill_left_to_be_taken_again_changes_nothing(new_data):
+    new_data.snapshot()
+    new_data.decide()
+    decided = new_data.decided
+    new_data.decide()
+    assert new_data.decided == decided
     assert (decided / "ingest/listing.tsv").is_file()
-    arrivals.take()
-    assert arrivals.changed() == []
+    new_data.snapshot()
+    assert new_data.changed() == []
 
 
-def test_a_source_that_moved_is_the_same_source(root, arrivals):
-    arrivals.take()
-    arrivals.decide()
+def test_a_source_that_moved_is_the_same_source(root, new_data):
+    new_data.snapshot()
+    new_data.decide()
     list_anew(root, "data/ingest", "images", root="/elsewhere")
-    arrivals.take()
-    assert arrivals.changed() == []
+    new_data.snapshot()
+    assert new_data.changed() == []
 
 
-def test_only_images_that_were_not_rejected_before_count(root, arrivals):
+def test_only_images_that_were_not_rejected_before_count(root, new_data):
     reject(root, "old")
-    arrivals.take()
-    assert arrivals.rejected() == 1
-    arrivals.decide()
+    new_data.snapshot()
+    assert new_data.rejected() == 1
+    new_data.decide()
     reject(root, "old", "new", "new")
-    assert arrivals.rejected() == 1
+    assert new_data.rejected() == 1
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import pytest
 from mae import config, results
 from mae.config import recipe
 from mae.methods import METHODS
-from pipelines.sweeping import axes
-from pipelines.sweeping import code_fingerprint as watched
+from pipelines.sweeping import axes, result_fingerprint
 
 NAMES = tuple(axes.load(Path(__file__).parents[3]).axes)
 BASE = str(Path(__file__).parents[3] / "recipes/imagenet_vit_base.yaml")
@@ -22,7 +21,7 @@ LARGE = str(Path(__file__).parents[3] / "recipes/imagenet_vit_large.yaml")
 def graph_read_once():
     """DVC takes a second to read dvc.yaml, which no test here changes once it was read."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watched, "upstreams", functools.cache(watched.upstreams))
+        patch.setattr(result_fingerprint, "upstreams", functools.cache(result_fingerprint.upstreams))
         yield
 
 

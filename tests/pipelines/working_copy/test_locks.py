@@ -13,8 +13,8 @@ from prefect.states import Running
 
 from pipelines.working_copy import locks
 
-HOLD = "import sys, time; from pathlib import Path; from pipelines.working_copy.locks import alone\n"
-HOLD += "with alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(300)"
+HOLD = "import sys, time; from pathlib import Path; from pipelines.working_copy.locks import exclusive\n"
+HOLD += "with exclusive(Path(sys.argv[1])): print('held', flush=True); time.sleep(300)"
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def holder(project, tmp_path):
 
 
 def test_a_second_flow_is_told_who_holds_the_working_copy(holder, tmp_path):
-    with pytest.raises(locks.Busy, match=f"process {holder.pid}"), locks.alone(tmp_path, grace=60.0):
+    with pytest.raises(locks.Busy, match=f"process {holder.pid}"), locks.exclusive(tmp_path, grace=60.0):
         pass
 
 
 def test_what_a_killed_flow_started_is_waited_for_then_the_working_copy_is_free(project, tmp_path):
-    started = "import subprocess; from pipelines.working_copy.locks import inherited\n"
+    started = "import subprocess; from pipelines.working_copy.locks import held_fds\n"
     started += HOLD.replace(
-        "print(", "subprocess.Popen(['sleep', '4'], pass_fds=inherited(), stdout=2); print("
+        "print(", "subprocess.Popen(['sleep', '4'], pass_fds=held_fds(), stdout=2); print("
     )
     with subprocess.Popen(
         [sys.executable, "-c", started, str(tmp_path)], cwd=project, stdout=subprocess.PIPE, text=True
@@ -45,15 +45,15 @@ def test_what_a_killed_flow_started_is_waited_for_then_the_working_copy_is_free(
         assert process.stdout.readline() == "held\n"
         process.kill()
     began = time.monotonic()
-    with locks.alone(tmp_path, grace=60.0):
+    with locks.exclusive(tmp_path, grace=60.0):
         assert time.monotonic() - began > 1
 
 
 def test_without_a_flow_at_work_the_working_copy_is_free_again(tmp_path):
     for _ in range(2):
-        with locks.alone(tmp_path):
+        with locks.exclusive(tmp_path):
             assert json.loads((tmp_path / locks.FILE).read_text())["pid"] == os.getpid()
-    assert not locks.inherited()
+    assert not locks.held_fds()
 
 
 def test_runs_that_a_killed_flow_left_running_are_set_to_crashed(prefect_server, tmp_path):
@@ -67,7 +67,7 @@ def test_runs_that_a_killed_flow_left_running_are_set_to_crashed(prefect_server,
 
     @flow
     def following():
-        with locks.alone(tmp_path):
+        with locks.exclusive(tmp_path):
             pass
 
     with get_client(sync_client=True) as client:

@@ -19,26 +19,26 @@ def root(project, tmp_path):
 
 
 @pytest.fixture
-def overlay(root):
+def override(root):
     return ParamsOverride(root, root / "work/retrain")
 
 
-def test_what_was_laid_is_put_back_byte_for_byte(root, overlay):
+def test_what_was_laid_is_put_back_byte_for_byte(root, override):
     before = (root / "params.yaml").read_bytes()
-    changes = overlay.lay(
+    changes = override.apply(
         {"pretrain.base_lr": 1e-9, "pretrain.betas": [0.9, 0.99], "retrain.start": "scratch"}
     )
     assert len(changes) == 3
-    overlay.lay({"pretrain.init": "a.safetensors"})
+    override.apply({"pretrain.init": "a.safetensors"})
     params = config.load(root / "params.yaml")
     assert (params.pretrain.base_lr, params.pretrain.betas) == (1e-9, (0.9, 0.99))
     assert (params.pretrain.init, params.retrain.start) == ("a.safetensors", "scratch")
-    assert "as it was" in overlay.restore()
+    assert "as it was" in override.restore()
     assert (root / "params.yaml").read_bytes() == before
-    assert overlay.restore() is None
+    assert override.restore() is None
 
 
-def test_the_work_folder_may_lie_on_another_file_system(root, overlay, monkeypatch):
+def test_the_work_folder_may_lie_on_another_file_system(root, override, monkeypatch):
     before, real = (root / "params.yaml").read_bytes(), os.replace
 
     def within(source, target):
@@ -47,40 +47,40 @@ def test_the_work_folder_may_lie_on_another_file_system(root, overlay, monkeypat
         real(source, target)
 
     monkeypatch.setattr(os, "replace", within)
-    overlay.lay({"pretrain.epochs": 3000})
-    overlay.restore()
+    override.apply({"pretrain.epochs": 3000})
+    override.restore()
     assert (root / "params.yaml").read_bytes() == before
 
 
-def test_after_a_kill_another_process_puts_it_back(root, overlay):
+def test_after_a_kill_another_process_puts_it_back(root, override):
     before = (root / "params.yaml").read_bytes()
-    overlay.lay({"pretrain.epochs": 3000})
+    override.apply({"pretrain.epochs": 3000})
     assert ParamsOverride(root, root / "work/retrain").restore()
     assert (root / "params.yaml").read_bytes() == before
 
 
-def test_what_is_kept_stays(root, overlay):
-    overlay.lay({"pretrain.epochs": 3000})
-    overlay.keep()
-    assert overlay.restore() is None
+def test_what_is_kept_stays(root, override):
+    override.apply({"pretrain.epochs": 3000})
+    override.accept()
+    assert override.restore() is None
     assert config.load(root / "params.yaml").pretrain.epochs == 3000
 
 
-def test_a_file_that_somebody_changed_meanwhile_is_not_overwritten(root, overlay):
-    overlay.lay({"pretrain.epochs": 3000})
+def test_a_file_that_somebody_changed_meanwhile_is_not_overwritten(root, override):
+    override.apply({"pretrain.epochs": 3000})
     text = (root / "params.yaml").read_text().replace("seed: 0", "seed: 7")
     (root / "params.yaml").write_text(text)
-    assert "left as it is" in overlay.restore()
+    assert "left as it is" in override.restore()
     assert (root / "params.yaml").read_text() == text
 
 
-def test_values_that_cannot_be_change_nothing(root, overlay):
+def test_values_that_cannot_be_change_nothing(root, override):
     before = (root / "params.yaml").read_bytes()
     for values in ({"pretrain.epochs": "many"}, {"pretrain.eopchs": 3}):
         with pytest.raises(config.InvalidParams, match=r"pretrain\.e"):
-            overlay.lay(values)
+            override.apply(values)
     assert (root / "params.yaml").read_bytes() == before
-    assert overlay.restore() is None
+    assert override.restore() is None
     assert [path.name for path in root.iterdir() if path.is_file()] == ["params.yaml"]
 
 

@@ -15,7 +15,7 @@ from mae.config import InvalidParams, read_yaml, recipe
 from pipelines.graph import upstreams
 
 
-class Fingerprint:
+class ResultFingerprint:
     """The parameters, commands and result versions that the stages, and those before them, depend on.
 
     Raises InvalidParams for code that git does not know: a copy of the working copy, as DVC makes them, would
