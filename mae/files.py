@@ -1,4 +1,4 @@
-"""The one atomic writer, the sha256 of a file, and JSON in and out.
+"""The one atomic writer, the sha256 of a file, and JSON and CSV in and out.
 
 A file is written under another name in the same folder, synced, and renamed: readers see the old file or the
 new one, never a part. A killed writer leaves its part behind; the next write to the folder removes it.
@@ -7,15 +7,17 @@ new one, never a part. A killed writer leaves its part behind; the next write to
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -96,6 +98,22 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def read_csv(path: Path) -> list[dict[str, float]]:
+    """Read the rows of a CSV of numbers; an empty cell is absent from its row."""
+    with path.open(newline="") as file:
+        return [{key: float(cell) for key, cell in row.items() if cell != ""} for row in csv.DictReader(file)]
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the union of their keys as columns, as they appear; an absent value is empty."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def copy(source: str | Path, target: str | Path) -> None:

@@ -177,3 +177,10 @@ def test_json_that_is_missing_or_damaged_reads_as_none(tmp_path):
     assert files.read_json(tmp_path / "a.json") is None
     (tmp_path / "a.json").write_bytes(b'{"a": ')
     assert files.read_json(tmp_path / "a.json") is None
+
+
+def test_a_csv_keeps_which_values_are_absent(tmp_path):
+    rows = [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 0.5, "knn_top1": 0.3}]
+    files.write_csv(tmp_path / "curve.csv", rows)
+    assert (tmp_path / "curve.csv").read_text().splitlines()[0] == "step,loss,knn_top1"
+    assert files.read_csv(tmp_path / "curve.csv") == rows

@@ -11,7 +11,8 @@ from mae.data.listing.drift import Difference, class_shift, compare
 from mae.data.listing.image_statistics import STATISTICS, Sample, distances, measure
 from mae.data.listing.listing_file import Listing
 from mae.files import write_json
-from mae.report.plots import histograms, panels, share_bars
+from mae.report.plots.bars import histograms, share_bars
+from mae.report.plots.panels import panels
 
 EXAMPLES = 20
 CLASSES_SHOWN = 30

@@ -15,12 +15,12 @@ from mae.data.loading.annotations import Objects, ground_truth
 from mae.data.transforms.detection import detection_evaluation, large_scale_jitter
 from mae.engine.optim import warmup_multistep
 from mae.evaluation.confidence import paired_statistic_gain, statistic_interval
-from mae.evaluation.dense_pictures import detection_panel
 from mae.evaluation.detection.ap_records import MatchRecords, paired_ap, resampled_ap
 from mae.evaluation.detection.coco_ap import as_results, evaluate_detections, of_kind
-from mae.files import write_text
+from mae.files import write_csv, write_text
 from mae.models.detection.detector import Detector, build_detector
-from mae.report.plots import precision_recall, write_csv
+from mae.report.plots.curves import precision_recall
+from mae.report.plots.predictions import detection_panel
 from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense
 from mae.stages.context.stage_context import StageContext
 

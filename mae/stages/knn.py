@@ -14,7 +14,8 @@ from mae.evaluation.representation.attention_maps import attention_maps, centre_
 from mae.evaluation.representation.nearest_neighbours import Features, evaluate_by_neighbours, extract
 from mae.evaluation.representation.projection import project
 from mae.models.vit import encode
-from mae.report.plots import heat, panels, scatter
+from mae.report.plots.panels import heat, panels
+from mae.report.plots.scatter import scatter
 from mae.stages.context.stage_context import PICTURES, StageContext, open_stage
 from mae.stages.probing import probe_results
 from mae.stages.probing.frozen_probe import RANDOM

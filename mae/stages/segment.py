@@ -16,7 +16,6 @@ from mae.data.loading.annotations import IGNORE, LabelMap
 from mae.data.transforms.segmentation import segmentation_evaluation, segmentation_training
 from mae.engine.optim import warmup_linear
 from mae.evaluation.confidence import paired_statistic_gain, statistic_interval
-from mae.evaluation.dense_pictures import segmentation_panel
 from mae.evaluation.segmentation.iou import (
     gather_counts,
     iou_figures,
@@ -24,9 +23,10 @@ from mae.evaluation.segmentation.iou import (
     pixel_counts,
     resampled_miou,
 )
-from mae.files import atomic_write
+from mae.files import atomic_write, write_csv
 from mae.models.segmentation.segmenter import Segmenter, build_segmenter
-from mae.report.plots import class_bars, write_csv
+from mae.report.plots.bars import class_bars
+from mae.report.plots.predictions import segmentation_panel
 from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense
 from mae.stages.context.stage_context import StageContext
 

@@ -5,8 +5,7 @@ import shutil
 
 from mae.config import Params
 from mae.config.paths import REPORTS, TOKENIZER
-from mae.files import write_text
-from mae.report.plots import write_csv
+from mae.files import write_csv, write_text
 
 NONE = "params.yaml asks for none (tokenizer.kind: none)"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from mae.config import Params
 from mae.config.paths import REPORTS
-from mae.report.plots import read_csv
+from mae.files import read_csv
 
 
 def partial_finetuning(results: dict[str, Any], params: Params) -> dict[str, Any] | None:

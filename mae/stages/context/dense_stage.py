@@ -17,8 +17,9 @@ from mae.config.paths import ENCODER, NO_SET, REPORTS, DataSet, read_json, requi
 from mae.data.decode import decode
 from mae.data.loading.batches import evaluation_batches
 from mae.evaluation.dense_training import DenseRecipe, Schedule, train_dense
-from mae.files import copy, write_text
-from mae.report.plots import compared_curves, empty, write_csv
+from mae.files import copy, write_csv, write_text
+from mae.report.plots.canvas import empty_picture
+from mae.report.plots.curves import compared_curves
 from mae.serving.model_file import save_dense
 from mae.stages.context.progress import with_progress
 from mae.stages.context.stage_context import PICTURES, StageContext, open_stage
@@ -80,7 +81,7 @@ def _pass_over(stage: str, params: Params, model_file: Path, left: Sequence[str]
         write_text(REPORTS / stage / "metrics.json", json.dumps({"skipped": NO_DATA}) + "\n")
         for name in (*left, "curve.csv", "curve.png"):
             if name.endswith(".png"):
-                empty(REPORTS / stage / name, NO_DATA)
+                empty_picture(REPORTS / stage / name, NO_DATA)
             else:
                 write_csv(REPORTS / stage / name, [{"step": 0}])
 

@@ -9,8 +9,10 @@ from mae import distributed, interchange
 from mae.config.paths import ENCODER, METHOD, REPORTS
 from mae.engine.cost import peak_memory, training_flops
 from mae.engine.loop import Fitted
+from mae.files import write_csv
 from mae.methods.pictures import COLUMNS, note, pictures
-from mae.report.plots import panels, training_curve, write_csv
+from mae.report.plots.curves import training_curve
+from mae.report.plots.panels import panels
 from mae.stages.context.stage_context import PICTURES, StageContext, encoder_config
 from mae.stages.pretraining.fitted_tokenizer import kept_tokens
 from mae.stages.pretraining.initial_weights import method_config

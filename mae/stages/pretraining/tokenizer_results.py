@@ -10,8 +10,10 @@ from torch import Tensor
 from mae import distributed
 from mae.config.paths import REPORTS
 from mae.engine.loop import Fitted
+from mae.files import write_csv
 from mae.models.patches import unpatchify
-from mae.report.plots import panels, value_curve, write_csv
+from mae.report.plots.curves import value_curve
+from mae.report.plots.panels import panels
 from mae.stages.context.stage_context import PICTURES, StageContext
 
 FOLDER = REPORTS / "tokenizer"

@@ -24,9 +24,8 @@ from mae.evaluation.classification.imagenet_variants import (
     corruption_errors,
     mean_corruption_error,
 )
-from mae.files import sha256_of
+from mae.files import sha256_of, write_csv
 from mae.models import vit as encoders
-from mae.report.plots import write_csv
 from mae.stages.context.progress import with_progress
 from mae.stages.context.stage_context import StageContext, open_stage
 from mae.stages.probing import probe_results

@@ -10,8 +10,8 @@ from mae.config import FineTune
 from mae.config.paths import REPORTS
 from mae.evaluation.classification.accuracy import Evaluation
 from mae.evaluation.confidence import bootstrap_interval, paired_gain
-from mae.files import atomic_write, write_text
-from mae.report.plots import partial_curve, write_csv
+from mae.files import atomic_write, write_csv, write_text
+from mae.report.plots.curves import partial_curve
 from mae.stages.context.stage_context import StageContext
 
 NO_LABELS = "the shards have no labels, or no val split, to judge by"

@@ -15,7 +15,8 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image, ImageDraw, ImageFont
 
 from mae.data.run_lengths import part_with_mask
-from mae.evaluation.picture_page import (
+from mae.evaluation.segmentation.iou import IGNORE
+from mae.report.plots.picture_page import (
     GREY,
     TEXT,
     Colour,
@@ -29,7 +30,6 @@ from mae.evaluation.picture_page import (
     save,
     with_legend,
 )
-from mae.evaluation.segmentation.iou import IGNORE
 
 MASK_SHARE = 0.45
 

@@ -8,8 +8,8 @@ import torch
 from evaluation.detection.detections import encode
 from PIL import Image
 
-from mae.evaluation.dense_pictures import detection_panel, segmentation_panel
-from mae.evaluation.picture_page import GAP, GREY, PAPER, STRIP, colour_of
+from mae.report.plots.picture_page import GAP, GREY, PAPER, STRIP, colour_of
+from mae.report.plots.predictions import detection_panel, segmentation_panel
 
 NAMES = ["zero", "one", "two"]
 WHITE = np.full((3, 40, 60), 255, np.uint8)
