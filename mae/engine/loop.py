@@ -16,7 +16,7 @@ from mae.engine.rollback import NonFiniteLoss, Recovery
 from mae.engine.signals import StopRequest
 from mae.engine.train_state import TrainState
 
-__all__ = ["Fitted", "Interrupted", "NonFiniteLoss", "fit"]
+__all__ = ["FitOptions", "Fitted", "Interrupted", "NonFiniteLoss", "fit"]
 
 Batches = Callable[[int, int], Iterator[tuple[Any, ...]]]
 Log = Callable[[int, dict[str, float]], None]
@@ -44,6 +44,32 @@ class Fitted:
     ema: nn.Module | None
 
 
+@dataclass(frozen=True)
+class FitOptions:
+    """The options of a training that do not depend on its model.
+
+    precision: fp32 or bf16. accumulate: batches per optimizer step. ema_decay: of the moving average of the
+    weights, where one is kept. checkpoints: the folder that the training saves to every `checkpoint_every`
+    steps, and resumes from. log(step, values): called on rank 0, every `log_every` steps and at every
+    checkpoint. retries: fruitless returns to the last good state before a loss that is not finite ends the
+    training. run_id: the tracking run, saved with the checkpoints.
+    """
+
+    seed: int
+    device: torch.device | str = "cpu"
+    accumulate: int = 1
+    precision: str = "fp32"
+    clip_grad: float | None = None
+    ema_decay: float | None = None
+    checkpoints: Checkpoints | None = None
+    checkpoint_every: int = 1000
+    log: Log | None = None
+    log_every: int = 50
+    retries: int = 2
+    compile: bool = False
+    run_id: str | None = None
+
+
 def fit(
     method: nn.Module,
     batches: Batches,
@@ -51,30 +77,17 @@ def fit(
     *,
     steps: int,
     learning_rate: Callable[[int], float],
-    seed: int,
-    device: torch.device | str = "cpu",
-    accumulate: int = 1,
-    precision: str = "fp32",
-    clip_grad: float | None = None,
-    ema_decay: float | None = None,
-    checkpoints: Checkpoints | None = None,
-    checkpoint_every: int = 1000,
-    log: Log | None = None,
-    log_every: int = 50,
+    options: FitOptions,
     hooks: Mapping[int, Hook] | None = None,
-    retries: int = 2,
-    compile: bool = False,
-    run_id: str | None = None,
 ) -> Fitted:
-    """Train `method` in place for `steps` optimizer steps, going on from the newest checkpoint if any.
+    """Train `method` in place for `steps` optimizer steps, from the newest checkpoint on if there is one.
 
     It ends alike on every rank, weights and buffers (distributed.align_buffers).
 
     method: forward(*inputs) -> {"loss": 0-dim float32, parts ...}; see train_state.py.
-    batches(start_step, attempt): iterator of inputs already on `device`, `accumulate` of them per step, the
+    batches(start_step, attempt): iterator of inputs already on the device, `accumulate` of them per step, the
     first image batch first. learning_rate(step): rate of the 0-based step, times a group's `lr_scale`.
-    hooks: {period in steps: function of the steps done}, on every rank; what one returns is logged.
-    log(step, values): on rank 0, every `log_every` steps and at every checkpoint.
+    hooks: {period in steps: function of the steps done}, called on every rank; a hook's values are logged.
     Raises Interrupted after SIGTERM or SIGINT (saved first; several ranks agree every `log_every` steps),
     NonFiniteLoss after `retries` fruitless returns to the last good state, CheckpointError for the checkpoint
     of another model.
@@ -82,17 +95,17 @@ def fit(
     state = TrainState(
         method,
         optimizer,
-        device=torch.device(device),
-        seed=seed,
-        accumulate=accumulate,
-        precision=precision,
-        clip_grad=clip_grad,
-        ema_decay=ema_decay,
-        compile=compile,
+        device=torch.device(options.device),
+        seed=options.seed,
+        accumulate=options.accumulate,
+        precision=options.precision,
+        clip_grad=options.clip_grad,
+        ema_decay=options.ema_decay,
+        compile=options.compile,
     )
-    recovery = Recovery(state, checkpoints, retries=retries, run_id=run_id)
-    periods = _Periods(steps, log_every, checkpoint_every, dict(hooks or {}))
-    return _train(state, batches, recovery, periods, learning_rate, log)
+    recovery = Recovery(state, options.checkpoints, retries=options.retries, run_id=options.run_id)
+    periods = _Periods(steps, options.log_every, options.checkpoint_every, dict(hooks or {}))
+    return _train(state, batches, recovery, periods, learning_rate, options.log)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mae.engine.loop import Fitted, fit
+from mae.engine.loop import FitOptions, Fitted, fit
 from mae.engine.optim import adamw, scaled_lr
 
 Batches = Callable[[int, int], Iterator[Mapping[str, Any]]]
@@ -33,17 +33,15 @@ def train_dense(
     schedule: Schedule,
     global_batch: int,
     normalize: Callable[[Tensor], Tensor],
-    seed: int,
-    device: torch.device | str = "cpu",
-    **settings: Any,
+    options: FitOptions,
 ) -> Fitted:
     """Train `model` (a Detector or a Segmenter: forward(images, targets) -> {"loss", parts}) in place.
 
     batches(start_step, attempt): the loader's {"images": uint8 (n, 3, H, W), "targets": n dicts}, as many per
     step as `accumulate` says, on any device. schedule(step, peak): the rate of the 0-based step. normalize:
-    uint8 images to float, on the device. settings: more arguments of `fit`.
+    uint8 images to float, on the device.
     """
-    device = torch.device(device)
+    device = torch.device(options.device)
     model.to(device)
     peak = scaled_lr(recipe.base_lr, global_batch)
 
@@ -64,9 +62,7 @@ def train_dense(
         ),
         steps=steps,
         learning_rate=lambda step: schedule(step, peak),
-        seed=seed,
-        device=device,
-        **settings,
+        options=options,
     )
 
 

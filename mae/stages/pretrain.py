@@ -52,19 +52,8 @@ def pretrain(params: Params) -> None:
             learning_rate=lambda step: warmup_cosine(
                 step, peak=scaled_lr(p.base_lr, p.batch_size), floor=p.min_lr, warmup=warmup, total=steps
             ),
-            seed=params.seed,
-            device=ctx.device,
-            accumulate=p.accumulate,
-            precision=ctx.precision(p.precision),
-            clip_grad=p.clip_grad,
-            ema_decay=p.ema,
-            checkpoints=ctx.checkpoints(),
-            checkpoint_every=params.runtime.checkpoint_every,
-            log=ctx.run.log,
-            log_every=params.runtime.log_every,
+            options=ctx.fit_options(p),
             hooks=_probe(ctx, method, per_epoch),
-            compile=p.compile,
-            run_id=ctx.run.id,
         )
         layers = _probe_layers(ctx, fitted.ema or method)
         if distributed.is_main():

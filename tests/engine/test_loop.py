@@ -10,7 +10,7 @@ from engine import toy
 from torch import nn
 
 from mae.engine.checkpoint import Checkpoints
-from mae.engine.loop import fit
+from mae.engine.loop import FitOptions, fit
 from mae.randomness import seed_process
 
 
@@ -27,8 +27,7 @@ def test_accumulating_micro_batches_equals_one_large_batch():
         torch.optim.AdamW(toy_halves.parameters()),
         steps=toy.STEPS,
         learning_rate=lambda step: toy.warmup_cosine(step, peak=0.03, warmup=5, total=toy.STEPS),
-        seed=11,
-        accumulate=2,
+        options=FitOptions(seed=11, accumulate=2),
     )
     torch.testing.assert_close(toy_halves.state_dict(), whole.state_dict())
 
@@ -48,9 +47,10 @@ def test_a_hook_that_draws_random_numbers_and_switches_modes_changes_nothing():
         torch.optim.AdamW(model.parameters(), lr=1.0),
         steps=toy.STEPS,
         learning_rate=lambda step: toy.warmup_cosine(step, peak=0.03, warmup=5, total=toy.STEPS),
-        seed=11,
         hooks={7: hook},
-        log=lambda step, values: logged.update({step: values}) if "probe" in values else None,
+        options=FitOptions(
+            seed=11, log=lambda step, values: logged.update({step: values}) if "probe" in values else None
+        ),
     )
     torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=0, atol=0)
     assert logged == {step: {"probe": float(step)} for step in range(7, toy.STEPS + 1, 7)}
@@ -110,9 +110,7 @@ def test_method_and_batches_draw_anew_in_every_step_and_the_same_after_a_resume(
             optimizer,
             steps=steps,
             learning_rate=lambda step: 0.1,
-            seed=4,
-            accumulate=2,
-            checkpoints=checkpoints,
+            options=FitOptions(seed=4, accumulate=2, checkpoints=checkpoints),
         )
         return model.drawn
 
@@ -131,7 +129,7 @@ def test_batches_that_end_early_are_an_error_that_says_where():
             torch.optim.SGD(model.parameters()),
             steps=60,
             learning_rate=lambda step: 0.1,
-            seed=1,
+            options=FitOptions(seed=1),
         )
 
 
@@ -159,8 +157,7 @@ def test_the_moving_average_follows_the_weights():
         optimizer,
         steps=3,
         learning_rate=lambda step: 1.0,
-        seed=0,
-        ema_decay=0.9,
+        options=FitOptions(seed=0, ema_decay=0.9),
     )
     # -1, then .9 * -1 + .1 * -2 = -1.1, then .9 * -1.1 + .1 * -3
     assert fitted.ema.weight.item() == pytest.approx(-1.29)
@@ -183,8 +180,7 @@ def test_bf16_computes_in_bf16_and_refuses_a_bf16_loss():
             torch.optim.SGD(model.parameters()),
             steps=2,
             learning_rate=lambda step: 0.1,
-            seed=0,
-            precision="bf16",
+            options=FitOptions(seed=0, precision="bf16"),
         )
 
     run(Half(True))

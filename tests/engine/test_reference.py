@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference import closed_form
 
-from mae.engine.loop import fit
+from mae.engine.loop import FitOptions, fit
 from mae.engine.optim import adamw, warmup_cosine
 from mae.interchange import convert
 from mae.methods import METHODS
@@ -48,9 +48,9 @@ def test_fit_repeats_the_twelve_steps_of_the_release_in_float64():
             warmup=config["warmup_epochs"] * per_epoch,
             total=steps,
         ),
-        seed=0,
-        log_every=1,
-        log=lambda step, values: losses.update({step: values["loss"]}),
+        options=FitOptions(
+            seed=0, log_every=1, log=lambda step, values: losses.update({step: values["loss"]})
+        ),
     )
     assert list(losses.values()) == pytest.approx(expected["losses"], rel=1e-10)
     assert next(mae.parameters()).dtype == torch.float64

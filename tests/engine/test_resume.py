@@ -11,7 +11,7 @@ from engine import toy
 from engine.processes import context
 
 from mae.engine.checkpoint import CheckpointError, Checkpoints
-from mae.engine.loop import Interrupted, fit
+from mae.engine.loop import FitOptions, Interrupted, fit
 
 
 def weights_of(directory):
@@ -122,7 +122,5 @@ def test_resuming_with_another_seed_or_model_names_the_file_and_the_reason(tmp_p
             torch.optim.SGD(other.parameters()),
             steps=2,
             learning_rate=lambda step: 0.1,
-            seed=11,
-            ema_decay=0.9,
-            checkpoints=Checkpoints(tmp_path),
+            options=FitOptions(seed=11, ema_decay=0.9, checkpoints=Checkpoints(tmp_path)),
         )

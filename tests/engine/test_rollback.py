@@ -7,7 +7,7 @@ import torch
 from engine import toy
 
 from mae.engine.checkpoint import Checkpoints
-from mae.engine.loop import NonFiniteLoss, fit
+from mae.engine.loop import FitOptions, NonFiniteLoss, fit
 
 
 class Poisoned(toy.Toy):
@@ -43,11 +43,13 @@ def poisoned(at, attempts, directory, weight=False, **settings):
         torch.optim.AdamW(model.parameters()),
         steps=toy.STEPS,
         learning_rate=lambda step: 0.01,
-        seed=11,
-        checkpoints=directory and Checkpoints(directory),
-        checkpoint_every=10,
-        log_every=4,
-        **settings,
+        options=FitOptions(
+            seed=11,
+            checkpoints=directory and Checkpoints(directory),
+            checkpoint_every=10,
+            log_every=4,
+            **settings,
+        ),
     )
     return model, fitted
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mae import distributed
 from mae.engine.checkpoint import Checkpoints
-from mae.engine.loop import Fitted, Interrupted, fit
+from mae.engine.loop import FitOptions, Fitted, Interrupted, fit
 from mae.engine.optim import warmup_cosine
 from mae.evaluation.classification.accuracy import evaluate
 
@@ -68,16 +68,21 @@ def train(directory: Path | None, pause: float = 0.0, dropout: float = 0.3, **se
         toy,
         lambda start, attempt: batches(start, attempt, accumulate=accumulate, pause=pause),
         optimizer,
-        **{
-            "steps": STEPS,
-            "learning_rate": lambda step: warmup_cosine(step, peak=0.03, warmup=5, total=STEPS),
-            "seed": 11,
-            "ema_decay": 0.9,
-            "checkpoints": directory and Checkpoints(directory),
-            "checkpoint_every": 3,
-            "log_every": 2,
-            **settings,
-        },
+        steps=settings.pop("steps", STEPS),
+        learning_rate=settings.pop(
+            "learning_rate", lambda step: warmup_cosine(step, peak=0.03, warmup=5, total=STEPS)
+        ),
+        hooks=settings.pop("hooks", None),
+        options=FitOptions(
+            **{
+                "seed": 11,
+                "ema_decay": 0.9,
+                "checkpoints": directory and Checkpoints(directory),
+                "checkpoint_every": 3,
+                "log_every": 2,
+                **settings,
+            }
+        ),
     )
     return toy, fitted
 
@@ -135,9 +140,8 @@ def normed() -> dict[str, dict[str, Tensor]]:
     """State of a batch norm and of its moving average, trained for a few steps on each rank's own images."""
     model = Normed()
     optimizer = torch.optim.SGD(model.parameters())
-    fitted = fit(
-        model, batches, optimizer, steps=5, learning_rate=lambda step: 0.1, seed=1, ema_decay=0.9, log_every=5
-    )
+    options = FitOptions(seed=1, ema_decay=0.9, log_every=5)
+    fitted = fit(model, batches, optimizer, steps=5, learning_rate=lambda step: 0.1, options=options)
     return {"model": model.state_dict(), "ema": fitted.ema.state_dict()}
 
 

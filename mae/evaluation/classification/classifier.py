@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mae import distributed
-from mae.engine.loop import Fitted, fit
+from mae.engine.loop import FitOptions, Fitted, fit
 from mae.engine.optim import scaled_lr, warmup_cosine
 from mae.evaluation.classification.mixing import Mixing
 from mae.evaluation.classification.protocols import PROTOCOLS, Protocol, Recipe, freeze, make_optimizer
@@ -116,18 +116,15 @@ def train_classifier(
     warmup_steps: int,
     global_batch: int,
     normalize: Callable[[Tensor], Tensor],
-    seed: int,
-    device: torch.device | str = "cpu",
-    accumulate: int = 1,
-    **settings: Any,
+    options: FitOptions,
 ) -> Fitted:
     """Train in place by the classifier's protocol; with `ema_decay` it ends with the averaged weights.
 
     batches(start_step, attempt): the loader's {"images": uint8 (n, C, H, W), "labels": (n,)}, `accumulate`
     per step, on any device. global_batch: images per step over all ranks, for the learning rate. normalize:
-    uint8 images to float, on the device. settings: more arguments of `fit` (checkpoints, log, hooks ...).
+    uint8 images to float, on the device.
     """
-    device = torch.device(device)
+    device, accumulate = torch.device(options.device), options.accumulate
     classifier.to(device)
     mixing = Mixing(normalize, recipe, classifier.num_classes, device, mixes=classifier.protocol.mixes)
     classifier.smoothing = mixing.smoothing
@@ -136,7 +133,9 @@ def train_classifier(
     def inputs(start: int, attempt: int) -> Iterator[tuple[Tensor, Tensor]]:
         for number, batch in enumerate(batches(start, attempt), start * accumulate):
             # What a loader drew here depends on its number of workers; what is drawn now must not.
-            seed_process(seed, number // accumulate, attempt, distributed.rank(), number % accumulate, 1)
+            seed_process(
+                options.seed, number // accumulate, attempt, distributed.rank(), number % accumulate, 1
+            )
             images = batch["images"].to(device, non_blocking=True)
             yield mixing(images, batch["labels"].to(device, non_blocking=True))
 
@@ -148,10 +147,7 @@ def train_classifier(
         learning_rate=lambda step: warmup_cosine(
             step, peak=peak, floor=recipe.min_lr, warmup=warmup_steps, total=steps
         ),
-        seed=seed,
-        device=device,
-        accumulate=accumulate,
-        **settings,
+        options=options,
     )
     if fitted.ema is not None:
         classifier.load_state_dict(fitted.ema.state_dict())

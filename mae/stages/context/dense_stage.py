@@ -125,7 +125,6 @@ def _compare(ctx: StageContext, settings: config.Dense, task: DenseTask, model_f
 
 
 def _trial(ctx: StageContext, settings: config.Dense, task: DenseTask, init: str, folder: Path) -> Results:
-    params = ctx.params
     state, encoder = interchange.load_encoder(ENCODER)
     model = task.build(ctx, encoder, state if init == "pretrained" else None)
     own = settings if init == "pretrained" else settings.scratch
@@ -150,19 +149,7 @@ def _trial(ctx: StageContext, settings: config.Dense, task: DenseTask, init: str
         schedule=task.schedule,
         global_batch=settings.batch_size,
         normalize=ctx.normalize,
-        seed=params.seed,
-        device=ctx.device,
-        accumulate=settings.accumulate,
-        precision=ctx.precision(settings.precision),
-        clip_grad=settings.clip_grad,
-        checkpoints=ctx.checkpoints(init),
-        checkpoint_every=params.runtime.checkpoint_every,
-        log=lambda step, values: ctx.run.log(
-            step, {f"{init}/{name}": value for name, value in values.items()}
-        ),
-        log_every=params.runtime.log_every,
-        compile=settings.compile,
-        run_id=ctx.run.id,
+        options=ctx.fit_options(settings, init),
     )
     if distributed.is_main():
         shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,7 @@ from mae.data.loading.batches import evaluation_batches, training_batches
 from mae.data.shards.index import Index, Split
 from mae.data.transforms.image import Normalize, evaluation
 from mae.engine.checkpoint import Checkpoints
-from mae.engine.loop import Interrupted
+from mae.engine.loop import FitOptions, Interrupted
 from mae.files import sha256_of, write_json
 from mae.stages.context.tracked_run import stage_folder, tracked
 
@@ -124,6 +124,31 @@ class StageContext:
     def checkpoints(self, name: str = "training") -> Checkpoints:
         """Resume state of one training of this stage."""
         return Checkpoints(self.folder / "checkpoints" / name, keep=self.params.runtime.keep_checkpoints)
+
+    def fit_options(self, settings: Any, name: str = "") -> FitOptions:
+        """Collect the options of `fit` from a section of params.yaml and from `runtime`.
+
+        name: one training of several in this stage; its metrics are logged under it.
+        """
+        runtime, prefix = self.params.runtime, f"{name}/" if name else ""
+
+        def log(step: int, values: dict[str, float]) -> None:
+            self.run.log(step, {prefix + key: value for key, value in values.items()})
+
+        return FitOptions(
+            seed=self.params.seed,
+            device=self.device,
+            accumulate=settings.accumulate,
+            precision=self.precision(settings.precision),
+            clip_grad=settings.clip_grad,
+            ema_decay=getattr(settings, "ema", None),
+            compile=settings.compile,
+            checkpoints=self.checkpoints(name or "training"),
+            checkpoint_every=runtime.checkpoint_every,
+            log=log,
+            log_every=runtime.log_every,
+            run_id=self.run.id,
+        )
 
     def precision(self, wanted: str) -> str:
         """`auto` is bf16 on a GPU and fp32 on the CPU."""

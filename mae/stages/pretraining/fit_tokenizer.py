@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -102,8 +103,7 @@ def _accumulate(given: Tokenizer) -> int:
 
 def _train(ctx: StageContext, made: Any, steps: int) -> Fitted:
     """By `fit`: FSQ with AdamW as its settings say, k-means with rates from 1, Lloyd's step, down to 0."""
-    params, given = ctx.params, ctx.params.tokenizer
-    checkpoints = ctx.checkpoints()
+    given, options = ctx.params.tokenizer, ctx.fit_options(ctx.params.tokenizer)
     if given.kind == "fsq":
         peak, floor = scaled_lr(given.base_lr, given.batch_size), given.min_lr
         warmup = round(given.warmup_epochs * steps / given.epochs)
@@ -113,7 +113,8 @@ def _train(ctx: StageContext, made: Any, steps: int) -> Fitted:
     else:
         peak, floor, warmup = 1.0, 0.0, 0
         optimizer = sgd(made, lr=peak, momentum=0.0)
-        if checkpoints.latest() is None:
+        options = replace(options, accumulate=_accumulate(given), precision="fp32", clip_grad=None)
+        if ctx.checkpoints().latest() is None:
             _start(ctx, made, steps)
     return fit(
         made,
@@ -121,17 +122,7 @@ def _train(ctx: StageContext, made: Any, steps: int) -> Fitted:
         optimizer,
         steps=steps,
         learning_rate=lambda step: warmup_cosine(step, peak=peak, floor=floor, warmup=warmup, total=steps),
-        seed=params.seed,
-        device=ctx.device,
-        accumulate=_accumulate(given),
-        precision=ctx.precision(given.precision) if given.kind == "fsq" else "fp32",
-        clip_grad=given.clip_grad if given.kind == "fsq" else None,
-        checkpoints=checkpoints,
-        checkpoint_every=params.runtime.checkpoint_every,
-        log=ctx.run.log,
-        log_every=params.runtime.log_every,
-        compile=given.compile,
-        run_id=ctx.run.id,
+        options=options,
     )
 
 

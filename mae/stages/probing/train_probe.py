@@ -55,8 +55,6 @@ def train(
     classifier = _classifier(ctx, protocol, settings, blocks=blocks, random=random)
     recipe = _recipe(settings)
     augmentation = make_augmentation(PROTOCOLS[protocol], ctx.img_size, recipe, ctx.encoder["mean"])
-    precision = ctx.precision(settings.precision)
-    prefix = f"{name}/" if name else ""
     train_classifier(
         classifier,
         bind(_batches, ctx, settings, augmentation, rows, steps),
@@ -65,20 +63,9 @@ def train(
         warmup_steps=round(settings.warmup_epochs * len(rows) / settings.batch_size),
         global_batch=settings.batch_size,
         normalize=ctx.normalize,
-        seed=params.seed,
-        device=ctx.device,
-        accumulate=settings.accumulate,
-        precision=precision,
-        clip_grad=settings.clip_grad,
-        ema_decay=getattr(settings, "ema", None),
-        checkpoints=ctx.checkpoints(name or "training"),
-        checkpoint_every=params.runtime.checkpoint_every,
-        log=lambda step, values: ctx.run.log(step, {prefix + key: value for key, value in values.items()}),
-        log_every=params.runtime.log_every,
-        compile=settings.compile,
-        run_id=ctx.run.id,
+        options=ctx.fit_options(settings, name),
     )
-    return classifier, _evaluate(ctx, classifier, precision)
+    return classifier, _evaluate(ctx, classifier, ctx.precision(settings.precision))
 
 
 def _classifier(

@@ -7,6 +7,7 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from mae.data.transforms.image import Normalize
+from mae.engine.loop import FitOptions
 from mae.engine.optim import adamw
 from mae.evaluation.classification.classifier import Classifier, train_classifier
 from mae.evaluation.classification.protocols import PROTOCOLS, Recipe, freeze
@@ -39,8 +40,7 @@ def train(classifier, recipe=PLAIN, steps=STEPS, **settings):
         warmup_steps=1,
         global_batch=8 * 32,
         normalize=Normalize(),
-        seed=3,
-        **settings,
+        options=FitOptions(seed=3, **settings),
     )
 
 
