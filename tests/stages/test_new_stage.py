@@ -47,7 +47,7 @@ def test_the_example_of_contributing_joins_by_a_row_a_file_a_section_and_an_entr
     section = (project / "CONTRIBUTING.md").read_text().partition("## Add a stage")[2].partition("\n## ")[0]
     row, stage, settings = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     values, entry = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
-    put(folder / "mae/stage_table.py", '    Stage(\n        "register",\n', row)
+    put(folder / "mae/stage_table.py", '    Stage(\n        "register",\n', f"    {row.strip()},\n")
     (folder / "mae/stages/census.py").write_text(stage)
     put(folder / "mae/config/sections.py", "class Report(Section):", settings + "\n\n")
     put(folder / "mae/config/__init__.py", "    Augmented,\n    Demo,\n", "    Census,\n")
