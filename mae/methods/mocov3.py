@@ -4,7 +4,6 @@ All three: an MLP on the class token of two views of an image, whose outputs mus
 the output is compared with, and in how collapse is prevented.
 """
 
-import copy
 import math
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from mae import distributed
 from mae.methods.method import Method, without_autocast
+from mae.methods.teacher import Teacher
 from mae.models.vit import encode, xavier
 
 
@@ -60,12 +60,11 @@ class MoCoV3(Method):
         self.recipe, self.temperature, self.momentum = LOSSES[loss], temperature, momentum
         self.projector = mlp(encoder.embed_dim, hidden_dim, hidden_dim, out_dim)
         encoder.patch_embed.requires_grad_(not freeze_patches)
-        self.predictor = self.teacher = None
+        self.predictor: nn.Module | None = None
+        self.teacher: Teacher | None = None
         if self.recipe.teacher:
             self.predictor = mlp(out_dim, hidden_dim, out_dim)
-            self.teacher = nn.ModuleDict(copy.deepcopy(self._student)).requires_grad_(False)
-            # Weights that are loaded into the encoder alone are where the teacher starts, too.
-            encoder.register_load_state_dict_post_hook(self._restart_teacher)
+            self.teacher = Teacher(self._student)
 
     def forward(self, *views: Tensor) -> dict[str, Tensor]:
         """Two views (N, C, H, W) of the same images -> {"loss": 0-dim}."""
@@ -81,15 +80,11 @@ class MoCoV3(Method):
             key_first, key_second = (_unit(key, views[0].dtype) for key in keys)
             return {"loss": self._disagreement(first, key_second) + self._disagreement(second, key_first)}
 
-    @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """The teacher moves towards the student."""
-        if self.teacher is None:
-            return
-        share = (1 - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
-        for name, student in self._student.items():
-            for slow, fast in zip(self.teacher[name].parameters(), student.parameters(), strict=True):
-                slow.lerp_(fast, share)
+        """Move the teacher towards the student."""
+        if self.teacher is not None:
+            share = (1 - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
+            self.teacher.follow(self._student, share)
 
     def _features(self, encoder: Any, view: Tensor) -> Tensor:
         """Class tokens (all ranks' N, D) after the final norm."""
@@ -109,12 +104,8 @@ class MoCoV3(Method):
 
     @property
     def _student(self) -> dict[str, nn.Module]:
-        """What the teacher follows."""
+        """The parts that the teacher follows."""
         return {"encoder": self.encoder, "projector": self.projector}
-
-    def _restart_teacher(self, encoder: nn.Module, _: Any) -> None:
-        if self.teacher is not None:
-            self.teacher["encoder"].load_state_dict(encoder.state_dict())
 
 
 def mlp(*widths: int) -> nn.Sequential:
