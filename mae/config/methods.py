@@ -11,7 +11,7 @@ from mae.config.values import Below1, Betas, Decay, Fraction, Positive, Rate, Sh
 
 # Rows of the tables in mae/models, named here because those modules import torch; a test compares.
 Target = Literal["pixels", "normalised_pixels", "pca", "hog", "mean_colour", "mosaic", "tokens"]
-Mask = Literal["random", "block", "grid", "cells"]
+Mask = Literal["random", "block", "grid", "cells", "multiblock"]
 Augment = Literal["none", "fixed_crop", "crop", "crop_jitter", "two_views"]  # of data/transforms
 
 
@@ -114,6 +114,24 @@ class MoCoV3(Section):
     freeze_patches: bool
 
 
+class IJEPA(Section):
+    """The predictor, and the teacher's momentum at first; by default the paper's for ViT-B."""
+
+    predictor_embed_dim: Annotated[int, Field(gt=0, multiple_of=4)] = 384
+    predictor_depth: Positive = 6
+    predictor_num_heads: Positive = 12
+    momentum: Fraction = 0.996
+
+    @model_validator(mode="after")
+    def _shares_its_width_among_heads(self) -> "IJEPA":
+        if self.predictor_embed_dim % self.predictor_num_heads:
+            raise ValueError(
+                f"predictor_embed_dim {self.predictor_embed_dim} is not divisible by predictor_num_heads "
+                f"{self.predictor_num_heads}"
+            )
+        return self
+
+
 class Supervised(Section):
     num_classes: Positive
     pool: Literal["token", "avg"]
@@ -131,6 +149,7 @@ class Methods(Section):
     denoising: Shared
     mocov3: MoCoV3
     igpt: Shared
+    ijepa: IJEPA = IJEPA()
     supervised: Supervised
 
 

@@ -4,6 +4,7 @@ from mae.methods.beit import BEiT
 from mae.methods.cae import CAE
 from mae.methods.denoising import Denoising
 from mae.methods.igpt import IGPT
+from mae.methods.ijepa import IJEPA
 from mae.methods.mae import MAE
 from mae.methods.method import Method
 from mae.methods.mocov3 import MoCoV3
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "denoising": Denoising,
     "mocov3": MoCoV3,
     "igpt": IGPT,
+    "ijepa": IJEPA,
     "supervised": Supervised,
 }
 

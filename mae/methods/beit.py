@@ -10,4 +10,5 @@ class BEiT(CorruptedMethod):
     positions are absolute, codes are those of the stage `tokenizer`.
     """
 
-    paper = ("block", 0.38, "tokens")  # 75 of 196 patches
+    paper_mask = ("block", 0.38)  # 75 of 196 patches
+    paper_target = "tokens"

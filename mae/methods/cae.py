@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from mae.methods.masked import MaskedMethod
+from mae.methods.masked_image_modeling import MaskedImageModeling
 from mae.models.decoder import LatentDecoder
 from mae.models.masking import Mask
 from mae.models.patches import put, take
@@ -15,7 +15,7 @@ from mae.models.regressor import Regressor
 from mae.models.vit import encode
 
 
-class CAE(MaskedMethod):
+class CAE(MaskedImageModeling):
     """Encode the visible patches, regress the latents of the masked ones, decode those alone.
 
     The regressed latents must be those that the encoder gives the masked patches themselves (alignment), and
@@ -25,7 +25,8 @@ class CAE(MaskedMethod):
     its table of positions rows come first, here columns as MAE's: the same model but for its channels' order.
     """
 
-    paper = ("block", 0.38, "tokens")  # 75 of 196 patches
+    paper_mask = ("block", 0.38)  # 75 of 196 patches
+    paper_target = "tokens"
 
     def __init__(
         self,
@@ -47,13 +48,13 @@ class CAE(MaskedMethod):
         self.alignment_weight = alignment_weight
 
     def forward(
-        self, images: Tensor, noise: Tensor | None = None, kept: Tensor | None = None
+        self, images: Tensor, noise: Tensor | None = None, cached: Tensor | None = None
     ) -> dict[str, Tensor]:
         """images (N, C, H, W) -> {"loss": the target's + alignment_weight * alignment, and those two}."""
-        mask = self.drawn(images, noise)
+        mask = self.sample_mask(images, noise)
         latents = self.regress(images, mask)
         predicted = self.decoder(latents, self._positions(mask.masked_ids))
-        predicting = self.distance(predicted, self.truth(images, mask.masked_ids, kept))
+        predicting = self.loss(predicted, self.target_of(images, mask.masked_ids, cached))
         aligning = F.mse_loss(
             latents.to(predicting.dtype), self.aligned_to(images, mask).to(predicting.dtype)
         )
@@ -79,6 +80,11 @@ class CAE(MaskedMethod):
 
     def autoencode(self, images: Tensor) -> Tensor:
         return self.decoder(encode(self.encoder, images)[:, 1:], self._positions()[None])
+
+    @property
+    def picture_note(self) -> str:
+        own = "Own latents: all patches, decoded from the latents that the encoder itself gives them"
+        return f"{super().picture_note}. {own}"
 
     def _positions(self, ids: Tensor | None = None) -> Tensor:
         """The encoder's fixed positions (N, M, D) of the patches ids (N, M); (L, D) without them."""

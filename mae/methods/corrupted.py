@@ -6,13 +6,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mae.methods.masked import MaskedMethod
+from mae.methods.masked_image_modeling import MaskedImageModeling
 from mae.models.masking import Mask
 from mae.models.patches import take
 from mae.models.vit import encode, xavier
 
 
-class CorruptedMethod(MaskedMethod):
+class CorruptedMethod(MaskedImageModeling):
     """Hidden patches enter the encoder as a learnt mask token; a subclass may spoil them otherwise."""
 
     def __init__(self, encoder: VisionTransformer, **masked: Any) -> None:

@@ -17,18 +17,19 @@ class Denoising(CorruptedMethod):
     What zeroes is `pretrain.mask`; no token marks a patch as masked. The paper masks single pixels.
     """
 
-    paper = ("random", 0.5, "pixels")
+    paper_mask = ("random", 0.5)
+    paper_target = "pixels"
 
     def __init__(self, encoder: VisionTransformer, **masked: Any) -> None:
         super().__init__(encoder, **masked)
         del self.mask_token  # nothing of it enters
 
     def forward(
-        self, images: Tensor, noise: Tensor | None = None, kept: Tensor | None = None
+        self, images: Tensor, noise: Tensor | None = None, cached: Tensor | None = None
     ) -> dict[str, Tensor]:
         """images (N, C, H, W) -> {"loss": the target's, over all patches}; noise fixes the mask."""
-        predicted = self.predict(images, self.drawn(images, noise))
-        return {"loss": self.distance(predicted, self.truth(images, kept=kept))}
+        predicted = self.predict(images, self.sample_mask(images, noise))
+        return {"loss": self.loss(predicted, self.target_of(images, cached=cached))}
 
     def tokens(self, images: Tensor, mask: Mask) -> Tensor:
         embedding = self.encoder.patch_embed

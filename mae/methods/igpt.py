@@ -5,7 +5,7 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mae.methods.masked import truth_of
+from mae.methods.masked_image_modeling import compute_target
 from mae.methods.method import Method
 from mae.models.targets import Target, build_target
 
@@ -34,9 +34,9 @@ class IGPT(Method):
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, images: Tensor, kept: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, cached: Tensor | None = None) -> dict[str, Tensor]:
         """images (N, C, H, W) -> {"loss": cross-entropy of each patch's class, given the patches before}."""
-        classes = truth_of(self.target, images) if kept is None else kept
+        classes = compute_target(self.target, images) if cached is None else cached
         return {"loss": self.target.loss(self.predict(images), classes)}
 
     def predict(self, images: Tensor) -> Tensor:

@@ -6,19 +6,20 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mae.methods.masked import MaskedMethod
+from mae.methods.masked_image_modeling import MaskedImageModeling
 from mae.models.decoder import Decoder
 from mae.models.masking import Mask
 from mae.models.vit import encode
 
 
-class MAE(MaskedMethod):
+class MAE(MaskedImageModeling):
     """Encode the visible patches, predict the masked ones by a light decoder. Defaults are the paper's.
 
     mask_tokens "encoder": every patch enters the encoder, the masked ones as a mask token (table 1c).
     """
 
-    paper = ("random", 0.75, "normalised_pixels")
+    paper_mask = ("random", 0.75)
+    paper_target = "normalised_pixels"
 
     def __init__(
         self,

@@ -18,8 +18,8 @@ class Method(nn.Module):
     fresh=False to go on from the weights that it has.
     """
 
-    predicts: ClassVar[bool] = False  # built with `target`
-    masked: ClassVar[bool] = False  # built with `masking`, too (methods/masked.py)
+    masked: ClassVar[bool] = False  # built with `masking`: it draws a mask (methods/masked.py)
+    predicts: ClassVar[bool] = False  # built with `target`: it predicts patches, as pixels or classes
     causal: ClassVar[bool] = False  # its encoder attends only to what comes before, row by row
     views: ClassVar[int] = 1  # augmented images per sample that `forward` takes, each (N, C, H, W)
     labels: ClassVar[bool] = False  # `forward` takes class labels (N,) int64 as well, after the views
@@ -39,7 +39,7 @@ class Method(nn.Module):
         self.encoder = encoder
 
     def forward(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
-        """(*views[, labels][, noise][, kept]) -> {"loss": 0-dim, parts ...}, changing no state.
+        """(*views[, labels][, noise][, cached]) -> {"loss": 0-dim, parts ...}, changing no state.
 
         noise (N, *noise_shape), or None to draw it here, fixes all that is random but dropped paths. The loss
         is float32, under autocast and for half-precision images too, and float64 for float64 images.
@@ -47,7 +47,16 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
-        """Called after every optimizer step with the share of training done (0 to 1); teachers move here."""
+        """Move teachers: called after every optimizer step with the share of training done (0 to 1)."""
+
+    def describe(self) -> dict[str, int | str]:
+        """Describe for metrics.json what the encoder sees of an image."""
+        return {"attention": "causal" if self.causal else "full"}
+
+    @property
+    def picture_note(self) -> str:
+        """Caption of the pictures (methods/pictures.py): what they show truly, and what they borrow."""
+        return "this method hides nothing and predicts no pixels"
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:

@@ -1,28 +1,27 @@
 """Masked patch prediction, as the ViT paper tried it (Dosovitskiy et al., arXiv 2010.11929, B.1.2)."""
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mae.methods.corrupted import CorruptedMethod
-from mae.models.masking import noise_for
+from mae.models.masking import Mask, noise_for
 from mae.models.patches import patchify, take, unpatchify
 from mae.models.vit import encode
 
 
-class Corruption(NamedTuple):
-    """A `Mask`, and what becomes of its patches: kept or swapped (N, L) bool, else the mask token.
+@dataclass(frozen=True)
+class Corruption(Mask):
+    """A mask whose patches enter unchanged or swapped (N, L) bool, else as the mask token.
 
-    others (N, L): the patch that stands in where one is swapped.
+    others (N, L): the patch that replaces a swapped one.
     """
 
-    masked: Tensor
-    visible_ids: Tensor
-    masked_ids: Tensor
-    kept: Tensor
+    unchanged: Tensor
     swapped: Tensor
     others: Tensor
 
@@ -35,7 +34,8 @@ class MPP(CorruptedMethod):
     for each patch two numbers, of which the first says what becomes of it and the second names the other.
     """
 
-    paper = ("random", 0.5, "mean_colour")
+    paper_mask = ("random", 0.5)
+    paper_target = "mean_colour"
     hides = False
 
     def __init__(
@@ -47,18 +47,26 @@ class MPP(CorruptedMethod):
         self.swap, self.keep = swap, keep
         self.noise_shape = (math.prod(self.masking.noise_shape) + 2 * encoder.patch_embed.num_patches,)
 
-    def drawn(self, images: Tensor, noise: Tensor | None = None) -> Any:
+    def sample_mask(self, images: Tensor, noise: Tensor | None = None) -> Corruption:
         noise = noise_for(images, self.noise_shape, noise)
         length = self.encoder.patch_embed.num_patches
         mask_noise, fate, other = noise.split([noise.shape[1] - 2 * length, length, length], dim=1)
         mask = self.masking(mask_noise.unflatten(1, self.masking.noise_shape))
-        kept, swapped = fate >= 1 - self.keep, (fate >= 1 - self.keep - self.swap) & (fate < 1 - self.keep)
-        return Corruption(*mask, kept & mask.masked, swapped & mask.masked, (other * length).long())
+        unchanged = fate >= 1 - self.keep
+        swapped = (fate >= 1 - self.keep - self.swap) & ~unchanged
+        return Corruption(
+            mask.masked,
+            mask.visible_ids,
+            mask.masked_ids,
+            unchanged & mask.masked,
+            swapped & mask.masked,
+            (other * length).long(),
+        )
 
     def tokens(self, images: Tensor, mask: Any) -> Tensor:
         embedding = self.encoder.patch_embed
         patches = patchify(images, embedding.patch_size)
         patches = torch.where(mask.swapped[..., None], take(patches, mask.others), patches)
         swapped = unpatchify(patches, embedding.patch_size, embedding.grid_size)
-        hidden = mask.masked & ~mask.kept & ~mask.swapped
+        hidden = mask.masked & ~mask.unchanged & ~mask.swapped
         return encode(self.encoder, swapped, corrupt=(hidden, self.mask_token))

@@ -1,27 +1,26 @@
-"""What a pretrained model fills in, as pictures: original, masked, reconstruction side by side."""
+"""Pictures of a pretrained model at work: original, masked, reconstruction side by side."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mae.methods.masked import MaskedMethod
+from mae.methods.masked_image_modeling import MaskedImageModeling
 from mae.methods.method import Method
-from mae.models.masking import Mask
+from mae.models.masking import Mask, TargetBlocks
 from mae.models.patches import patchify, unpatchify
 
 GREY = 0.5
-COLUMNS = ("original", "masked", "reconstruction", "own latents")
 
 
-def note(method: Method) -> str:
-    """What a caption of `pictures` must say."""
-    if not isinstance(method, MaskedMethod):
-        return "this method hides nothing and predicts no pixels"
-    caption = f"visible patches are pasted in; {method.target.note}"
-    if type(method).autoencode is MaskedMethod.autoencode:
-        return caption
-    return f"{caption}. Own latents: all patches, decoded from the latents that the encoder itself gives them"
+@dataclass(frozen=True)
+class Pictures:
+    """Panels (N, K, C, H, W) float32 in [0, 1] and the K names of their columns."""
+
+    columns: tuple[str, ...]
+    panels: Tensor
 
 
 @torch.no_grad()
@@ -31,40 +30,50 @@ def pictures(
     noise: Tensor | None,
     mean: Sequence[float],
     std: Sequence[float],
-) -> Tensor:
-    """(N, K, C, H, W) float32 in [0, 1], the first K of COLUMNS: original, masked (grey), reconstruction ...
+) -> Pictures:
+    """Draw the original, masked (grey) and what else the method has; `Method.picture_note` is the caption.
 
     images (N, C, H, W) as the model takes them, normalised by `mean` and `std` per channel; noise (N, ...)
-    fixes the masks. In the reconstruction visible patches are the original pixels, pasted, and only masked
-    ones are predictions; `note` says what those borrow of the original. The last is `autoencode`, where the
-    method has that. A target that cannot be drawn has no reconstruction, a method that hides nothing has the
-    original alone. Runs in eval mode, puts the mode back.
+    fixes the masks. Other columns: "targets", where the mask has target blocks; "reconstruction", where the
+    target can be drawn: visible patches are the original pixels, pasted, and only masked ones are
+    predictions; "own latents", where the method has `autoencode`. Runs in eval mode, restores the mode.
     """
     embedding = method.encoder.patch_embed
-    original = patchify(images, embedding.patch_size).float()
+    patches = patchify(images, embedding.patch_size).float()
     channels = [images.new_tensor(list(values), dtype=torch.float32) for values in (mean, std)]
-    centre, scale = (values.repeat(original.shape[-1] // len(values)) for values in channels)
-    panels = [original * scale + centre]
+    centre, scale = (values.repeat(patches.shape[-1] // len(values)) for values in channels)
+    original = patches * scale + centre
+    drawn = {"original": original}
     if isinstance(method, MaskedMethod):
-        predicted, mask, own = _in_eval_mode(method, images, noise)
-        hidden = mask.masked[..., None]
-        panels.append(panels[0].masked_fill(hidden, GREY))
-        drawn = method.target.as_pixels(predicted.float(), original)
-        if drawn is not None:
-            panels.append(torch.where(hidden, drawn * scale + centre, panels[0]))
-        whole = None if own is None else method.target.as_pixels(own.float(), original)
-        if whole is not None:
-            panels.append(whole * scale + centre)
-    shown = [unpatchify(panel, embedding.patch_size, embedding.grid_size) for panel in panels]
-    return torch.stack(shown, dim=1).clamp(0, 1)
+        mask, predicted = _in_eval_mode(method, images, noise, patches)
+        drawn["masked"] = original.masked_fill(mask.masked[..., None], GREY)
+        if isinstance(mask, TargetBlocks):
+            drawn["targets"] = original.masked_fill(~mask.targets[..., None], GREY)
+        if "reconstruction" in predicted:
+            whole = predicted["reconstruction"] * scale + centre
+            drawn["reconstruction"] = torch.where(mask.masked[..., None], whole, original)
+        if "own latents" in predicted:
+            drawn["own latents"] = predicted["own latents"] * scale + centre
+    shown = [unpatchify(panel, embedding.patch_size, embedding.grid_size) for panel in drawn.values()]
+    return Pictures(tuple(drawn), torch.stack(shown, dim=1).clamp(0, 1))
 
 
 def _in_eval_mode(
-    method: MaskedMethod, images: Tensor, noise: Tensor | None
-) -> tuple[Tensor, Mask, Tensor | None]:
+    method: MaskedMethod, images: Tensor, noise: Tensor | None, patches: Tensor
+) -> tuple[Mask, dict[str, Tensor]]:
+    """Sample the mask and predict what can be drawn: normalised pixels (N, L, P*P*C) by column."""
     training = method.training
     method.train(False)
     try:
-        return *method.reconstruct(images, noise), method.autoencode(images)
+        if not isinstance(method, MaskedImageModeling):
+            return method.sample_mask(images, noise), {}
+        predicted, mask = method.reconstruct(images, noise)
+        values = {"reconstruction": predicted, "own latents": method.autoencode(images)}
+        pixels = {
+            column: method.target.as_pixels(value.float(), patches)
+            for column, value in values.items()
+            if value is not None
+        }
+        return mask, {column: value for column, value in pixels.items() if value is not None}
     finally:
         method.train(training)

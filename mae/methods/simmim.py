@@ -12,9 +12,10 @@ class SimMIM(CorruptedMethod):
     classes keep their own loss.
     """
 
-    paper = ("cells", 0.6, "pixels")
+    paper_mask = ("cells", 0.6)
+    paper_target = "pixels"
 
-    def distance(self, predicted: Tensor, truth: Tensor) -> Tensor:
+    def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
         if self.target.classes is not None:
-            return super().distance(predicted, truth)
-        return (predicted.to(truth.dtype) - truth).abs().mean()
+            return super().loss(predicted, target)
+        return (predicted.to(target.dtype) - target).abs().mean()

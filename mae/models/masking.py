@@ -1,6 +1,7 @@
-"""Which patches are hidden. A mask is a ranking: score every patch, hide the highest."""
+"""Masks of patches. A mask is a ranking: score every patch, hide the highest."""
 
-from typing import NamedTuple
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,8 +9,9 @@ from torch import Tensor
 from mae.models.patches import Pair
 
 
-class Mask(NamedTuple):
-    """Which patches are hidden; the class token is never counted. Every row hides equally many.
+@dataclass(frozen=True)
+class Mask:
+    """The hidden patches of each image; the class token is never counted. Every row hides equally many.
 
     masked (N, L) bool; visible_ids (N, V) and masked_ids (N, M) ascending.
     """
@@ -20,7 +22,7 @@ class Mask(NamedTuple):
 
 
 def num_masked_of(length: int, mask_ratio: float) -> int:
-    """Patches to hide out of `length`: a whole mask_ratio says how many, one below 1 which share.
+    """Count the patches to hide out of `length`: a whole mask_ratio is their number, one below 1 a share.
 
     Of a share all but int(length * (1 - mask_ratio)) are hidden, as the MAE release rounds. Raises ValueError
     where nothing would be hidden or nothing stay visible.
@@ -60,11 +62,11 @@ def noise_for(images: Tensor, noise_shape: tuple[int, ...], noise: Tensor | None
 
 
 class Masking:
-    """How the patches of an image are hidden: noise in, `Mask` out. This one hides them at random (MAE).
+    """A kind of mask: noise in, `Mask` out. This one hides random patches (MAE).
 
-    grid: patches in a column and in a row. mask_ratio: as `num_masked_of` takes it. num_masked: how many each
-    image hides, whatever the noise. noise_shape: of what is drawn uniformly from [0, 1) per image; it fixes
-    the mask.
+    grid: patches in a column and in a row. mask_ratio: as `num_masked_of` takes it. num_masked: the number
+    that each image hides, whatever the noise. noise_shape: of the uniform draws from [0, 1) per image; they
+    fix the mask.
     """
 
     def __init__(self, grid: Pair, mask_ratio: float) -> None:
@@ -73,22 +75,22 @@ class Masking:
         self.noise_shape: tuple[int, ...] = (grid[0] * grid[1],)
 
     def __call__(self, noise: Tensor) -> Mask:
-        """The mask that noise (N, *noise_shape) stands for."""
+        """Turn noise (N, *noise_shape) into the mask."""
         return mask_highest(self.scores(noise), self.num_masked)
 
-    def drawn(self, images: Tensor, noise: Tensor | None = None) -> Mask:
-        """The mask for images (N, C, H, W), whose noise is drawn here where None is given.
+    def sample(self, images: Tensor, noise: Tensor | None = None) -> Mask:
+        """Sample the mask for images (N, C, H, W); without noise it is drawn here.
 
         Raises ValueError for noise of another shape than (N, *noise_shape).
         """
         return self(noise_for(images, self.noise_shape, noise))
 
     def number(self, mask_ratio: float) -> int:
-        """Patches to hide; raises ValueError where that is none or all of them."""
+        """Count the patches to hide; raises ValueError where that is none or all of them."""
         return num_masked_of(self.grid[0] * self.grid[1], mask_ratio)
 
     def scores(self, noise: Tensor) -> Tensor:
-        """Noise (N, *noise_shape) -> scores (N, L)."""
+        """Score the patches: noise (N, *noise_shape) -> (N, L)."""
         return noise
 
 
@@ -113,26 +115,13 @@ class BlockMasking(Masking):
     def scores(self, noise: Tensor) -> Tensor:
         draws, rest = noise[:, : 4 * self.BLOCKS].unflatten(1, (-1, 4)), noise[:, 4 * self.BLOCKS :]
         # No image needs that number of `rest` twice: where blocks do not suffice none of them loses patches.
-        ramp = self._ramp(rest[:, 0])
+        ramp = _ramp(self.grid, rest[:, 0])
         scores = rest
         for number in range(self.BLOCKS):
             hidden = (scores >= 1).sum(dim=1)  # noise is below 1, earlier blocks score higher
             block = self._block(draws[:, number], (self.num_masked - hidden).clamp(min=0))
             scores = torch.where(block & (scores < 1), self.BLOCKS + 1 - number + ramp, scores)
         return scores
-
-    def _ramp(self, draws: Tensor) -> Tensor:
-        """Draws (N,) -> in which order a block keeps its patches, (N, L) from 0 to below 1.
-
-        It rises patch by patch along rows or along columns, from one of the four corners, all alike likely:
-        an order that was always the same would spare one side of the image.
-        """
-        turn = (8 * draws).long()[:, None, None]
-        row, column = (torch.arange(side, device=draws.device) for side in self.grid)
-        row = torch.where(turn % 2 == 0, row[:, None], row.flip(0)[:, None])
-        column = torch.where(turn // 2 % 2 == 0, column, column.flip(0))
-        by_rows, by_columns = row * self.grid[1] + column, column * self.grid[0] + row
-        return (torch.where(turn < 4, by_rows, by_columns) / by_rows[0].numel()).flatten(1)
 
     def _block(self, draws: Tensor, remaining: Tensor) -> Tensor:
         """Draws (N, 4) of area, aspect, row, column; patches left to hide (N,) -> one block (N, L) bool."""
@@ -143,16 +132,79 @@ class BlockMasking(Masking):
         low = (area / wide**2).clamp(min=self.ASPECT).log()
         top = (high**2 / area).clamp(max=1 / self.ASPECT).log()
         aspect = (low + aspect * (top - low)).exp()
-        rows = self._side(self.grid[0], (area * aspect).sqrt().round().clamp(1, high), row)
-        columns = self._side(self.grid[1], (area / aspect).sqrt().round().clamp(1, wide), column)
+        rows = _span(self.grid[0], (area * aspect).sqrt().round().clamp(1, high), row)
+        columns = _span(self.grid[1], (area / aspect).sqrt().round().clamp(1, wide), column)
         return (rows[:, :, None] & columns[:, None, :]).flatten(1)
 
-    @staticmethod
-    def _side(length: int, extent: Tensor, place: Tensor) -> Tensor:
-        """Which of `length` rows a block of `extent` (N,) rows covers, (N, length) bool."""
-        first = (place * (length - extent + 1)).floor()[:, None]
-        at = torch.arange(length, device=place.device)
-        return (at >= first) & (at < first + extent[:, None])
+
+@dataclass(frozen=True)
+class TargetBlocks(Mask):
+    """A mask with blocks of masked patches, block_ids (N, B, S) ascending; blocks may overlap (I-JEPA)."""
+
+    block_ids: Tensor
+
+    @property
+    def targets(self) -> Tensor:
+        """The patches (N, L) bool that are in any block."""
+        return torch.zeros_like(self.masked).scatter(1, self.block_ids.flatten(1), True)
+
+
+class MultiBlockMasking(Masking):
+    """Four target blocks, hidden, and a context block, alone visible (I-JEPA, arXiv 2301.08243, section 3).
+
+    The aspect of a target is uniform in .75 to 1.5, the area of the context in .85 to 1 of the image; places
+    are uniform. Targets are taken out of the context. A mask is rectangular, so, other than in the paper:
+    a target has .175 of the patches, the middle of the paper's .15 to .2, or a fourth of all that are hidden
+    where that is less; the context is cut to the number that mask_ratio leaves visible. Cut are rows or
+    columns of one of the four sides. Where the context has too few, patches around it are visible, too.
+    (The release draws the targets' size once for a batch, and cuts to a batch's smallest, at the bottom.)
+
+    The paper's context has a quarter of the patches on average (table 6): mask_ratio .75.
+    """
+
+    BLOCKS = 4
+    AREA = 0.175
+    ASPECT = (0.75, 1.5)
+    CONTEXT = (0.85, 1.0)
+
+    def __init__(self, grid: Pair, mask_ratio: float) -> None:
+        super().__init__(grid, mask_ratio)
+        self.blocks = min(self.BLOCKS, self.num_masked)
+        # No more than a fourth: all blocks are hidden, also where none overlaps another.
+        most = self.num_masked // self.blocks
+        self.block_size = min(max(1, round(self.AREA * grid[0] * grid[1])), most)
+        self.noise_shape = (4 * self.BLOCKS + 4,)
+
+    def __call__(self, noise: Tensor) -> TargetBlocks:
+        mask = super().__call__(noise)
+        return TargetBlocks(mask.masked, mask.visible_ids, mask.masked_ids, self.block_ids(noise))
+
+    def block_ids(self, noise: Tensor) -> Tensor:
+        """Noise (N, *noise_shape) -> the patches of each target block (N, B, S), ascending."""
+        draws = noise[:, : 4 * self.blocks].unflatten(1, (self.blocks, 4)).flatten(0, 1)
+        aspect, row, column, side = draws.unbind(dim=1)
+        low, high = self.ASPECT
+        length, width = self.grid
+        fewest = math.ceil(self.block_size / width)
+        rows = (self.block_size * (low + aspect * (high - low))).sqrt().round()
+        rows = rows.clamp(fewest, max(fewest, length - 1))
+        block = self._block(rows, (self.block_size / rows).ceil(), row, column)
+        order = torch.where(block, 1 - _ramp(self.grid, side), 0).argsort(dim=1, descending=True, stable=True)
+        return order[:, : self.block_size].sort(dim=1).values.unflatten(0, (-1, self.blocks))
+
+    def scores(self, noise: Tensor) -> Tensor:
+        scale, row, column, side = noise[:, 4 * self.BLOCKS :].unbind(dim=1)
+        low, high = self.CONTEXT
+        share = (low + scale * (high - low)).sqrt()
+        rows, columns = ((share * length).round() for length in self.grid)
+        context = self._block(rows, columns, row, column)
+        targets = torch.zeros_like(context).scatter(1, self.block_ids(noise).flatten(1), True)
+        return _ramp(self.grid, side) + 2 * targets + ~context
+
+    def _block(self, rows: Tensor, columns: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """Place blocks of rows x columns (N,) at row, column (N,) from 0 to 1: (N, L) bool."""
+        down, across = _span(self.grid[0], rows, row), _span(self.grid[1], columns, column)
+        return (down[:, :, None] & across[:, None, :]).flatten(1)
 
 
 class GridMasking(Masking):
@@ -200,11 +252,33 @@ class CellMasking(Masking):
         return patches[:, : self.grid[0], : self.grid[1]].flatten(1)
 
 
+def _ramp(grid: Pair, draws: Tensor) -> Tensor:
+    """Order the patches of an image for draws (N,): (N, L) from 0 to below 1.
+
+    It rises patch by patch along rows or along columns, from one of the four corners, all alike likely:
+    an order that was always the same would spare one side of the image.
+    """
+    turn = (8 * draws).long()[:, None, None]
+    row, column = (torch.arange(side, device=draws.device) for side in grid)
+    row = torch.where(turn % 2 == 0, row[:, None], row.flip(0)[:, None])
+    column = torch.where(turn // 2 % 2 == 0, column, column.flip(0))
+    by_rows, by_columns = row * grid[1] + column, column * grid[0] + row
+    return (torch.where(turn < 4, by_rows, by_columns) / by_rows[0].numel()).flatten(1)
+
+
+def _span(length: int, extent: Tensor, place: Tensor) -> Tensor:
+    """Place a block of `extent` (N,) rows, place (N,) from 0 to 1, among `length`: (N, length) bool."""
+    first = (place * (length - extent + 1)).floor()[:, None]
+    at = torch.arange(length, device=place.device)
+    return (at >= first) & (at < first + extent[:, None])
+
+
 MASKINGS: dict[str, type[Masking]] = {
     "random": Masking,
     "block": BlockMasking,
     "grid": GridMasking,
     "cells": CellMasking,
+    "multiblock": MultiBlockMasking,
 }
 
 

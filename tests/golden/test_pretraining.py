@@ -46,6 +46,7 @@ RUNS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "byol": ("mocov3", ("mocov3.loss=byol", "mocov3.freeze_patches=false"), ("loss.byol",)),
     "simclr": ("mocov3", ("mocov3.loss=simclr",), ("loss.simclr",)),
     "igpt": ("igpt", ("pretrain={target: mean_colour, probe: {layers: true}}",), ()),
+    "ijepa": ("ijepa", ("pretrain={mask: multiblock}",), ("mask.multiblock",)),
     "supervised": ("supervised", (), ()),
     "supervised_by_the_mean": ("supervised", ("supervised.pool=avg", "supervised.smoothing=0.0"), ()),
 }

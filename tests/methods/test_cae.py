@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from mae.methods import METHODS
-from mae.methods.pictures import COLUMNS, note, pictures
+from mae.methods.pictures import pictures
 from mae.models.masking import masking
 from mae.models.patches import patchify, unpatchify
 from mae.models.targets import Target, build_target
@@ -110,7 +110,7 @@ def test_it_equals_the_release(case):
     assert losses["prediction_loss"].item() == pytest.approx(expected["token_loss"], **near)
     assert losses["alignment_loss"].item() == pytest.approx(expected["alignment_loss"], **near)
     assert losses["loss"].item() == pytest.approx(expected["loss"], **near)
-    mask = method.drawn(images, noise)
+    mask = method.sample_mask(images, noise)
     assert mask.masked_ids.shape[1] == config["num_masked"]
     found = {
         "logits_abs": method.predict(images, mask, mask.masked_ids),
@@ -147,7 +147,7 @@ def batch():
 def test_alignment_reaches_the_encoder_by_the_regressed_latents_alone(batch):
     images, noise = batch
     method = small()
-    mask = method.drawn(images, noise)
+    mask = method.sample_mask(images, noise)
     target = method.aligned_to(images, mask)
     assert not target.requires_grad
     expected = F.mse_loss(method.regress(images, mask), target)
@@ -160,7 +160,7 @@ def test_alignment_reaches_the_encoder_by_the_regressed_latents_alone(batch):
 def test_the_alignment_target_is_the_same_encoder_on_the_masked_patches_alone(batch):
     images, noise = batch
     method = small()
-    mask = method.drawn(images, noise)
+    mask = method.sample_mask(images, noise)
     target = method.aligned_to(images, mask)
     assert_close(target, encode(method.encoder, images, mask.masked_ids)[:, 1:].detach())
     patches = patchify(images, 4)
@@ -239,12 +239,13 @@ def test_with_pixels_as_target_the_encoders_own_latents_decode_to_the_image(batc
 def test_the_picture_of_the_own_latents_stands_beside_the_reconstruction(batch):
     images, noise = batch
     method = small("normalised_pixels")
-    panels = pictures(method, images, noise, (0.5,) * 3, (0.25,) * 3)
-    assert panels.shape == (16, len(COLUMNS), 3, 16, 16)
-    assert "the encoder itself" in note(method)
+    shown = pictures(method, images, noise, (0.5,) * 3, (0.25,) * 3)
+    assert shown.columns == ("original", "masked", "reconstruction", "own latents")
+    assert shown.panels.shape == (16, 4, 3, 16, 16)
+    assert "the encoder itself" in method.picture_note
     with torch.no_grad():
         own = method.target.as_pixels(method.eval().autoencode(images), patchify(images, 4))
-    assert_close(panels[:, 3], (unpatchify(own, 4, (4, 4)) * 0.25 + 0.5).clamp(0, 1))
+    assert_close(shown.panels[:, 3], (unpatchify(own, 4, (4, 4)) * 0.25 + 0.5).clamp(0, 1))
 
 
 def test_its_loss_adds_the_alignment_with_its_weight(batch):

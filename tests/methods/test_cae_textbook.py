@@ -162,7 +162,7 @@ def test_it_equals_the_textbook_algorithm_at_any_size(encoder, settings, mask, t
     method.encoder.pos_embed.data[0, 1:] = positions(vit.embed_dim, grid)  # in float64
     images = torch.randn(2, vit.in_chans, *vit.patch_embed.img_size, dtype=torch.float64)
     noise = torch.rand(2, *method.noise_shape, dtype=torch.float64)
-    masked = method.drawn(images, noise).masked
+    masked = method.sample_mask(images, noise).masked
     named = target in ("pixels", "normalised_pixels")
     predicting, aligning = textbook(method, images, masked, target if named else method.target(images))
     ours = method(images, noise)

@@ -10,6 +10,7 @@ from mae.config.methods import Methods
 from mae.engine.cost import training_flops
 from mae.methods import METHODS, Method
 from mae.methods.masked import MaskedMethod
+from mae.methods.masked_image_modeling import MaskedImageModeling
 from mae.models.patches import patchify, take, unpatchify
 from mae.models.targets import build_target
 from mae.models.vit import build
@@ -21,6 +22,7 @@ LENGTH, PATCH, GRID = 16, 4, (4, 4)
 SMALL = {
     "mae": {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 4},
     "cae": {"regressor_depth": 1, "decoder_depth": 1},
+    "ijepa": {"predictor_embed_dim": 32, "predictor_depth": 1, "predictor_num_heads": 4},
     "mocov3": {"hidden_dim": 32, "out_dim": 16},
     "supervised": {"num_classes": 4},
 }
@@ -51,6 +53,8 @@ def test_a_method_says_what_it_needs(method):
     assert method.views >= 1
     assert method.masked == isinstance(method, MaskedMethod)
     assert method.masked <= bool(method.noise_shape)
+    assert (method.masked and method.predicts) == isinstance(method, MaskedImageModeling)
+    assert ("masked" in method.describe()) == method.masked
     section = Methods.model_fields[next(name for name, kind in METHODS.items() if kind is type(method))]
     assert getattr(section.annotation, "views", 1) == method.views
 
@@ -156,22 +160,23 @@ def test_encoder_never_sees_a_masked_patch(method, batch):
     if not getattr(method, "hides", False):
         pytest.skip("it hides nothing")
     views, noise = batch
-    predicted, mask = method.reconstruct(*views, **noise)
+    mask = method.sample_mask(*views, **noise)
+    predicted = method.predict(*views, mask)
     patches = patchify(views[0], PATCH)
     patches[mask.masked] += torch.randn_like(patches[mask.masked]) * 50
     noisy = unpatchify(patches, PATCH, GRID)
-    assert_close(method.reconstruct(noisy, **noise)[0], predicted, rtol=0, atol=0)
+    assert_close(method.predict(noisy, mask), predicted, rtol=0, atol=0)
     patches = patchify(views[0], PATCH)
     patches[~mask.masked] += 1
-    changed = method.reconstruct(unpatchify(patches, PATCH, GRID), **noise)[0]
+    changed = method.predict(unpatchify(patches, PATCH, GRID), mask)
     assert (changed - predicted).abs().max() > 1e-3
 
 
 def test_what_is_asked_of_a_prediction_is_what_comes_in_that_order(method, batch):
-    if not method.masked:
-        pytest.skip("it predicts no patches")
+    if not (method.masked and method.predicts):
+        pytest.skip("it predicts no masked patches")
     (images,), noise = batch
-    mask = method.drawn(images, **noise)
+    mask = method.sample_mask(images, **noise)
     everywhere = method.predict(images, mask)
     assert everywhere.shape == (4, LENGTH, method.target.width)
     backwards = mask.masked_ids.flip(1)

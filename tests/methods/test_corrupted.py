@@ -88,4 +88,4 @@ def test_the_defaults_hide_what_the_paper_hides(kind, mask, masked):
     encoder = build("vit_tiny_patch16_224", img_size=224, embed_dim=32, depth=1, num_heads=4)
     target = build_target("pixels", encoder)
     method = kind(encoder, target=target)
-    assert (kind.paper[0], method.masking.num_masked) == (mask, masked)
+    assert (kind.paper_mask[0], method.masking.num_masked) == (mask, masked)

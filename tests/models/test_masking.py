@@ -83,6 +83,7 @@ def test_the_papers_numbers_of_hidden_patches():
         ("block", 0.5): 98,
         ("grid", 0.75): 147,
         ("cells", 0.6): 120,
+        ("multiblock", 0.75): 147,
     }
     assert {key: masking(key[0], (14, 14), key[1]).num_masked for key in numbers} == numbers
 
@@ -143,13 +144,58 @@ def test_cells_are_hidden_whole():
     assert_close((cells == 4).float().mean((1, 2)), torch.full((50,), 30 / 49))
 
 
+def target_blocks(grid=(14, 14), mask_ratio=0.75, images=2000):
+    """A masking, its mask, and each of its blocks (N, B, rows, columns) bool."""
+    hides = masking("multiblock", grid, mask_ratio)
+    mask = hides(torch.rand(images, *hides.noise_shape, generator=torch.Generator().manual_seed(0)))
+    blocks = torch.zeros(images, hides.blocks, grid[0] * grid[1], dtype=torch.bool)
+    return hides, mask, blocks.scatter(2, mask.block_ids, True).unflatten(2, grid)
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (4, 4), (7, 9), (2, 8)])
+@pytest.mark.parametrize("ratio", [1, 3, 0.3, 0.75])
+def test_target_blocks_have_one_size_and_all_of_them_is_masked(grid, ratio):
+    hides, mask, blocks = target_blocks(grid, ratio)
+    assert (blocks.sum((2, 3)) == hides.block_size).all()
+    assert (blocks.any(1).flatten(1) == mask.targets).all()
+    assert not (mask.targets & ~mask.masked).any()
+    assert hides.block_size == min(max(1, round(0.175 * grid[0] * grid[1])), max(1, hides.num_masked // 4))
+
+
+def test_target_blocks_are_rectangles_of_the_papers_aspect_but_for_one_side():
+    hides, _, blocks = target_blocks()
+    assert (hides.blocks, hides.block_size) == (4, 34)
+    rows, columns = blocks.any(3).sum(2), blocks.any(2).sum(2)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 7, 5, 7)
+    assert (rows * columns - 34 < torch.maximum(rows, columns)).all()
+
+
+def test_target_blocks_and_context_favour_no_side_of_the_image():
+    _, mask, blocks = target_blocks(images=20000)
+    for share in (blocks.float().mean((0, 1)), (~mask.masked).float().mean(0).unflatten(0, (14, 14))):
+        for turned in (share.flip(0), share.flip(1), share.T):
+            assert_close(share.mean(1), turned.mean(1), rtol=0, atol=0.01)
+
+
+def test_the_context_is_one_block_less_the_targets_cut_from_one_side():
+    """Around it is a frame at most a patch wide on two sides: .85 of the image and more is in the block."""
+    _, mask, _ = target_blocks()
+    visible = (~mask.masked).unflatten(1, (14, 14))
+    neither = (mask.masked & ~mask.targets).unflatten(1, (14, 14))
+    for seen, left in zip(visible[:50], neither[:50], strict=True):
+        at, lost = seen.nonzero(), left.nonzero()
+        inside = lost[((lost > at.min(0).values) & (lost < at.max(0).values)).all(1)]
+        along = [len(inside[:, side].unique()) for side in range(2)]
+        assert not len(inside) or min(along) == 1, "a row or a column is cut in part, and no patch else"
+
+
 @pytest.mark.parametrize("name", MASKINGS)
 def test_noise_fixes_the_mask_and_another_shape_is_refused(name):
     hides, images = masking(name, (4, 6), 0.5), torch.zeros(2, 3, 8, 12)
     noise = torch.rand(2, *hides.noise_shape)
-    assert_close(hides.drawn(images, noise).masked, hides(noise).masked)
+    assert_close(hides.sample(images, noise).masked, hides(noise).masked)
     with pytest.raises(ValueError, match="noise has shape"):
-        hides.drawn(images, noise[:, :-1])
+        hides.sample(images, noise[:, :-1])
 
 
 def test_an_unknown_mask_is_named():

@@ -28,6 +28,7 @@ ASKS = {
     "denoising": "pretrain={target: pixels, mask_ratio: 0.5}",
     "mocov3": "pretrain={augment: two_views, crop_scale: [0.2, 1.0]}",
     "igpt": "pretrain={target: mean_colour, probe: {layers: true}}",
+    "ijepa": "pretrain={mask: multiblock}",
 }
 
 
@@ -101,6 +102,9 @@ def test_it_ends_the_same_after_a_kill_and_its_encoder_is_timms(name, killed, ca
     found = json.loads((folder / "reports/pretrain/metrics.json").read_text())
     assert found["steps"] == 6
     assert ("masked" in found, found["attention"] == "causal") == (kind.masked, kind.causal)
+    if name == "ijepa":
+        assert (found["target_blocks"], found["target_block_patches"], found["masked"]) == (4, 3, 12)
+        assert "nothing is reconstructed" in found["pictures_note"]
     if name == "cae":
         assert (found["masked"], found["patches"]) == (7, 16)
     run(folder, params, "pretrain")

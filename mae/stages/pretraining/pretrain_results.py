@@ -10,7 +10,7 @@ from mae.config.paths import ENCODER, METHOD, REPORTS
 from mae.engine.cost import peak_memory, training_flops
 from mae.engine.loop import Fitted
 from mae.files import write_csv
-from mae.methods.pictures import COLUMNS, note, pictures
+from mae.methods.pictures import pictures
 from mae.report.plots.curves import training_curve
 from mae.report.plots.panels import panels
 from mae.stages.context.stage_context import PICTURES, StageContext, encoder_config
@@ -27,8 +27,8 @@ def write_results(ctx: StageContext, method: Any, fitted: Fitted, steps: int, la
     curve = ctx.curve(("loss", "lr", "grad_norm", "knn_top1", "images_per_second"))
     write_csv(reports / "curve.csv", curve)
     training_curve(reports / "curve.png", curve, title=f"Pretraining: {params.pretrain.method}")
-    shown = pictures(method, *_samples(ctx, method), params.input.mean, params.input.std).cpu()
-    panels(reports / "reconstructions.png", shown, COLUMNS[: shown.shape[1]], caption=note(method))
+    shown = pictures(method, *_samples(ctx, method), params.input.mean, params.input.std)
+    panels(reports / "reconstructions.png", shown.panels.cpu(), shown.columns, caption=method.picture_note)
     for picture in ("curve.png", "reconstructions.png"):
         ctx.run.picture(reports / picture)
     losses = [row["loss"] for row in curve if "loss" in row]
@@ -44,23 +44,15 @@ def write_results(ctx: StageContext, method: Any, fitted: Fitted, steps: int, la
             "images_per_second": rates[len(rates) // 2],
             **_cost(ctx, method),
             "attempts": fitted.attempt + 1,
-            "pictures_note": note(method),
+            "pictures_note": method.picture_note,
             "pictures_split": ctx.index.viewed.name,
-            **_kind(method),
+            **method.describe(),
             **({"knn_top1": probes[-1]} if probes else {}),
             **({"layers_top1": layers} if layers else {}),
         }
     )
     for number, top1 in enumerate(layers, start=1):
         ctx.run.log(number, {"layers_top1": top1})  # over blocks, not steps
-
-
-def _kind(method: Any) -> dict[str, Any]:
-    """What the method did to an image: how many patches it masked, how far its tokens saw."""
-    about: dict[str, Any] = {"attention": "causal" if method.causal else "full"}
-    if method.masked:
-        about |= {"patches": method.encoder.patch_embed.num_patches, "masked": method.masking.num_masked}
-    return about
 
 
 def _cost(ctx: StageContext, method: Any) -> dict[str, float]:
