@@ -1,1 +1,1 @@
-"""The report's parts and plots."""
+"""The report: a template, the parts that fill it, and all plots."""

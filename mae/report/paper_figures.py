@@ -1,4 +1,4 @@
-"""The papers' figures, for the report to stand beside: only beside their own method, encoder and sets."""
+"""Figures published in papers, for comparison with our own: only for the same method, encoder and images."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,11 @@ from mae.config import Params
 from mae.config.paths import IMAGES, read_json
 
 Figures = dict[str, float]
-# In %. Method -> (timm's name of the encoder at 224 pixels, its LayerScale at the start) -> figures: top-1 on
-# ImageNet-1k by protocol, top-1 fine-tuned on other sets by the source of the images, AP, mIoU, and top-1 (of
-# imagenet_c: mCE) on other versions of ImageNet.
-# MAE: arXiv 2111.06377, tables 3, 5, 6, 10, 13; AP in our form: ViTDet's release, in detectron2.
-# CAE: arXiv 2202.03026, 1600 epochs; its AP is of another schedule (1x), so it does not stand here.
+# In %. Method -> (timm's name of the encoder at 224 pixels, its initial LayerScale) -> figures: top-1 on
+# ImageNet-1k by protocol, top-1 fine-tuned on other sets by the source of the images, AP, mIoU, and top-1
+# (imagenet_c: mCE) on other versions of ImageNet.
+# MAE: arXiv 2111.06377, tables 3, 5, 6, 10, 13; AP as we measure it: ViTDet's release, in detectron2.
+# CAE: arXiv 2202.03026, 1600 epochs; its AP has another schedule (1x), so it is left out.
 PUBLISHED: dict[str, dict[tuple[str, float | None], Figures]] = {
     "mae": {
         ("vit_base_patch16_224", None): {
@@ -41,35 +41,35 @@ PUBLISHED: dict[str, dict[tuple[str, float | None], Figures]] = {
         ("vit_large_patch16_224", None): {"finetune": 84.1},
     },
 }  # fmt: skip
-# Of the encoder without pretraining, whatever the method: MAE's section A.2.
+# The encoder without pretraining, for every method: section A.2 of MAE.
 SCRATCH = {"vit_base_patch16_224": 82.3, "vit_large_patch16_224": 82.6, "vit_huge_patch14_224": 83.1}
-# Where settings of its own make a method another: those that its figures are of.
-OWN = {"mae": {"mask_tokens": "decoder"}, "mocov3": {"loss": "mocov3"}}
+# Settings of a method that its figures were measured with; with other values it is another method.
+MEASURED_WITH = {"mae": {"mask_tokens": "decoder"}, "mocov3": {"loss": "mocov3"}}
 SOURCES = {
     "mae": "He et al. 2021 (arXiv 2111.06377), box and mask AP of ViTDet's release in detectron2",
     "cae": "Chen et al. 2022 (arXiv 2202.03026), 1600 epochs",
     "beit": "table 3 of He et al. 2021, with relative position biases, which this encoder lacks",
     "mocov3": "table 3 of He et al. 2021",
 }
-# How many classes the sets besides ImageNet-1k have that figures are of.
+# Number of classes of the sets, other than ImageNet-1k, that have figures.
 CLASSES = {"inat2017": 5089, "inat2018": 8142, "inat2019": 1010, "places205": 205, "places365": 365}
 
 
 def published(params: Params) -> Figures:
-    """What the papers measured of this method on this encoder, in %; {} where that is nothing."""
+    """Look up the published figures of this method with this encoder, in %; {} where there are none."""
     method, encoder = params.pretrain.method, params.encoder
     if encoder.resized or encoder.img_size not in (224, (224, 224)):
         return {}
     scratch = encoder.init_values is None and encoder.name in SCRATCH
     found = {"scratch": SCRATCH[encoder.name]} if scratch else {}
-    own = getattr(params, method).model_dump()
-    if all(own[key] == value for key, value in OWN.get(method, {}).items()):
+    settings = getattr(params, method).model_dump()
+    if all(settings[key] == value for key, value in MEASURED_WITH.get(method, {}).items()):
         found |= PUBLISHED.get(method, {}).get((encoder.name, encoder.init_values), {})
     return found
 
 
 def paper_figures(params: Params) -> Figures:
-    """Protocol -> top-1 in %; {} for images of other classes than the papers'."""
+    """Look up protocol -> top-1 in %; {} for images of other classes than the papers'."""
     index, found = read_json(IMAGES.index), published(params)
     kind, classes = index["kind"], len(index["classes"])
     if kind in CLASSES:

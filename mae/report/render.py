@@ -43,7 +43,7 @@ def write_report(params: Params) -> None:
     results = {stage: read_json(REPORTS / stage / "metrics.json") for stage in STAGES}
     text = markdown(results, params)
     write_text(REPORTS / "report.md", text)
-    write_text(REPORTS / "report.html", page(params.report.title, text, REPORTS))
+    write_text(REPORTS / "report.html", html_page(params.report.title, text, REPORTS))
 
 
 def markdown(results: dict[str, Any], params: Params) -> str:
@@ -54,7 +54,7 @@ def markdown(results: dict[str, Any], params: Params) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def page(title: str, text: str, folder: Path) -> str:
+def html_page(title: str, text: str, folder: Path) -> str:
     """Render Markdown as one HTML file; its PNG pictures, named from `folder`, are inside it."""
     from markdown_it import MarkdownIt
 

@@ -1,4 +1,4 @@
-"""The papers' figures stand only next to the method, encoder and images that they were measured on."""
+"""The papers' figures are shown only for the method, encoder and images that they were measured with."""
 
 import shutil
 
@@ -42,7 +42,7 @@ def figures(settings):
     return find
 
 
-def test_on_imagenet_stand_the_figures_of_each_protocol(figures):
+def test_imagenet_has_the_figures_of_each_protocol(figures):
     for kind in ("folder", "imagenet_tar"):
         assert figures(kind, 1000) == {"linear": 68.0, "finetune": 83.6, "scratch": 82.3}
 
@@ -57,18 +57,18 @@ def test_on_imagenet_stand_the_figures_of_each_protocol(figures):
         ("places365", 365, 57.9),
     ],
 )
-def test_on_another_set_stands_its_fine_tuning_alone(figures, kind, classes, top1):
+def test_another_set_has_its_fine_tuning_alone(figures, kind, classes, top1):
     assert figures(kind, classes) == {"finetune": top1}
     assert figures(kind, classes - 1) == {}
 
 
-def test_beside_another_encoder_or_other_classes_stands_nothing(figures):
+def test_another_encoder_or_other_classes_have_no_figures(figures):
     assert figures("folder", 200) == {}
     assert figures("folder", 1000, "partial.blocks=[0, 1, 6]", "encoder.depth=6") == {}
 
 
 @pytest.mark.parametrize(
-    ("applied", "stands"),
+    ("applied", "shown"),
     [
         (["cae_vit_base"], {"linear": 70.3, "attentive": 77.2, "finetune": 83.9}),
         (["imagenet_vit_large", "cae_vit_large"], {"linear": 77.8, "attentive": 81.2, "finetune": 86.2}),
@@ -83,8 +83,8 @@ def test_beside_another_encoder_or_other_classes_stands_nothing(figures):
         (["encoder.img_size=192"], {}),
     ],
 )
-def test_the_figures_are_of_the_method_and_of_what_makes_the_encoder(figures, applied, stands):
-    assert figures("folder", 1000, *applied) == stands
+def test_the_figures_are_of_the_method_and_of_what_makes_the_encoder(figures, applied, shown):
+    assert figures("folder", 1000, *applied) == shown
 
 
 DENSE_SETS = {
@@ -101,7 +101,7 @@ DENSE_SETS = {
         (["mocov3_vit_base"], None, None),
     ],
 )
-def test_the_papers_ap_and_miou_stand_next_to_their_own_method_alone(settings, method, detect, segment):
+def test_the_papers_ap_and_miou_are_shown_for_their_own_method_alone(settings, method, detect, segment):
     params, results = settings(*method), write_results()
     for stage, row in (("detect", detect), ("segment", segment)):
         kind, count, heading = DENSE_SETS[stage]
@@ -115,26 +115,26 @@ def test_the_papers_ap_and_miou_stand_next_to_their_own_method_alone(settings, m
 
 
 @pytest.mark.parametrize(
-    ("method", "stands"), [([], "35.9"), (["cae_vit_base"], ""), (["mocov3_vit_base"], "")]
+    ("method", "shown"), [([], "35.9"), (["cae_vit_base"], ""), (["mocov3_vit_base"], "")]
 )
-def test_the_papers_robustness_stands_next_to_its_own_method_and_whole_sets(settings, method, stands):
+def test_the_papers_robustness_is_shown_for_its_own_method_and_whole_sets(settings, method, shown):
     params = settings(*method)
     for samples in (7500, 7499):
         found = {f"imagenet_a_{name}": value for name, value in (TOP | {"samples": samples}).items()}
         text = section(
             rendered(params, robustness=found | {"imagenet_a_classes": 200}), "Other versions of ImageNet"
         )
-        assert f"| 62.5 to 87.5 | {stands if samples == 7500 else ''} |" in text
+        assert f"| 62.5 to 87.5 | {shown if samples == 7500 else ''} |" in text
 
 
-def test_where_a_papers_figures_come_from_is_said_where_some_stand(settings):
+def test_the_source_of_shown_figures_is_named(settings):
     params = settings("cae_vit_base")
     assert "2202.03026" in paper_sources(params, ["linear"])[0]
     assert paper_sources(params, []) == []
     assert "A.2" in paper_sources(settings("denoising_vit_base"), ["scratch"])[0]
 
 
-def test_the_papers_top1_stands_in_the_results_with_its_source(settings):
+def test_the_papers_top1_is_in_the_results_with_its_source(settings):
     params = settings()
     results = write_results()
     index("data/shards", classes=1000)

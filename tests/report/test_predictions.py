@@ -1,4 +1,4 @@
-"""What is drawn is what was said, on images of any size."""
+"""Pages show the targets and the predictions as they are, on images of any size."""
 
 import tracemalloc
 
@@ -17,8 +17,8 @@ EMPTY = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long),
 
 
 def square(**values):
-    truth = {"bbox": [10, 12, 20, 16], "category": 1, "iscrowd": 0}
-    return truth | {"segmentation": [[10, 12, 30, 12, 30, 28, 10, 28]]} | values
+    target = {"bbox": [10, 12, 20, 16], "category": 1, "iscrowd": 0}
+    return target | {"segmentation": [[10, 12, 30, 12, 30, 28, 10, 28]]} | values
 
 
 def found(*scores):
@@ -41,7 +41,7 @@ def cells(path, side, columns):
     ]
 
 
-def test_boxes_and_masks_lie_where_they_were_said_to_be(tmp_path):
+def test_boxes_and_masks_are_drawn_at_their_coordinates(tmp_path):
     path = tmp_path / "page.png"
     detection_panel(
         path, [(torch.from_numpy(WHITE), {"annotations": [square()]}, found(0.9))], NAMES, side=240
@@ -82,10 +82,10 @@ def test_a_crowd_is_grey_below_the_objects(tmp_path):
 def test_any_size_is_drawn(tmp_path, shape):
     image = torch.zeros(shape, dtype=torch.uint8)
     height, width = shape[1:]
-    truth = {"annotations": [square(bbox=[0, 0, width, height], segmentation=None)]}
+    target = {"annotations": [square(bbox=[0, 0, width, height], segmentation=None)]}
     boxes = torch.tensor([[-5.0, -5, width + 9, height + 9], [width - 1, height - 1, width, height]])
     guess = {"boxes": boxes, "labels": torch.tensor([0, 2]), "scores": torch.ones(2)}
-    detection_panel(tmp_path / "boxes.png", [(image, truth, guess)] * 5, NAMES, side=200)
+    detection_panel(tmp_path / "boxes.png", [(image, target, guess)] * 5, NAMES, side=200)
     labels = torch.full((height, width), 255, dtype=torch.uint8)
     segmentation_panel(tmp_path / "maps.png", [(image, labels, labels.long())], NAMES, side=200)
     for name in ("boxes.png", "maps.png"):
@@ -96,10 +96,10 @@ def test_any_size_is_drawn(tmp_path, shape):
 
 def test_masks_are_decoded_one_at_a_time_and_no_larger_than_they_are(tmp_path):
     image, corners = torch.zeros(3, 1500, 2000, dtype=torch.uint8), [10, 12, 200, 12, 200, 160, 10, 160]
-    truth = {"annotations": [square(bbox=[10, 12, 190, 148], segmentation=[corners])] * 60}
-    detection_panel(tmp_path / "page.png", [(image, truth, EMPTY)], NAMES)  # what is imported late
+    target = {"annotations": [square(bbox=[10, 12, 190, 148], segmentation=[corners])] * 60}
+    detection_panel(tmp_path / "page.png", [(image, target, EMPTY)], NAMES)  # imports what is imported late
     tracemalloc.start()
-    detection_panel(tmp_path / "page.png", [(image, truth, EMPTY)], NAMES)
+    detection_panel(tmp_path / "page.png", [(image, target, EMPTY)], NAMES)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 30 * 1500 * 2000, "half of the masks at once"
@@ -110,10 +110,10 @@ def test_maps_have_their_classes_colours_and_a_legend_of_those_that_occur(tmp_pa
     labels[:, 30:], labels[30:] = 1, 255
     predicted = torch.from_numpy(np.where(labels == 255, 0, labels)).long()
     segmentation_panel(tmp_path / "page.png", [(WHITE, torch.from_numpy(labels), predicted)], NAMES, side=240)
-    _, truth, guess = cells(tmp_path / "page.png", 240, 3)
-    assert (truth[10, 10] == colour_of(0)).all()
-    assert (truth[10, 200] == colour_of(1)).all()
-    assert (truth[140, 200] == GREY).all()
+    _, target, guess = cells(tmp_path / "page.png", 240, 3)
+    assert (target[10, 10] == colour_of(0)).all()
+    assert (target[10, 200] == colour_of(1)).all()
+    assert (target[140, 200] == GREY).all()
     assert (guess[140, 200] == colour_of(0)).all()
     page = np.array(Image.open(tmp_path / "page.png").convert("RGB"))
     legend = {tuple(colour) for colour in page[GAP + STRIP + 160 + GAP :].reshape(-1, 3).tolist()}
@@ -121,7 +121,7 @@ def test_maps_have_their_classes_colours_and_a_legend_of_those_that_occur(tmp_pa
     assert colour_of(2) not in legend
 
 
-def test_a_picture_without_truth_shows_the_prediction_alone_and_many_classes_are_counted(tmp_path):
+def test_a_picture_without_a_target_shows_the_prediction_alone_and_many_classes_are_counted(tmp_path):
     predicted = np.arange(2400).reshape(40, 60) % 150
     names = [f"class {n}" for n in range(150)]
     segmentation_panel(tmp_path / "page.png", [(WHITE, None, predicted)], names)
@@ -141,7 +141,7 @@ def test_the_first_classes_have_colours_apart():
     assert apart.min() > 40
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path):
+def test_inputs_that_cannot_be_drawn_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one sample"):
         detection_panel(tmp_path / "page.png", [], NAMES)
     with pytest.raises(ValueError, match="uint8"):

@@ -12,7 +12,7 @@ from report.fixed_results import METRICS, RUN, TOP, index, rendered, section, wr
 
 from mae import config
 from mae.report import filters
-from mae.report.render import markdown, page, write_report
+from mae.report.render import html_page, markdown, write_report
 
 SKIPPED = {"skipped": "no labels"}
 HEADINGS = [
@@ -92,7 +92,7 @@ def test_the_page_holds_its_pictures_and_shows_text_as_text(params):
 
 
 def test_a_title_is_escaped_in_the_page(tmp_path):
-    assert "<title>A &amp; &lt;b&gt;</title>" in page("A & <b>", "text\n", tmp_path)
+    assert "<title>A &amp; &lt;b&gt;</title>" in html_page("A & <b>", "text\n", tmp_path)
 
 
 def test_the_templates_are_in_the_wheel(project, tmp_path):

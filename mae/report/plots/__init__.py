@@ -1,1 +1,1 @@
-"""The pictures of reports: PNG files, drawn without a screen, with the same bytes for the same values."""
+"""PNG pictures, drawn without a screen; the same values give the same bytes."""

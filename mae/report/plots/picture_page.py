@@ -1,6 +1,6 @@
 """Pages of pictures with headings and a legend, as PNG files. Drawn without a screen.
 
-H, W: a picture's own pixels; `side`: the longer side it gets on the page, px.
+H, W: pixels of a picture; `side`: its longer side on the page, px.
 """
 
 import colorsys
@@ -24,20 +24,22 @@ Pixels = NDArray[np.uint8]
 
 
 def colour_of(label: int) -> Colour:
-    """A class's colour on every picture: neighbours in number are far apart in hue."""
-    hue = label * 0.618034 % 1.0  # eight steps of the golden ratio come near the first: it gets darker then
+    """Choose the colour of a class on every picture: consecutive labels are far apart in hue."""
+    hue = (
+        label * 0.618034 % 1.0
+    )  # eight steps of the golden ratio come near the first: so later ones are darker
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.5)[label // 16 % 2], (0.95, 0.6)[label // 8 % 2])
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def readable_on(colour: Colour) -> Colour:
-    """Ink or paper, whichever stands out."""
+    """Choose the text colour, ink or paper, that contrasts with `colour`."""
     red, green, blue = colour
     return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else PAPER
 
 
 def rows_of_pixels(image: Any) -> Pixels:
-    """(3 or 1, H, W) uint8, a tensor or an array -> (H, W, 3). Raises ValueError for what is none."""
+    """Turn (3 or 1, H, W) uint8, tensor or array, into (H, W, 3). Raises ValueError for others."""
     pixels = torch.as_tensor(image).cpu().numpy()
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or pixels.dtype != np.uint8:
         raise ValueError(f"a picture is (3 or 1, H, W) uint8, not {pixels.shape} {pixels.dtype}")
@@ -45,7 +47,10 @@ def rows_of_pixels(image: Any) -> Pixels:
 
 
 def fitted(pixels: Pixels, side: int, blocks: bool = False) -> Image.Image:
-    """(H, W, 3) at `side` px on its longer side; enlarged, or with `blocks` always, without mixing pixels."""
+    """Resize (H, W, 3) to `side` px on its longer side.
+
+    Enlarging does not mix pixels; with `blocks` reducing does not either.
+    """
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -54,7 +59,7 @@ def fitted(pixels: Pixels, side: int, blocks: bool = False) -> Image.Image:
 
 
 def cell(picture: Image.Image, heading: str, side: int) -> Image.Image:
-    """The picture under its heading, on paper of the cell's full width."""
+    """Put the picture under its heading, on paper of width `side`."""
     whole = Image.new("RGB", (side, picture.height + STRIP), PAPER)
     whole.paste(picture, (0, STRIP))
     ImageDraw.Draw(whole).text((0, 2), heading, font=ImageFont.load_default(TEXT), fill=INK)
@@ -62,7 +67,7 @@ def cell(picture: Image.Image, heading: str, side: int) -> Image.Image:
 
 
 def page(rows: Sequence[Sequence[Image.Image]], across: int = 1) -> Image.Image:
-    """Rows of cells below each other, `across` of them side by side. Raises ValueError for no rows."""
+    """Put rows of cells below each other, `across` of them side by side. Raises ValueError for no rows."""
     if not rows:
         raise ValueError("a page of pictures needs at least one sample")
     lines = [[cell for row in rows[n : n + across] for cell in row] for n in range(0, len(rows), across)]
@@ -78,7 +83,7 @@ def page(rows: Sequence[Sequence[Image.Image]], across: int = 1) -> Image.Image:
 
 
 def with_legend(above: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
-    """The page with names and their colours below it; past `LEGEND_MOST` they are only counted."""
+    """Add names and their colours below the page; those past `LEGEND_MOST` are only counted."""
     more = len(entries) - LEGEND_MOST
     shown = [*entries[:LEGEND_MOST], *([(f"and {more} more", PAPER)] if more > 0 else [])]
     columns = max(1, (above.width - GAP) // LEGEND_WIDTH)
@@ -94,6 +99,6 @@ def with_legend(above: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Im
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """A PNG at `path`, whole or not at all."""
+    """Write a PNG at `path`, whole or not at all."""
     with atomic_write(path) as file:
         picture.save(file, format="PNG", optimize=True)
