@@ -1,1 +1,1 @@
-"""How an encoder is judged: classification protocols and nearest neighbours."""
+"""Evaluation of an encoder: by classification, detection, segmentation, and of its frozen features."""

@@ -1,4 +1,4 @@
-"""How sure a measured accuracy is: bootstrap intervals over the evaluated samples."""
+"""Bootstrap intervals of measured figures, and of the gain of one model over another."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 def bootstrap_interval(
     values: ArrayLike, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of the mean of `values` (n,).
+    """Compute the percentile bootstrap interval (low, high) of the mean of `values` (n,).
 
-    A resample of n values with replacement is a multinomial draw of how often each distinct value comes:
-    exact, and 50,000 right-or-wrong answers cost two counts a resample instead of 50,000 indices.
+    A resample of n values with replacement is a multinomial draw of the count of each distinct value. This
+    is exact, and 50,000 right-or-wrong answers cost two counts a resample instead of 50,000 indices.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not len(values):
@@ -36,9 +36,9 @@ def paired_gain(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """(gain, low, high): mean of candidate - champion over the same samples in order, and its interval.
+    """Compute (gain, low, high): the mean of candidate - champion over the same samples, and its interval.
 
-    Raises ValueError if the two do not have the same number of samples.
+    Both have the samples in the same order. Raises ValueError where their numbers of samples differ.
     """
     ours, theirs = np.asarray(candidate, dtype=np.float64), np.asarray(champion, dtype=np.float64)
     if ours.shape != theirs.shape:
@@ -53,24 +53,24 @@ def statistic_interval(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of a statistic, no mean (AP, mIoU), over `count` images.
+    """Compute the percentile bootstrap interval (low, high) of a figure (AP, mIoU) over `count` images.
 
-    statistic: image numbers (count,) int64, ascending, each as often as it was drawn -> its value over them,
-    nan where it is undefined (no object in any of them): such a resample is left out. Raises ValueError where
-    it is defined on none.
+    statistic: image numbers (count,) int64, ascending, each as often as it was drawn -> the figure over them,
+    nan where it is undefined (no object in any of them). Such a resample is left out. Raises ValueError where
+    the figure is undefined on every resample.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     if count < 1 or resamples < 1:
         raise ValueError(f"a bootstrap needs images and resamples, got {count} and {resamples}")
     draw = np.random.default_rng(seed)
-    found = np.empty(resamples)
+    values = np.empty(resamples)
     for number in range(resamples):
-        found[number] = statistic(np.sort(draw.integers(0, count, count)))
-    found = found[~np.isnan(found)]
-    if not len(found):
-        raise ValueError("the statistic is undefined on every resample: is anything labelled?")
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+        values[number] = statistic(np.sort(draw.integers(0, count, count)))
+    values = values[~np.isnan(values)]
+    if not len(values):
+        raise ValueError("the statistic is undefined on every resample: check that the images have labels")
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
@@ -81,10 +81,10 @@ def paired_statistic_gain(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """(gain, low, high) of ours - theirs, where `statistic` gives both over the same images.
+    """Compute (gain, low, high) of ours - theirs, where `statistic` gives both over the same images.
 
-    As `paired_gain`, for what is no mean over samples; arguments as in `statistic_interval`. Raises
-    ValueError where either side is undefined over all images.
+    Like `paired_gain`, for figures that are no mean over samples; arguments as in `statistic_interval`.
+    Raises ValueError where either side is undefined over all images.
     """
 
     def difference(rows: NDArray[np.int64]) -> float:
@@ -93,5 +93,5 @@ def paired_statistic_gain(
 
     gain = difference(np.arange(count))
     if np.isnan(gain):
-        raise ValueError("the statistic is undefined over all images: is anything labelled?")
+        raise ValueError("the statistic is undefined over all images: check that the images have labels")
     return gain, *statistic_interval(difference, count, confidence, resamples, seed)

@@ -25,8 +25,8 @@ class ModelWithLogits(Protocol):
 class Evaluation:
     """Fractions of right answers over `count` samples; `correct` (bool) and `rows` are in row order.
 
-    top5 counts the best min(5, classes) answers; loss is the mean cross-entropy, None where there is none;
-    skipped counts samples that could not be decoded.
+    top5 counts the best min(5, classes) answers. loss is the mean cross-entropy, None for votes. skipped
+    counts samples that could not be decoded.
     """
 
     top1: float
@@ -50,8 +50,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `model` (left in evaluation mode) over this rank's batches; every rank gets the whole result.
 
-    batches: {"images": uint8 (n, C, H, W), "labels": (n,), "rows": (n,), "skipped": int}. Rows that come
-    twice, on one rank or several, count once. Raises ValueError if nothing came or a label is no class.
+    batches: {"images": uint8 (n, C, H, W), "labels": (n,), "rows": (n,), "skipped": int}. A row that occurs
+    twice, on one rank or several, counts once. Raises ValueError without samples or for a label that is no
+    class.
     """
     model.eval()
     device = torch.device(device)
@@ -78,7 +79,7 @@ def summarise(tables: list[Tensor], num_classes: int, skipped: int, with_loss: b
     _, once = np.unique(whole[:, 0], return_index=True)
     rows, labels, loss, first, fifth = whole[once].T
     if not len(rows):
-        raise ValueError(f"nothing to evaluate: no sample came, {skipped} could not be decoded")
+        raise ValueError(f"nothing to evaluate: no sample was read, {skipped} could not be decoded")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(
             f"labels {labels.min():.0f} to {labels.max():.0f}, but there are {num_classes} classes"

@@ -1,4 +1,4 @@
-"""Classification by any protocol of the table: build the classifier, train it."""
+"""A classifier by any protocol of the table: build it, train it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ Batches = Callable[[int, int], Iterator[Mapping[str, Any]]]
 
 
 class Classifier(nn.Module):
-    """An encoder and a head, trained as its protocol says.
+    """An encoder and a head that trains by a protocol.
 
     encoder: a timm ViT built with the protocol's `pool`; `blocks`: see `protocols.freeze`. Frozen parts stay
     in evaluation mode. A state dict has timm's names under `encoder.`, the rest under `head.`.
@@ -41,7 +41,7 @@ class Classifier(nn.Module):
         self._learns_below_head = any(parameter.requires_grad for parameter in encoder.parameters())
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalised images (N, C, H, W) -> (N, classes)."""
+        """Compute logits (N, classes) of normalised images (N, C, H, W)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._learns_below_head):
             tokens = encoders.encode(self.encoder, images)
             if self.protocol.tokens == "patches":
@@ -53,7 +53,7 @@ class Classifier(nn.Module):
         return self.head(tokens)
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """{"loss": cross-entropy in float32}; targets are classes (N,) or probabilities (N, classes)."""
+        """Compute {"loss": cross-entropy in float32}; targets: classes (N,) or probabilities (N, classes)."""
         logits = self.logits(images)
         if logits.dtype != torch.float64:
             logits = logits.float()
@@ -61,18 +61,18 @@ class Classifier(nn.Module):
         return {"loss": F.cross_entropy(logits, targets, label_smoothing=smoothing)}
 
     def train(self, mode: bool = True) -> "Classifier":
-        """As nn.Module's, but what is frozen stays in evaluation mode: no drop path, no statistics there."""
+        """Set the mode; frozen parts stay in evaluation mode: they drop no path and update no statistics."""
         super().train(mode)
         for part in self._frozen:
             part.eval()
         return self
 
     def no_weight_decay(self) -> set[str]:
-        """Class token and positions, as timm and the official fine-tuning have it."""
+        """Name the class token and the positions, as timm and the official fine-tuning do."""
         return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer decay: embedding, then block by block; norms and head come last."""
+        """Group parameters for layer decay: embedding, then block by block; norms and head come last."""
         return encoders.layer_groups(r"encoder\.")
 
 
@@ -87,7 +87,7 @@ def build_classifier(
     drop_path: float = 0.0,
     seed: int = 0,
 ) -> Classifier:
-    """A classifier ready to train: `protocol` is a key of PROTOCOLS, `encoder` what `encoder.build` takes.
+    """Build a classifier to train: `protocol` is a key of PROTOCOLS, `encoder` the arguments of `vit.build`.
 
     encoder_state: pretrained weights with timm's names; None starts from MAE's random initialisation (as
     "scratch" must). Its positions are resampled where the image size differs; from_grid (rows, columns) is
@@ -97,7 +97,7 @@ def build_classifier(
         raise ValueError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
     row = PROTOCOLS[protocol]
     if encoder_state is not None and not row.pretrained:
-        raise ValueError(f"{protocol} starts from random weights: give it no encoder_state")
+        raise ValueError(f"{protocol} starts from random weights: pass no encoder_state")
     seed_process(seed)
     vit = encoders.build(**encoder, pool=row.pool, drop_path=drop_path)
     if encoder_state is None:
@@ -132,7 +132,7 @@ def train_classifier(
 
     def inputs(start: int, attempt: int) -> Iterator[tuple[Tensor, Tensor]]:
         for number, batch in enumerate(batches(start, attempt), start * accumulate):
-            # What a loader drew here depends on its number of workers; what is drawn now must not.
+            # The loader's draws depend on its number of workers; those of mixing must not.
             seed_process(
                 options.seed, number // accumulate, attempt, distributed.rank(), number % accumulate, 1
             )

@@ -1,23 +1,23 @@
-"""Heads: from the tokens of an encoder to logits."""
+"""Classification heads: from the tokens of an encoder to logits."""
 
 import torch
 from torch import Tensor, nn
 
 
 def linear_head(embed_dim: int, num_classes: int, num_heads: int) -> nn.Module:
-    """(N, D) -> (N, classes), nearly zero at first (MAE's fine-tuning as released)."""
+    """Build a Linear (N, D) -> (N, classes), nearly zero at first (MAE's fine-tuning as released)."""
     head = nn.Linear(embed_dim, num_classes)
     return _start(head, 2e-5)
 
 
 def probe_head(embed_dim: int, num_classes: int, num_heads: int) -> nn.Module:
-    """(N, D) -> (N, classes): BatchNorm without affine part, then Linear (MAE, A.1, linear probing)."""
+    """Build (N, D) -> (N, classes): BatchNorm without affine part, then Linear (MAE, A.1, linear probing)."""
     layer = _start(nn.Linear(embed_dim, num_classes), 0.01)
     return nn.Sequential(nn.BatchNorm1d(embed_dim, affine=False, eps=1e-6), layer)
 
 
 class AttentiveHead(nn.Module):
-    """(N, K, D) -> (N, classes): one learnable query attends to all tokens (CAE, arXiv 2202.03026, 4.1).
+    """A head (N, K, D) -> (N, classes) whose learnable query attends to all tokens (arXiv 2202.03026, 4.1).
 
     LayerNorm on query, keys and values; no MLP, no residual; then the linear probe's BatchNorm and Linear.
     """

@@ -1,4 +1,4 @@
-"""A fine-tuned classifier on other versions of ImageNet: the sets, and what their errors add up to."""
+"""Other versions of ImageNet for a fine-tuned classifier: the sets, and the errors on ImageNet-C."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# Top-1 errors of AlexNet on ImageNet-C, mean over the five severities, which CE divides by: Hendrycks and
-# Dietterich 2019, arXiv 1903.12261, section 4.2; to six digits as in the evaluation that they published.
+# CE divides by AlexNet's top-1 errors on ImageNet-C, the mean over the five severities: Hendrycks and
+# Dietterich 2019, arXiv 1903.12261, section 4.2; six digits, from the evaluation that they published.
 ALEXNET_ERRORS = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
@@ -30,8 +30,11 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class OtherSet:
-    """folders: what its unpacked folder may be called. among_its_own: predictions are compared among the
-    classes that the set has, as its authors do. crop_pct: of `transforms.evaluation`; None as usual."""
+    """Another version of ImageNet.
+
+    folders: names that its unpacked folder may have. among_its_own: predictions are compared among the
+    classes that the set has, as its authors do. crop_pct: of `transforms.evaluation`; None for its default.
+    """
 
     folders: tuple[str, ...]
     among_its_own: bool = False
@@ -39,7 +42,7 @@ class OtherSet:
 
 
 SETS = {
-    # Its images are the centre crops already, 224 pixels wide: they are not cropped again.
+    # Its images are centre crops already, 224 pixels wide: they are not cropped again.
     "imagenet_c": OtherSet(("imagenet-c", "ImageNet-C", "imagenet_c"), crop_pct=1.0),  # arXiv 1903.12261
     "imagenet_a": OtherSet(("imagenet-a", "imagenet_a"), among_its_own=True),  # arXiv 1907.07174
     "imagenet_r": OtherSet(("imagenet-r", "imagenet_r"), among_its_own=True),  # arXiv 2006.16241
@@ -48,34 +51,36 @@ SETS = {
 
 
 class Among(nn.Module):
-    """A classifier that chooses among some of its classes only: the others' logits are minus infinity."""
+    """A classifier that chooses among some of its classes: the logits of the others are minus infinity."""
 
     def __init__(self, model: nn.Module, classes: Sequence[int]) -> None:
         super().__init__()
         self.model, self.classes = model, list(classes)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalised images (N, C, H, W) -> (N, classes of the model)."""
-        every = self.model(images)
-        chosen = torch.full_like(every, -torch.inf)
-        chosen[:, self.classes] = every[:, self.classes]
-        return chosen
+        """Compute logits (N, classes of the model) of normalised images (N, C, H, W)."""
+        logits = self.model(images)
+        masked = torch.full_like(logits, -torch.inf)
+        masked[:, self.classes] = logits[:, self.classes]
+        return masked
 
 
 def corruption_errors(errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """CE of each corruption: its error summed over severities, over AlexNet's; 1 is as bad as AlexNet.
+    """Compute the CE of each corruption: its mean error over AlexNet's; 1 is as bad as AlexNet.
 
-    errors: corruption -> top-1 error (fraction) at each severity. Raises ValueError for a corruption that
-    AlexNet's errors are not known of, or one that lacks a severity.
+    errors: corruption -> top-1 error (fraction) at each severity. Raises ValueError for a corruption that is
+    not one of ImageNet-C's, or one that lacks a severity.
     """
     for name, values in errors.items():
         if name not in ALEXNET_ERRORS or len(values) != len(SEVERITIES):
-            raise ValueError(f"{name}: {len(values)} errors; expected one of ImageNet-C's at five severities")
+            raise ValueError(
+                f"{name}: {len(values)} errors; expected a corruption of ImageNet-C at five severities"
+            )
     return {name: sum(values) / len(values) / ALEXNET_ERRORS[name] for name, values in errors.items()}
 
 
 def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> float:
-    """mCE: the mean CE of all fifteen corruptions. Raises ValueError where one is missing."""
+    """Compute mCE, the mean CE of all fifteen corruptions. Raises ValueError where one is missing."""
     missing = sorted(ALEXNET_ERRORS.keys() - errors.keys())
     if missing:
         raise ValueError(f"mCE needs all {len(ALEXNET_ERRORS)} corruptions; missing: {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""Training batches made on the device: normalised, partly erased, mixed."""
+"""Batches on the device before training: normalisation, random erasing, mixup and cutmix."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ from mae.evaluation.classification.protocols import Recipe
 
 
 class Mixing:
-    """uint8 images (N, C, H, W) and labels (N,) -> float images and targets, both on `device`.
+    """A map from uint8 images (N, C, H, W) and labels (N,) to float images and targets, all on `device`.
 
-    Random erasing by pixel, then mixup or cutmix of the whole batch with itself reversed, as timm does them.
+    Random erasing by pixel, then mixup or cutmix of the whole batch with itself reversed, as in timm.
     Targets are soft (N, classes) where images are mixed, else the labels. Draws from the process-wide
     generators of random, numpy and torch.
     """
@@ -41,7 +41,7 @@ class Mixing:
 
     @property
     def smoothing(self) -> float:
-        """Label smoothing left to the loss: what the soft targets do not hold already."""
+        """The label smoothing that the loss must apply: none where soft targets have it already."""
         return 0.0 if self._mixup else self._smoothing
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ class Mixing:
             images = self._erase(images)
         if self._mixup is None:
             return images, labels
-        even = len(images) // 2 * 2  # mixing pairs first with last: of an odd batch one image stays plain
+        even = len(images) // 2 * 2  # mixing pairs first with last: in an odd batch one image stays plain
         targets = mixup_target(labels, self._classes, lam=1.0, smoothing=self._smoothing)
         if even:
             images[:even], targets[:even] = self._mixup(images[:even], labels[:even])

@@ -1,4 +1,4 @@
-"""The protocols by which an encoder is judged, one row each, and the numbers of a training."""
+"""The protocols that evaluate an encoder by classification, one row each, and the numbers of a training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from mae.evaluation.classification.heads import AttentiveHead, linear_head, prob
 
 @dataclass(frozen=True)
 class Protocol:
-    """What one protocol feeds to which head, and what it trains.
+    """A row of the table: the tokens, the head, the parameters that train, and how they train.
 
     tokens: "patches" (mean of the patch tokens, then a fresh fc_norm), "class" (the class token after the
     final norm), "mean" (mean of the patch tokens after it) or "all" (every token after it). trains:
@@ -33,7 +33,7 @@ class Protocol:
 
     @property
     def pool(self) -> str:
-        """The `pool` that the encoder is built with."""
+        """The encoder's `pool`."""
         return "avg" if self.tokens == "patches" else "token"
 
 
@@ -41,7 +41,7 @@ PROTOCOLS = {
     "finetune": Protocol("patches", linear_head, "everything", "adamw", "finetune", mixes=True),
     "partial": Protocol("patches", linear_head, "blocks", "adamw", "finetune", mixes=True),
     "linear": Protocol("class", probe_head, "head", "lars", "byol", mixes=False),
-    # For small models, whose pretraining hardly trains the class token.
+    # For small models: their pretraining hardly trains the class token.
     "linear_mean": Protocol("mean", probe_head, "head", "lars", "byol", mixes=False),
     "attentive": Protocol("all", AttentiveHead, "head", "sgd", "crop", mixes=False),
     "scratch": Protocol(
@@ -113,7 +113,7 @@ def make_augmentation(
 
 
 def make_optimizer(kind: str, model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
-    """The optimizer of a protocol's row over the trainable parameters of `model`; lr is the peak rate."""
+    """Build a protocol's optimizer over the trainable parameters of `model`; lr is the peak rate."""
     if kind == "adamw":
         return adamw(
             model, lr=lr, betas=recipe.betas, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
@@ -121,7 +121,7 @@ def make_optimizer(kind: str, model: nn.Module, recipe: Recipe, lr: float) -> to
     if kind == "lars":
         if recipe.weight_decay:
             raise ValueError(
-                f"the linear probe's LARS has no weight decay: set it to 0, not {recipe.weight_decay}"
+                f"the linear probe's LARS takes no weight_decay: set it to 0, not {recipe.weight_decay}"
             )
         return lars(model, lr=lr, momentum=recipe.momentum)
     return sgd(model, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
@@ -134,7 +134,7 @@ def freeze(vit: VisionTransformer, trains: str, blocks: float | None) -> list[nn
     the last block (MAE, section 4.3). Raises ValueError for a number that the encoder does not have.
     """
     if trains == "everything":
-        vit.requires_grad_(True)  # positions too, which pretraining kept fixed
+        vit.requires_grad_(True)  # positions too, which are fixed in pretraining
         return []
     vit.requires_grad_(False)
     if trains == "head":

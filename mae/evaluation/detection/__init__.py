@@ -1,1 +1,1 @@
-"""Detection on an encoder: the detector and its average precision."""
+"""Average precision of a detector by the COCO protocol."""

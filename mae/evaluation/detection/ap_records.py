@@ -1,7 +1,7 @@
-"""Which detection found an object, per image: enough to know the AP over any resample of the images.
+"""Matches between detections and objects, image by image: enough for the AP over any resample of images.
 
 K categories, T = 10 IoU thresholds, D detections, n images. Matching follows the official COCO protocol
-(area "all", the best 100 detections of an image and category), as pycocotools' COCOeval does it.
+(area "all", the best 100 detections of an image and category), like COCOeval of pycocotools.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +27,8 @@ class MatchRecords:
     """Detections in rank order: by category, then score (descending), then image.
 
     image (D,) int32 numbers into image_ids (n,); category (D,) int32; score (D,); matched and ignored (D,)
-    uint16, bit t: the detection found an object, or a crowd, at threshold t. objects (M, 3) int32: image,
-    category, how many objects that are no crowd. names (K,): the categories'.
+    uint16, bit t: the detection matches an object, or a crowd, at threshold t. objects (M, 3) int32: image,
+    category, number of objects that are no crowd. names (K,): the categories'.
     """
 
     image_ids: NDArray[np.str_]
@@ -41,29 +41,29 @@ class MatchRecords:
     objects: NDArray[np.int32]
 
     def save(self, path: Path) -> None:
-        """One compressed .npz."""
+        """Write one compressed .npz."""
         with atomic_write(path) as file:  # a file, so that NumPy adds no suffix of its own
             np.savez_compressed(file, **{each.name: getattr(self, each.name) for each in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> "MatchRecords":
-        """What `save` wrote. Raises ValueError for a file of another kind."""
+        """Read the records that `save` wrote. Raises ValueError for a file of another kind."""
         with np.load(path, allow_pickle=False) as stored:
             missing = [each.name for each in fields(cls) if each.name not in stored]
             if missing:
-                raise ValueError(f"{path} holds no match records: {', '.join(missing)} missing")
+                raise ValueError(f"{path}: not a file of match records; {', '.join(missing)} missing")
             return cls(**{each.name: stored[each.name] for each in fields(cls)})
 
 
 class ResampledAP:
-    """AP over images that count as often as their weights say: one pass over the hits, none over pixels."""
+    """AP over weighted images: one pass over the hits, none over pixels."""
 
     def __init__(self, records: MatchRecords) -> None:
         self.records = records
         kinds, thresholds = len(records.names), len(IOU_THRESHOLDS)
         ignored = (records.ignored >> _BIT[:, None] & 1).astype(bool)
         hit = (records.matched >> _BIT[:, None] & 1).astype(bool) & ~ignored
-        # Only hits and ignored detections are looked at one by one: precision falls between them.
+        # Only hits and ignored detections are visited one by one: precision falls between them.
         threshold, self._detection = np.nonzero(hit | ignored)
         self._hit = hit[threshold, self._detection]
         self._kind = records.category[self._detection]
@@ -72,21 +72,25 @@ class ResampledAP:
         self._category_first = np.searchsorted(records.category, np.arange(kinds))
 
     def table(self, weights: ArrayLike | None = None) -> NDArray[np.float64]:
-        """AP per threshold and category (T, K), nan where a category has no object; weights (n,) or all 1."""
-        found = self.records
-        weight = np.ones(len(found.image_ids)) if weights is None else np.asarray(weights, dtype=np.float64)
-        if weight.shape != found.image_ids.shape:
-            raise ValueError(f"weights for {len(found.image_ids)} images wanted, got shape {weight.shape}")
-        kinds = len(found.names)
-        image, kind, count = found.objects.T
+        """Compute AP per threshold and category (T, K); nan where a category has no object.
+
+        weights: (n,), how often each image counts; all 1 by default.
+        """
+        records = self.records
+        images = len(records.image_ids)
+        weight = np.ones(images) if weights is None else np.asarray(weights, dtype=np.float64)
+        if weight.shape != (images,):
+            raise ValueError(f"expected weights for {images} images, got shape {weight.shape}")
+        kinds = len(records.names)
+        image, kind, count = records.objects.T
         objects = np.bincount(kind, weight[image] * count, minlength=kinds)
-        shown = np.concatenate([[0.0], np.cumsum(weight[found.image])])
-        shown = shown[self._detection + 1] - shown[self._category_first][self._kind]
-        each = weight[found.image[self._detection]]
+        ranked = np.concatenate([[0.0], np.cumsum(weight[records.image])])
+        ranked = ranked[self._detection + 1] - ranked[self._category_first][self._kind]
+        each = weight[records.image[self._detection]]
         right = self._running(each * self._hit)
-        precision = right / (shown - self._running(each * ~self._hit) + np.spacing(1))
-        # How many of the 101 recalls are reached here and not before; each is worth the best precision from
-        # here on, found for all segments at once by lifting each one above those after it.
+        precision = right / (ranked - self._running(each * ~self._hit) + np.spacing(1))
+        # The number of the 101 recalls that are reached here and not before. Each counts the best precision
+        # from here on; one pass gives it for all segments, lifting each one above those after it.
         reached = np.searchsorted(RECALLS, right / np.maximum(objects, 1)[self._kind], side="right")
         before = np.concatenate([[0], reached[:-1]])
         before[self._first[self._first < len(reached)]] = 0
@@ -97,7 +101,7 @@ class ResampledAP:
         return np.where(objects > 0, area.reshape(shape) / len(RECALLS), np.nan)
 
     def __call__(self, weights: ArrayLike | None = None) -> float:
-        """Mean of `table` over thresholds and the categories that have objects; nan where none has."""
+        """Compute the mean of `table` over thresholds and the categories with objects; nan without any."""
         table = self.table(weights)
         present = ~np.isnan(table)
         return float(table[present].mean()) if present.any() else float("nan")
@@ -108,45 +112,46 @@ class ResampledAP:
 
 
 def resampled_ap(records: MatchRecords) -> Callable[[NDArray[np.int64]], float]:
-    """AP as a statistic of drawn image numbers, for `confidence.statistic_interval`."""
+    """Make AP a statistic of drawn image numbers, for `confidence.statistic_interval`."""
     value = ResampledAP(records)
     return lambda rows: value(np.bincount(rows, minlength=len(records.image_ids)))
 
 
 def paired_ap(ours: MatchRecords, theirs: MatchRecords) -> Callable[[NDArray[np.int64]], tuple[float, float]]:
-    """Both APs as a statistic of drawn image numbers, for `confidence.paired_statistic_gain`.
+    """Make both APs a statistic of drawn image numbers, for `confidence.paired_statistic_gain`.
 
-    Raises ValueError unless both were judged on the same images, categories and objects.
+    Raises ValueError unless both were evaluated on the same images, categories and objects.
     """
     for name, what in (("image_ids", "images"), ("names", "categories"), ("objects", "objects")):
         if not np.array_equal(getattr(ours, name), getattr(theirs, name)):
-            raise ValueError(f"a paired comparison needs the same {what}: these two were judged on others")
+            raise ValueError(f"a paired comparison needs the same {what}: evaluate both on the same data")
     first, second = resampled_ap(ours), resampled_ap(theirs)
     return lambda rows: (first(rows), second(rows))
 
 
 def match_records(
-    truth: Mapping[Pair, Sequence[Mapping[str, Any]]],
-    found: Mapping[Pair, Sequence[Mapping[str, Any]]],
+    targets: Mapping[Pair, Sequence[Mapping[str, Any]]],
+    results: Mapping[Pair, Sequence[Mapping[str, Any]]],
     ious: Mapping[Pair, Any],
     image_ids: Sequence[Any],
     names: Sequence[str],
 ) -> MatchRecords:
-    """Match every image and category.
+    """Match detections and objects of every image and category.
 
-    truth and found: annotations and results by (image number, category number), both from 1; ious: for the
-    same pairs (best 100 detections by score, objects), crowds already taken as crowds; empty where there is
-    nothing to compare. image_ids and names say what the numbers stand for.
+    targets and results: annotations and detections by (image number, category number), both from 1; ious:
+    for the same pairs (best 100 detections by score, objects), with the overlap that crowds have; empty where
+    there is nothing to compare. image_ids and names: of the images and categories, in the order of their
+    numbers.
     """
     objects = [
-        (image - 1, category - 1, sum(not each["iscrowd"] for each in truth[image, category]))
-        for image, category in sorted(truth)
+        (image - 1, category - 1, sum(not each["iscrowd"] for each in targets[image, category]))
+        for image, category in sorted(targets)
     ]
     parts: list[tuple[Any, ...]] = []
-    for pair in sorted(found):
-        scores = np.array([each["score"] for each in found[pair]], dtype=np.float64)
+    for pair in sorted(results):
+        scores = np.array([each["score"] for each in results[pair]], dtype=np.float64)
         scores = scores[np.argsort(-scores, kind="stable")[:BEST]]
-        crowd = np.array([bool(each["iscrowd"]) for each in truth.get(pair, ())], dtype=bool)
+        crowd = np.array([bool(each["iscrowd"]) for each in targets.get(pair, ())], dtype=bool)
         overlap = np.asarray(ious[pair], dtype=np.float64) if len(crowd) else np.zeros((len(scores), 0))
         matched, ignored = match(overlap, crowd)
         image, category = (np.full(len(scores), number) for number in pair)
@@ -169,24 +174,24 @@ def match_records(
 def match(
     ious: NDArray[np.float64], crowd: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """(matched, ignored), each (detections,) with bit t for threshold t, of one image and category.
+    """Match one image and category: (matched, ignored), each (detections,) with bit t for threshold t.
 
-    ious (detections by descending score, objects, 0 too); crowd (objects,). A detection takes the free object
-    that it overlaps most (the later one of equals), else any crowd that it lies in.
+    ious (detections by descending score, objects; either may be 0); crowd (objects,). A detection matches the
+    free object with the highest overlap (the later one of equals), else any crowd that it overlaps enough.
     """
     matched, ignored = (np.zeros(len(ious), dtype=np.uint16) for _ in range(2))
-    wanted = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
-    alone = ious[:, ~crowd][:, ::-1]  # reversed, so that argmax finds the later one of equals
+    thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
+    single = ious[:, ~crowd][:, ::-1]  # reversed, so that argmax gives the later one of equals
     crowded = ious[:, crowd].max(axis=1, initial=-1.0)
-    free = np.ones((len(wanted), alone.shape[1]), dtype=bool)
-    for number in np.flatnonzero(ious.max(axis=1, initial=-1.0) >= wanted[0]):
-        hit = np.zeros(len(wanted), dtype=bool)
-        if alone.shape[1]:
-            fits = free & (alone[number] >= wanted[:, None])
-            best = np.where(fits, alone[number], -1.0).argmax(axis=1)
+    free = np.ones((len(thresholds), single.shape[1]), dtype=bool)
+    for number in np.flatnonzero(ious.max(axis=1, initial=-1.0) >= thresholds[0]):
+        hit = np.zeros(len(thresholds), dtype=bool)
+        if single.shape[1]:
+            fits = free & (single[number] >= thresholds[:, None])
+            best = np.where(fits, single[number], -1.0).argmax(axis=1)
             hit = fits.any(axis=1)
             free[hit, best[hit]] = False
-        lost = ~hit & (crowded[number] >= wanted)
+        lost = ~hit & (crowded[number] >= thresholds)
         matched[number] = ((hit | lost) << _BIT).sum()
         ignored[number] = (lost << _BIT).sum()
     return matched, ignored

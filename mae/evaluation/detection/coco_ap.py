@@ -2,7 +2,8 @@
 
 Ground truth is the official instances json ({"images", "annotations", "categories"}) and results are the
 official results json, both as plain values. Two results formats are official: boxes alone and masks alone
-(`of_kind`): given both at once, pycocotools sorts masks into small, medium and large by their boxes' area.
+(`of_kind`). With both at once, pycocotools sorts masks into small, medium and large by the area of their
+boxes.
 """
 
 import math
@@ -24,9 +25,12 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 
 @dataclass(frozen=True)
 class DetectionEvaluation:
-    """figures: see `coco_figures`. curve: 101 rows of recall, precision_50, precision_75 and precision (the
+    """Figures, precision-recall curve, a row for each category, and match records of one kind.
+
+    figures: see `coco_figures`. curve: 101 rows of recall, precision_50, precision_75 and precision (the
     mean over the ten IoU thresholds), each the mean over the categories with objects. categories: a row for
-    each of those, in official order: category (its name), objects, AP, AP50, AP75, AR100."""
+    each of those, in official order: category (its name), objects, AP, AP50, AP75, AR100.
+    """
 
     figures: dict[str, float]
     curve: list[dict[str, float]]
@@ -37,18 +41,18 @@ class DetectionEvaluation:
 def as_results(
     detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int | str], category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Official results entries: image_id, category_id, bbox [x, y, w, h] px, score, segmentation (RLE).
+    """Convert detections to official results: image_id, category_id, bbox [x, y, w, h], score, segmentation.
 
-    detections: per image boxes (n, 4) xyxy px, labels (n,) places in `category_ids`, scores (n,) and, where
-    there are masks, masks: n RLE dicts {"size": [H, W], "counts"}. Raises ValueError for lists of other
-    lengths, a label that is no category, a score that is no number.
+    detections: per image boxes (n, 4) xyxy px, labels (n,) indices into `category_ids`, scores (n,) and
+    perhaps masks: n RLE dicts {"size": [H, W], "counts"}, the segmentations. Raises ValueError for lists of
+    different lengths, a label that is no category, a score that is not finite.
     """
     entries: list[dict[str, Any]] = []
-    for image_id, found in zip(image_ids, detections, strict=True):
+    for image_id, objects in zip(image_ids, detections, strict=True):
         boxes, labels, scores = (
-            torch.as_tensor(found[key]).tolist() for key in ("boxes", "labels", "scores")
+            torch.as_tensor(objects[key]).tolist() for key in ("boxes", "labels", "scores")
         )
-        masks = found["masks"] if "masks" in found else [None] * len(boxes)
+        masks = objects["masks"] if "masks" in objects else [None] * len(boxes)
         for box, label, score, mask in zip(boxes, labels, scores, masks, strict=True):
             if not 0 <= label < len(category_ids):
                 raise ValueError(
@@ -68,25 +72,25 @@ def as_results(
 
 
 def of_kind(results: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The results as the official json of one kind has them: with their "bbox" or their "segm"entation alone.
+    """Reduce results to the official json of one kind: "bbox" has boxes alone, "segm" segmentations alone.
 
-    Raises ValueError for another kind, or where an entry lacks what the kind needs.
+    Raises ValueError for another kind, or where an entry lacks the kind's key.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is one of {', '.join(KINDS)}, not {kind!r}")
-    kept = KINDS[kind]
+    shape = KINDS[kind]
     for number, entry in enumerate(results):
-        if kept not in entry:
+        if shape not in entry:
             raise ValueError(
-                f"result {number} (image {entry.get('image_id')}) has no {kept!r}: nothing to judge"
+                f"result {number} (image {entry.get('image_id')}) has no {shape!r}, which {kind!r} evaluates"
             )
-    return [{key: entry[key] for key in ("image_id", "category_id", kept, "score")} for entry in results]
+    return [{key: entry[key] for key in ("image_id", "category_id", shape, "score")} for entry in results]
 
 
 def coco_figures(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str
 ) -> dict[str, float]:
-    """The twelve official figures (fractions; -1, as officially, where no object is of that size).
+    """Compute the twelve official figures (fractions; -1, as officially, where no object is of that size).
 
     AP over IoU .50 to .95, AP50, AP75, APs APm APl by the object's area, AR1 AR10 AR100 (the best 1, 10, 100
     detections of an image and category), ARs ARm ARl. Every image of the ground truth counts. kind: "bbox" or
@@ -98,32 +102,32 @@ def coco_figures(
 def evaluate_detections(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str
 ) -> DetectionEvaluation:
-    """Figures, curves and match records of one kind; arguments and errors as `coco_figures`."""
+    """Evaluate detections of one kind; arguments and errors as in `coco_figures`."""
     results = of_kind(results, kind)
     images = sorted(ground_truth["images"], key=lambda image: (isinstance(image["id"], str), image["id"]))
     categories = list(ground_truth["categories"])
     if not images or not categories:
-        raise ValueError("nothing to judge by: the ground truth has no images or no categories")
-    # Numbered anew from 1: ids may be strings, and the official code takes an annotation 0 for "unmatched".
-    places = _Places(
+        raise ValueError("nothing to evaluate: the ground truth has no images or no categories")
+    # Renumber from 1: ids may be strings, and the official code takes an annotation 0 for "unmatched".
+    numbers = _Numbers(
         {image["id"]: number for number, image in enumerate(images, 1)},
         {category["id"]: number for number, category in enumerate(categories, 1)},
     )
-    sizes = {places.image[image["id"]]: [image["height"], image["width"]] for image in images}
-    truth = COCO(
+    sizes = {numbers.image[image["id"]]: [image["height"], image["width"]] for image in images}
+    targets = COCO(
         {
             "images": [{"id": n, "height": height, "width": width} for n, (height, width) in sizes.items()],
-            "annotations": _annotations(ground_truth["annotations"], places, kind),
+            "annotations": _annotations(ground_truth["annotations"], numbers, kind),
             "categories": [{"id": n, "name": each["name"]} for n, each in enumerate(categories, 1)],
         }
     )
-    found = truth.loadRes(_entries(results, places, sizes))
-    evaluator = COCOeval_faster(truth, found, iouType=kind)
+    detections = targets.loadRes(_entries(results, numbers, sizes))
+    evaluator = COCOeval_faster(targets, detections, iouType=kind)
     evaluator.run()
-    objects = by_pair(truth.dataset["annotations"])
+    objects, entries = (by_pair(each.dataset["annotations"]) for each in (targets, detections))
     names = [str(category["name"]) for category in categories]
     ids = [image["id"] for image in images]
-    records = match_records(objects, by_pair(found.dataset["annotations"]), evaluator.ious, ids, names)
+    records = match_records(objects, entries, evaluator.ious, ids, names)
     precision = np.asarray(evaluator.eval["precision"])[:, :, :, 0, -1]  # thresholds, recalls, categories
     recall = np.asarray(evaluator.eval["recall"])[:, :, 0, -1]
     figures = [float(value) for value in evaluator.stats[: len(FIGURES)]]
@@ -136,12 +140,14 @@ def evaluate_detections(
 
 
 @dataclass(frozen=True)
-class _Places:
+class _Numbers:
+    """Numbers from 1 of images and categories, by their ids."""
+
     image: Mapping[int | str, int]
     category: Mapping[int, int]
 
     def of(self, entry: Mapping[str, Any], what: str) -> dict[str, int]:
-        """The entry's image and category under their numbers. Raises ValueError for unknown ones."""
+        """Look up the numbers of an entry's image and category. Raises ValueError for unknown ones."""
         for key, known in (("image_id", self.image), ("category_id", self.category)):
             if entry[key] not in known:
                 raise ValueError(f"{what} has {key} {entry[key]!r}, which the ground truth does not list")
@@ -149,36 +155,36 @@ class _Places:
 
 
 def _annotations(
-    annotations: Sequence[Mapping[str, Any]], places: _Places, kind: str
+    annotations: Sequence[Mapping[str, Any]], numbers: _Numbers, kind: str
 ) -> list[dict[str, Any]]:
-    kept: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for number, entry in enumerate(annotations, 1):
         what = f"annotation {entry.get('id', number)} of image {entry['image_id']}"
         if "area" not in entry or not entry.get(KINDS[kind]):
-            raise ValueError(f"{what} has no area or no {KINDS[kind]!r}: it cannot be judged by")
+            raise ValueError(f"{what} has no area or no {KINDS[kind]!r}, which {kind!r} needs")
         new: dict[str, Any] = {"id": number, "iscrowd": int(entry.get("iscrowd", 0)), "area": entry["area"]}
-        kept.append(new | {KINDS[kind]: entry[KINDS[kind]]} | places.of(entry, what))
-    return kept
+        entries.append(new | {KINDS[kind]: entry[KINDS[kind]]} | numbers.of(entry, what))
+    return entries
 
 
 def _entries(
-    results: Sequence[Mapping[str, Any]], places: _Places, sizes: Mapping[int, list[int]]
+    results: Sequence[Mapping[str, Any]], numbers: _Numbers, sizes: Mapping[int, list[int]]
 ) -> list[dict[str, Any]]:
-    kept: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for number, entry in enumerate(results):
-        new = dict(entry) | places.of(entry, f"result {number}")
+        new = dict(entry) | numbers.of(entry, f"result {number}")
         size = sizes[new["image_id"]]
         if "segmentation" in entry and list(entry["segmentation"]["size"]) != size:
             raise ValueError(
                 f"result {number}: a mask of {entry['segmentation']['size']} (height, width) "
                 f"on image {entry['image_id']} of {size}"
             )
-        kept.append(new)
-    return kept
+        entries.append(new)
+    return entries
 
 
 def by_pair(entries: Sequence[Mapping[str, Any]]) -> dict[Pair, list[Mapping[str, Any]]]:
-    """Annotations or results by (image_id, category_id), in their order."""
+    """Group annotations or results by (image_id, category_id), in their order."""
     groups: dict[Pair, list[Mapping[str, Any]]] = defaultdict(list)
     for entry in entries:
         groups[entry["image_id"], entry["category_id"]].append(entry)

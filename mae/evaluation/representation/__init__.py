@@ -1,1 +1,1 @@
-"""Frozen features: neighbours, layers, attention, projection."""
+"""Evaluation of frozen features: nearest neighbours, layers, attention, projection."""

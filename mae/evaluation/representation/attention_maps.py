@@ -1,4 +1,4 @@
-"""Where the last block of an encoder looks: attention over patches, as CAE's figure 6 shows it."""
+"""Attention of an encoder's last block over the patches (CAE, arXiv 2202.03026, figure 6)."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from mae.models.vit import encode
 
 @torch.no_grad()
 def attention_maps(vit: VisionTransformer, images: Tensor, pool: str = "token") -> Tensor:
-    """Shares of attention (N, rows, columns) that patches get in the last block; each image's sum to 1.
+    """Compute each patch's share of attention in the last block: (N, rows, columns), sum 1 per image.
 
-    The mean over heads of the class token's attention to the patches (pool "token", arXiv 2202.03026, figure
-    6) or of all patches' (pool "avg": what features that are the mean patch token are made of). images
-    (N, C, H, W) as the encoder takes them. Leaves `vit` in the mode in which it was.
+    The mean over heads of the attention that patches get from the class token (pool "token", as in the
+    paper) or from all patches (pool "avg", for features that are the mean patch token). images (N, C, H, W):
+    normalised. Leaves the mode of `vit` unchanged.
     """
     attention: Any = vit.blocks[-1].attn
     seen: list[Tensor] = []
@@ -33,22 +33,22 @@ def attention_maps(vit: VisionTransformer, images: Tensor, pool: str = "token") 
 
 
 def centre_share(maps: Tensor) -> Tensor:
-    """Shares (N,) of the attention maps (N, rows, columns) on the middle quarter of the area.
+    """Compute the shares (N,) of attention maps (N, rows, columns) on the middle quarter of the area.
 
-    0.25 where attention is everywhere alike; patches at the quarter's edge count by their part within it.
+    Even attention gives 0.25; a patch at the edge of the quarter counts by its part inside.
     """
     inside = [_overlap(side).to(maps) for side in maps.shape[1:]]
     return torch.einsum("nij,i,j->n", maps, *inside)
 
 
 def _overlap(count: int) -> Tensor:
-    """How much of each of `count` equal parts of a line lies in its middle half."""
+    """Compute how much of each of `count` equal parts of a line lies in the line's middle half."""
     edges = torch.arange(count + 1, dtype=torch.float64) / count
     return (edges[1:].clamp(0.25, 0.75) - edges[:-1].clamp(0.25, 0.75)) * count
 
 
 def _queries_and_keys(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, heads, K, D / heads) each, float32, the queries scaled."""
+    """Compute scaled queries and keys, (N, heads, K, D / heads) each, float32."""
     qkv = attention.qkv(tokens).float().unflatten(2, (3, attention.num_heads, -1))
     queries, keys, _ = qkv.permute(2, 0, 3, 1, 4)
     return queries * attention.scale, keys

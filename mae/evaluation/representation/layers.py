@@ -1,4 +1,4 @@
-"""Which layer of an encoder knows most: a linear probe on what each block leaves (iGPT, section 4.1)."""
+"""A linear probe on the tokens after each block of an encoder (iGPT, section 4.1)."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -15,23 +15,24 @@ Batches = Callable[[], Iterable[Mapping[str, Any]]]
 def top1_by_layer(
     vit: VisionTransformer, train: Batches, test: Batches, *, causal: bool = False, **extraction: Any
 ) -> list[float]:
-    """Top-1 on `test` of a linear classifier on the mean patch token after each block, the first block first.
+    """Compute top-1 on `test` of a linear classifier on the mean patch token after each block, first to last.
 
     The classifier is ridge regression onto the classes, on features of mean 0 and variance 1: it has a closed
-    form, and needs no schedule. causal: as the encoder was trained. train, test: give this rank's evaluation
-    batches anew at every call. extraction: more arguments of `knn.extract`.
+    form, and needs no schedule. causal: as in the encoder's training. train, test: functions that give this
+    rank's evaluation batches from the start. extraction: more arguments of `extract`.
     """
     from sklearn.linear_model import RidgeClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    found = []
+    accuracies = []
     for block in range(len(vit.blocks)):
         tokens_of = partial(tokens_after, block=block, causal=causal)
-        known, asked = (
+        fitted, tested = (
             extract(vit, batches(), tokens_of=tokens_of, **extraction) for batches in (train, test)
         )
         classifier = make_pipeline(StandardScaler(), RidgeClassifier())
-        classifier.fit(known.features.cpu().numpy(), known.labels.cpu().numpy())
-        found.append(float(classifier.score(asked.features.cpu().numpy(), asked.labels.cpu().numpy())))
-    return found
+        classifier.fit(fitted.features.cpu().numpy(), fitted.labels.cpu().numpy())
+        score = classifier.score(tested.features.cpu().numpy(), tested.labels.cpu().numpy())
+        accuracies.append(float(score))
+    return accuracies

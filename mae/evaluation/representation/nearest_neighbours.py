@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours on frozen features: no training, so pretraining can be probed with it."""
+"""Weighted nearest neighbours on frozen features. They need no training, so they can probe a pretraining."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ POOLS = ("avg", "token")
 
 @dataclass(frozen=True)
 class Features:
-    """features (N, D) of samples with their labels (N,) and rows (N,), on one device, of all ranks."""
+    """Features (N, D) of samples with their labels (N,) and rows (N,), on one device, of all ranks."""
 
     features: Tensor
     labels: Tensor
@@ -37,17 +37,17 @@ def extract(
     precision: str = "fp32",
     tokens_of: Callable[[VisionTransformer, Tensor], Tensor] = encode,
 ) -> Features:
-    """Features after the final norm: mean of the patch tokens ("avg") or the class token ("token").
+    """Extract features after the final norm: the mean patch token ("avg") or the class token ("token").
 
     batches: this rank's evaluation batches, as in `evaluate`. tokens_of: gives other tokens (N, 1+L, D) than
-    those after the final norm. Leaves `vit` in the mode in which it was.
-    Raises ValueError for another pool and where no sample came.
+    those after the final norm. Leaves the mode of `vit` unchanged.
+    Raises ValueError for another pool and without samples.
     """
     if pool not in POOLS:
-        raise ValueError(f"pool {pool!r}: choose one of {', '.join(POOLS)}")
+        raise ValueError(f"unknown pool {pool!r}: choose one of {', '.join(POOLS)}")
     device, training = torch.device(device), vit.training
     vit.eval()
-    # A rank may get no sample at all: it still takes part when the ranks gather.
+    # A rank may have no sample: it still takes part when the ranks gather.
     features = [torch.zeros(0, vit.embed_dim, device=device)]
     labels = [torch.zeros(0, dtype=torch.int64, device=device)]
     rows, skipped = [labels[0]], 0
@@ -79,11 +79,12 @@ def knn_votes(
     test_chunk: int = 1024,
     train_chunk: int = 65536,
 ) -> Tensor:
-    """Votes (N, classes) for test (N, D) of the k nearest of train (M, D) with labels (M,).
+    """Compute votes (N, classes) for test (N, D) of the k nearest of train (M, D) with labels (M,).
 
-    Nearness is the cosine s, the weight of a vote exp((s - 1) / temperature) (Wu et al., arXiv 1805.01978).
-    Works on `test`'s device in chunks: at most test_chunk x train_chunk similarities exist at a time, and
-    `train` may lie on another device. k beyond M means all M. Raises ValueError for a label that is no class.
+    The similarity s is the cosine; a vote weighs exp((s - 1) / temperature) (Wu et al., arXiv 1805.01978).
+    Works on the device of `test` in chunks: at most test_chunk x train_chunk similarities exist at a time,
+    and `train` may be on another device. k above M means all M. Raises ValueError for a label that is no
+    class.
     """
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"kNN needs labelled training features with labels in [0, {num_classes})")
@@ -107,7 +108,7 @@ def knn_votes(
 def evaluate_by_neighbours(
     train: Features, test: Features, *, num_classes: int, k: int = 20, temperature: float = 0.07
 ) -> Evaluation:
-    """How often the neighbours in `train` are right about `test`; ranks share the work."""
+    """Evaluate the votes that `train` gives for `test`; ranks share the work."""
     mine = slice(distributed.rank(), None, distributed.world_size())
     votes = knn_votes(
         train.features,
@@ -132,14 +133,15 @@ def online_probe(
     temperature: float = 0.07,
     **extraction: Any,
 ) -> Callable[[int], dict[str, float]]:
-    """A hook for `fit`: kNN accuracy of `vit` as it is now, {"knn_top1": fraction}, on a few samples.
+    """Make a hook for `fit`: the kNN accuracy of the current `vit` on a few samples, {"knn_top1": fraction}.
 
-    train, test: give this rank's evaluation batches anew at every call. extraction: `extract`'s arguments.
+    train, test: functions that give this rank's evaluation batches from the start. extraction: arguments of
+    `extract`.
     """
 
     def probe(step: int) -> dict[str, float]:
-        known, asked = (extract(vit, batches(), **extraction) for batches in (train, test))
-        found = evaluate_by_neighbours(known, asked, num_classes=num_classes, k=k, temperature=temperature)
-        return {"knn_top1": found.top1}
+        voters, tested = (extract(vit, batches(), **extraction) for batches in (train, test))
+        result = evaluate_by_neighbours(voters, tested, num_classes=num_classes, k=k, temperature=temperature)
+        return {"knn_top1": result.top1}
 
     return probe

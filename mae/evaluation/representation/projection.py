@@ -1,4 +1,4 @@
-"""Patch embeddings in two dimensions, as CAE's figure 5 shows them."""
+"""Projection of patch embeddings into two dimensions (CAE, arXiv 2202.03026, figure 5)."""
 
 import numpy as np
 
@@ -6,15 +6,15 @@ PROJECTIONS = ("pca", "tsne")
 
 
 def project(embeddings: np.ndarray, how: str, seed: int) -> np.ndarray:
-    """Embeddings (N, D), N above 3, in two dimensions: (N, 2), scaled to within [-1, 1].
+    """Project embeddings (N, D), N above 3, into two dimensions: (N, 2), scaled to [-1, 1].
 
-    how: "pca", the two directions of largest variance (instant), or "tsne", neighbours kept together
-    (arXiv 2202.03026, figure 5; seconds for a thousand), which the seed moves.
+    how: "pca", the two directions of largest variance (instant), or "tsne", which keeps neighbours together
+    (the paper's; seconds for a thousand) and depends on the seed.
     """
     if how not in PROJECTIONS:
-        raise ValueError(f"projection {how!r}: choose one of {', '.join(PROJECTIONS)}")
+        raise ValueError(f"unknown projection {how!r}: choose one of {', '.join(PROJECTIONS)}")
     centred = embeddings.astype(np.float64) - embeddings.mean(0, dtype=np.float64)
-    if how == "pca":  # embeddings all alike are no error: an encoder may have collapsed
+    if how == "pca":  # equal embeddings are no error: an encoder may have collapsed
         places = centred @ np.linalg.eigh(centred.T @ centred)[1][:, :-3:-1]
     else:
         from sklearn.manifold import TSNE

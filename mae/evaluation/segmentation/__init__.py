@@ -1,1 +1,1 @@
-"""Segmentation on an encoder: the segmenter and its intersection over union."""
+"""Intersection over union of a segmenter's label maps."""

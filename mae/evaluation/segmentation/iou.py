@@ -1,4 +1,4 @@
-"""Intersection over union of label maps, by counts per image that add up to any set of images.
+"""Intersection over union of label maps, from counts per image that add up over any set of images.
 
 K classes, n images; H, W pixels. A pixel whose label is `IGNORE` counts nowhere.
 """
@@ -19,10 +19,10 @@ Counts = NDArray[np.int64]
 
 
 def pixel_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Counts:
-    """(3, K) int64 of one image: pixels right, predicted and labelled per class, over labelled pixels only.
+    """Count one image's pixels per class: (3, K) int64, right, predicted and labelled.
 
-    predicted, labels: (H, W) integers on any device. Raises ValueError for maps of two sizes or a value that
-    is no class.
+    Only labelled pixels count. predicted, labels: (H, W) integers on any device. Raises ValueError for maps
+    of two sizes or a value that is no class.
     """
     predicted, labels = torch.as_tensor(predicted), torch.as_tensor(labels)
     if predicted.shape != labels.shape or labels.ndim != 2:
@@ -44,42 +44,42 @@ def pixel_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Counts:
 
 
 def gather_counts(rows: Sequence[int], counts: Sequence[Counts]) -> tuple[NDArray[np.int64], Counts]:
-    """(rows (n,), counts (n, 3, K)) of all ranks, every image once, by ascending row, on every rank.
+    """Gather (rows (n,), counts (n, 3, K)) of all ranks on every rank: each image once, by ascending row.
 
     Raises ValueError where no rank has any.
     """
     whole = distributed.gather_rows(dict(zip(rows, counts, strict=True)))
     if not whole:
-        raise ValueError("nothing to evaluate: no image came")
+        raise ValueError("nothing to evaluate: no image was read")
     return np.array(list(whole), dtype=np.int64), np.stack(list(whole.values()))
 
 
 def iou_figures(counts: ArrayLike) -> dict[str, Any]:
-    """Figures of all images together, out of counts (n, 3, K); fractions.
+    """Compute the figures of all images together, as fractions, from counts (n, 3, K).
 
     mIoU: mean IoU over the classes that occur in labels or predictions. mAcc: mean share of a class's pixels
-    that are found, over the classes that occur in labels. aAcc: share of all labelled pixels that are right.
-    IoU, Acc: lists of K, None where the class does not occur. As mmsegmentation's IoUMetric (nan-means).
+    that are right, over the classes that occur in labels. aAcc: share of all labelled pixels that are right.
+    IoU, Acc: lists of K, None where the class does not occur. Like IoUMetric of mmsegmentation (nan-means).
     Raises ValueError where no pixel is labelled.
     """
     counts = _checked(counts)
     right, predicted, labelled = counts.sum(axis=0).astype(np.float64)
     if not labelled.sum():
-        raise ValueError("no pixel of these images is labelled: there is nothing to judge by")
-    iou, found = _ratio(right, predicted + labelled - right), _ratio(right, labelled)
+        raise ValueError("nothing to evaluate: no pixel of these images is labelled")
+    iou, accuracy = _ratio(right, predicted + labelled - right), _ratio(right, labelled)
     return {
         "mIoU": float(np.nanmean(iou)),
-        "mAcc": float(np.nanmean(found)),
+        "mAcc": float(np.nanmean(accuracy)),
         "aAcc": float(right.sum() / labelled.sum()),
         "IoU": [None if np.isnan(value) else float(value) for value in iou],
-        "Acc": [None if np.isnan(value) else float(value) for value in found],
+        "Acc": [None if np.isnan(value) else float(value) for value in accuracy],
     }
 
 
 def resampled_miou(counts: ArrayLike) -> Callable[[NDArray[np.int64]], float]:
-    """mIoU as a statistic of drawn image numbers, for `confidence.statistic_interval`.
+    """Make mIoU a statistic of drawn image numbers, for `confidence.statistic_interval`.
 
-    nan where nothing that was drawn is labelled.
+    It is nan where no pixel of the drawn images is labelled.
     """
     counts = _checked(counts)
     flat = counts.reshape(len(counts), -1).astype(np.float64)
@@ -94,13 +94,13 @@ def resampled_miou(counts: ArrayLike) -> Callable[[NDArray[np.int64]], float]:
 
 
 def paired_miou(ours: ArrayLike, theirs: ArrayLike) -> Callable[[NDArray[np.int64]], tuple[float, float]]:
-    """Both mIoUs as a statistic of drawn image numbers, for `confidence.paired_statistic_gain`.
+    """Make both mIoUs a statistic of drawn image numbers, for `confidence.paired_statistic_gain`.
 
-    Raises ValueError unless both were judged on the same labels.
+    Raises ValueError unless both were evaluated on the same labels.
     """
     ours, theirs = _checked(ours), _checked(theirs)
     if ours.shape != theirs.shape or not np.array_equal(ours[:, 2], theirs[:, 2]):
-        raise ValueError("a paired comparison needs the same images: these two were judged on other labels")
+        raise ValueError("a paired comparison needs the same images: the labels of these two differ")
     first, second = resampled_miou(ours), resampled_miou(theirs)
     return lambda rows: (first(rows), second(rows))
 

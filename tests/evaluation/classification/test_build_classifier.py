@@ -45,7 +45,7 @@ def test_wrong_requests_are_refused(pretrained):
         build_classifier("probe", TINY, CLASSES)
     with pytest.raises(ValueError, match="random weights"):
         build_classifier("scratch", TINY, CLASSES, encoder_state=pretrained)
-    with pytest.raises(ValueError, match="no weight decay"):
+    with pytest.raises(ValueError, match="takes no weight_decay"):
         make_optimizer("lars", make("linear", pretrained), Recipe(), 0.1)
 
 

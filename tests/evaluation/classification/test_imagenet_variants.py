@@ -11,7 +11,7 @@ from mae.evaluation.classification.imagenet_variants import (
     corruption_errors,
     mean_corruption_error,
 )
-from mae.report import robustness as report_robustness
+from mae.report.parts import robustness as report_robustness
 
 # The nineteen-corruption set has four more, which mCE leaves out (arXiv 1903.12261, section 4.1).
 FIFTEEN = {
@@ -81,5 +81,5 @@ def test_a_classifier_among_some_classes_never_answers_another():
 
 def test_every_set_is_a_choice_of_the_parameters_and_a_row_of_the_report():
     choices = config.Params.model_fields["robustness"].annotation.model_fields["sets"].annotation
-    assert set(choices.__args__[0].__args__) == set(SETS) == set(report_robustness.NAMES)
+    assert set(choices.__args__[0].__args__) == set(SETS) == set(report_robustness.SETS)
     assert report_robustness.OFFICIAL["imagenet_c"] == len(ALEXNET_ERRORS) * len(SEVERITIES) * 50_000

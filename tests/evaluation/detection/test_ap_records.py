@@ -81,7 +81,7 @@ def test_records_survive_a_file_and_another_file_is_refused(tmp_path):
     assert ResampledAP(again)() == ResampledAP(records)()
     assert again.names.tolist() == ["kind 0", "kind 1", "kind 2"]
     np.savez(tmp_path / "other.npz", values=np.ones(3))
-    with pytest.raises(ValueError, match=r"other\.npz holds no match records"):
+    with pytest.raises(ValueError, match=r"other\.npz: not a file of match records"):
         MatchRecords.load(tmp_path / "other.npz")
 
 

@@ -116,7 +116,7 @@ def test_images_come_in_row_order():
     rows, gathered = gather_counts([4, 0, 2], list(counts))
     assert rows.tolist() == [0, 2, 4]
     assert (gathered == counts[[1, 2, 0]]).all()
-    with pytest.raises(ValueError, match="no image came"):
+    with pytest.raises(ValueError, match="no image was read"):
         gather_counts([], [])
 
 
