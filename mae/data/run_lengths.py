@@ -32,7 +32,7 @@ def run_lengths(stated: dict[str, Any], height: int, width: int) -> list[int]:
     return list(runs)
 
 
-def part_with_mask(stated: Mapping[str, Any]) -> tuple[np.ndarray, int, int]:
+def mask_crop(stated: Mapping[str, Any]) -> tuple[np.ndarray, int, int]:
     """The box that a sound mask fills, (h, w) uint8 of 0 and 1, and its top and left in the image, in pixels.
 
     stated: as of `run_lengths`. Only the box's columns are looked at: an object costs its own size, where

@@ -30,7 +30,7 @@ def drift(params: Params, since: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     most, seed = params.retrain.samples, params.seed
     old = measure(after, found.unchanged, most=most, seed=seed)
-    new = measure(after, found.arrived, most=most, seed=seed)
+    new = measure(after, found.new_or_changed, most=most, seed=seed)
     result = {
         "since": str(since),
         "counts": {

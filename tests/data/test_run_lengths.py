@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mae.data.run_lengths import BadRunLengths, part_with_mask, run_lengths
+from mae.data.run_lengths import BadRunLengths, mask_crop, run_lengths
 
 mask_api = pytest.importorskip("pycocotools.mask")
 
@@ -37,7 +37,7 @@ def test_the_part_with_the_mask_is_the_mask_without_what_surrounds_it(compressed
         stated = {"size": [height, width], "counts": text}
         if not compressed:
             stated["counts"] = run_lengths(stated, height, width)
-        part, top, left = part_with_mask(stated)
+        part, top, left = mask_crop(stated)
         np.testing.assert_array_equal(part, mask[rows, columns])
         assert (top, left) == (rows.start, columns.start)
         assert part.dtype == np.uint8

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from mae.data.demo.imagenet_layout import Log, Shown, Wanted, jpeg, write_file, write_tree
+from mae.data.demo.imagenet_layout import DemoSettings, Log, ScenesBySplit, jpeg, write_file, write_tree
 from mae.data.demo.scenes import CLASSES, Look, Scene, dense_look
 
 NAMES = (*CLASSES, "photograph")  # of the values 1, 2 ...; 0 is not labelled
@@ -33,8 +33,8 @@ def write_demo_ade20k(
     behind them, 0 a rim between the two, where nobody could tell. look: `dense_look(size)` unless given. The
     rest is as of `demo.write_tree`.
     """
-    wanted = Wanted({"train": train, "val": val}, size, seed, look or dense_look(size))
-    return write_tree(root, "ADEChallengeData2016", _write, wanted, len(NAMES), log)
+    settings = DemoSettings({"train": train, "val": val}, size, seed, look or dense_look(size))
+    return write_tree(root, "ADEChallengeData2016", _write, settings, len(NAMES), log)
 
 
 def label_map(scene: Scene) -> NDArray[np.uint8]:
@@ -60,13 +60,13 @@ def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     return np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(2 * by + 1))) > 0
 
 
-def _write(folder: Path, shown: Shown) -> None:
-    pixels = {split: np.zeros(len(NAMES) + 1, dtype=np.int64) for split in shown}
-    images = {split: np.zeros(len(NAMES) + 1, dtype=np.int64) for split in shown}
-    for split, scenes_there in shown.items():
+def _write(folder: Path, scenes_by_split: ScenesBySplit) -> None:
+    pixels = {split: np.zeros(len(NAMES) + 1, dtype=np.int64) for split in scenes_by_split}
+    images = {split: np.zeros(len(NAMES) + 1, dtype=np.int64) for split in scenes_by_split}
+    for split, split_scenes in scenes_by_split.items():
         for kind in ("images", "annotations"):
             (folder / kind / _FOLDERS[split]).mkdir(parents=True)
-        for scene in scenes_there:
+        for scene in split_scenes:
             name = f"ADE_{split}_{scene.index + 1:08d}"
             labels = label_map(scene)
             write_file(folder / "images" / _FOLDERS[split] / f"{name}.jpg", jpeg(scene.image))

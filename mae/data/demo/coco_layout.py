@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae.data.demo.imagenet_layout import Log, Shown, Wanted, jpeg, write_file, write_tree
+from mae.data.demo.imagenet_layout import DemoSettings, Log, ScenesBySplit, jpeg, write_file, write_tree
 from mae.data.demo.scenes import CLASSES, Look, Scene, dense_look
 
 _FIRST_ID = {"train": 1, "val": 1_000_001}  # of images: no two alike over both splits
@@ -33,8 +33,8 @@ def write_demo_coco(
     the pixels' edges, one for each part, or uncompressed run lengths where a mask has a hole or is a crowd.
     look: `dense_look(size)` unless given. The rest is as of `demo.write_tree`.
     """
-    wanted = Wanted({"train": train, "val": val}, size, seed, look or dense_look(size))
-    return write_tree(root, "coco", _write, wanted, len(CLASSES), log)
+    settings = DemoSettings({"train": train, "val": val}, size, seed, look or dense_look(size))
+    return write_tree(root, "coco", _write, settings, len(CLASSES), log)
 
 
 def segmentation_of(mask: NDArray[np.bool_]) -> list[list[float]] | dict[str, Any]:
@@ -52,19 +52,19 @@ def run_lengths_of(mask: NDArray[np.bool_]) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": np.diff(ends, prepend=0).tolist()}
 
 
-def _write(folder: Path, shown: Shown) -> None:
+def _write(folder: Path, scenes_by_split: ScenesBySplit) -> None:
     (folder / "annotations").mkdir(parents=True)
-    for split, scenes_there in shown.items():
+    for split, split_scenes in scenes_by_split.items():
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         (folder / f"{split}2017").mkdir()
-        for scene in scenes_there:
+        for scene in split_scenes:
             about = _about(scene)
             write_file(folder / f"{split}2017" / about["file_name"], jpeg(scene.image))
             images.append(about)
             for one in _annotations(scene):
                 annotations.append({"id": len(annotations) + 1, "image_id": about["id"], **one})
-        told = {
+        content = {
             "info": {"description": "Handwritten digits on photographs, composed", "version": "1.0"},
             "licenses": [{"id": 1, "name": "as scikit-learn's", "url": ""}],
             "images": images,
@@ -74,8 +74,8 @@ def _write(folder: Path, shown: Shown) -> None:
                 for label, name in enumerate(CLASSES)
             ],
         }
-        content = json.dumps(told, separators=(",", ":")).encode()
-        write_file(folder / "annotations" / f"instances_{split}2017.json", content)
+        file = folder / "annotations" / f"instances_{split}2017.json"
+        write_file(file, json.dumps(content, separators=(",", ":")).encode())
 
 
 def _about(scene: Scene) -> dict[str, Any]:
@@ -92,14 +92,15 @@ def _about(scene: Scene) -> dict[str, Any]:
 
 def _annotations(scene: Scene) -> list[dict[str, Any]]:
     digits = [(digit.label, digit.mask) for digit in scene.digits]
-    told = []
+    annotations = []
     if digits and scene.index % _CROWD_EVERY == _CROWD_EVERY - 1:
         label, count = Counter(label for label, _ in digits).most_common(1)[0]
         if count > 1:
             crowd = np.any([mask for one, mask in digits if one == label], axis=0)
-            told.append(_annotation(label, crowd, run_lengths_of(crowd), iscrowd=1))
+            annotations.append(_annotation(label, crowd, run_lengths_of(crowd), iscrowd=1))
             digits = [(one, mask) for one, mask in digits if one != label]
-    return told + [_annotation(label, mask, segmentation_of(mask), iscrowd=0) for label, mask in digits]
+    annotations += [_annotation(label, mask, segmentation_of(mask), iscrowd=0) for label, mask in digits]
+    return annotations
 
 
 def _annotation(label: int, mask: NDArray[np.bool_], segmentation: Any, *, iscrowd: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _QUALITY = 95  # JPEG, with colour at full resolution: subsampled, it would smea
 
 
 Log = Callable[[str], None]
-Shown = Mapping[str, Iterator[Scene]]
+ScenesBySplit = Mapping[str, Iterator[Scene]]
 
 
 def write_demo(
@@ -45,12 +45,12 @@ def write_demo(
     train, val: numbers of scenes; size: their side in pixels; see `scenes` for what they show and
     `write_tree` for how the tree is written, what is returned and raised; its marker is `root/.complete`.
     """
-    wanted = Wanted({"train": train, "val": val}, size, seed, look or Look())
-    return write_tree(root, "imagenet", _write_imagenet, wanted, len(CLASSES), log, marker=".complete")
+    settings = DemoSettings({"train": train, "val": val}, size, seed, look or Look())
+    return write_tree(root, "imagenet", _write_imagenet, settings, len(CLASSES), log, marker=".complete")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DemoSettings:
     """Which scenes: how many of each split, their side in pixels, seed and look."""
 
     counts: dict[str, int]
@@ -75,8 +75,8 @@ class Wanted:
 def write_tree(
     root: Path,
     name: str,
-    write: Callable[[Path, Shown], None],
-    wanted: Wanted,
+    write: Callable[[Path, ScenesBySplit], None],
+    settings: DemoSettings,
     classes: int,
     log: Log | None = None,
     *,
@@ -91,9 +91,9 @@ def write_tree(
     Returns: digest, files, bytes, counts (scenes by split), classes. Raises ValueError for impossible
     settings, and where `root/name` is there but not the demo's.
     """
-    wanted.check()
-    settings = {"format": FORMAT, **asdict(wanted)}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    settings.check()
+    identity = {"format": FORMAT, **asdict(settings)}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     folder, marker_file = root / name, root / (marker or f".{name}.complete")
     known = _read_marker(marker_file)
     if known is None and folder.exists():
@@ -104,9 +104,15 @@ def write_tree(
         return known
     partial = root / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    write(partial, {split: wanted.scenes(split, log or (lambda _: None)) for split in wanted.counts})
+    write(partial, {split: settings.scenes(split, log or (lambda _: None)) for split in settings.counts})
     files, total = _weigh(partial)
-    complete = {"digest": digest, "files": files, "bytes": total, "counts": wanted.counts, "classes": classes}
+    complete = {
+        "digest": digest,
+        "files": files,
+        "bytes": total,
+        "counts": settings.counts,
+        "classes": classes,
+    }
     # A kill between these steps leaves a marker that fits no settings: the next call writes anew.
     write_json(marker_file, {**complete, "digest": "unfinished"})
     if folder.exists():
@@ -128,11 +134,11 @@ def name_of(scene: Scene) -> str:
     return f"demo_{scene.split}_{scene.index + 1:08d}"
 
 
-def _write_imagenet(folder: Path, shown: Shown) -> None:
-    for split, scenes_there in shown.items():
+def _write_imagenet(folder: Path, scenes_by_split: ScenesBySplit) -> None:
+    for split, split_scenes in scenes_by_split.items():
         for label in range(len(CLASSES)):
             (folder / split / class_id(label)).mkdir(parents=True)
-        for scene in scenes_there:
+        for scene in split_scenes:
             path = folder / split / class_id(scene.label) / f"{name_of(scene)}.JPEG"
             write_file(path, jpeg(scene.image))
     words = "".join(f"{class_id(label)} {word}\n" for label, word in enumerate(CLASSES))

@@ -31,7 +31,7 @@ class Difference:
     by_class: np.ndarray
 
     @property
-    def arrived(self) -> np.ndarray:
+    def new_or_changed(self) -> np.ndarray:
         """Rows of the later listing that are new or changed."""
         return np.union1d(self.new, self.changed)
 

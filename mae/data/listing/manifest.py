@@ -50,9 +50,9 @@ def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     key = source.unchanged_key()
-    kept = _kept(out, source, key) if key else None
-    if kept is not None:
-        return kept
+    known = _unchanged(out, source, key) if key else None
+    if known is not None:
+        return known
     census = _Census()
     fingerprint = hashlib.sha256()
     with atomic_write(out / f"{LISTING}.new") as file:
@@ -61,7 +61,7 @@ def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
             census.add(entry)
             fingerprint.update(line)
             file.write(line)
-        census.judge(source)
+        census.check(source)
     _replace_if_different(out / f"{LISTING}.new", out / LISTING)
     manifest = {
         "format": FORMAT,
@@ -93,7 +93,7 @@ class _Census:
         if entry.class_name is not None:
             self.classes[entry.split].add(entry.class_name)
 
-    def judge(self, source: Source) -> None:
+    def check(self, source: Source) -> None:
         fraction = getattr(source, "val_fraction", 0.0)
         if "train" not in self.splits and "val" not in self.splits:
             raise SourceError(f"{source.root}: no images found (expected jpg, jpeg, png or webp files)")
@@ -114,7 +114,7 @@ class _Census:
             )
 
 
-def _kept(out: Path, source: Source, key: dict[str, list[int]]) -> dict[str, Any] | None:
+def _unchanged(out: Path, source: Source, key: dict[str, list[int]]) -> dict[str, Any] | None:
     """The manifest already there, if it was made of the same unchanged files and its listing is whole."""
     manifest = read_json(out / MANIFEST)
     if manifest is None:

@@ -1,4 +1,4 @@
-"""Batches out of local shards: the plan's samples, decoded and augmented in worker processes.
+"""Batches out of local shards: the order's samples, decoded and augmented in worker processes.
 
 A sample's randomness comes from (seed, attempt, its position in the stream) alone, so batches are the same
 for any number of workers and, taken over the ranks, for any number of ranks. A dict per (micro-)batch:
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from mae.data.loading.epoch_order import EpochOrder
 from mae.data.loading.samples import Batch, Images, Samples, SampleTransform
-from mae.data.loading.workers import obey_only, shielded, start_method
+from mae.data.loading.workers import obey_parent_only, signals_blocked, start_method
 from mae.data.shards.index import Split
 
 
@@ -49,7 +49,7 @@ def training_batches(
     noise_shape: Sequence[int] | None = None,
     target: Callable[[Split, int], Any] | None = None,
     max_skipped: int = 0,
-    window: int = 8,
+    shuffle_window: int = 8,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
     """Batches of the steps [start, stop): `accumulate` micro-batches a step.
@@ -71,10 +71,10 @@ def training_batches(
     if not 0 <= rank < world:
         raise ValueError(f"rank {rank} of {world}")
     chosen = np.arange(len(split)) if rows is None else np.asarray(rows, dtype=np.int64)
-    plan = EpochOrder(split.shard_of[chosen], seed=seed, window=window)
-    making = SampleTransform(transform, views, noise_shape)
-    samples = Samples(split, making, chosen, seed=(seed, attempt), target=target, replace=True)
-    requests = _TrainingRequests(plan, global_batch, accumulate, start, stop, rank, world)
+    order = EpochOrder(split.shard_of[chosen], seed=seed, shuffle_window=shuffle_window)
+    sample_transform = SampleTransform(transform, views, noise_shape)
+    samples = Samples(split, sample_transform, chosen, seed=(seed, attempt), target=target, replace=True)
+    requests = _TrainingRequests(order, global_batch, accumulate, start, stop, rank, world)
     return checked_batches(samples, requests, workers, prefetch, max_skipped)
 
 
@@ -112,7 +112,7 @@ class _TrainingRequests:
 
     def __init__(
         self,
-        plan: EpochOrder,
+        order: EpochOrder,
         global_batch: int,
         accumulate: int,
         start: int,
@@ -120,7 +120,7 @@ class _TrainingRequests:
         rank: int,
         world: int,
     ) -> None:
-        self.plan, self.global_batch, self.accumulate = plan, global_batch, accumulate
+        self.order, self.global_batch, self.accumulate = order, global_batch, accumulate
         self.start, self.stop, self.rank, self.world = start, stop, rank, world
 
     def __len__(self) -> int:
@@ -129,7 +129,7 @@ class _TrainingRequests:
     def __iter__(self) -> Iterator[np.ndarray]:
         for step in range(self.start, self.stop):
             first = step * self.global_batch
-            rows = self.plan.rows_at(first, first + self.global_batch)
+            rows = self.order.rows_at(first, first + self.global_batch)
             positions = np.arange(first, first + self.global_batch)
             mine = np.stack([positions, rows], axis=1)[self.rank :: self.world]
             yield from np.split(mine, self.accumulate)
@@ -140,7 +140,7 @@ def checked_batches(
 ) -> Iterator[Batch]:
     """A dataset's batches through `workers` processes, its undecodable samples added up and bounded.
 
-    samples: a dataset, with its `making`. requests: what to ask it for, in order; None where it streams.
+    samples: a dataset, with its `sample_transform`. requests: what to ask it for, in order; None where it streams.
     """
     skipped: list[str] = []
     for batch in _started(samples, requests, workers, prefetch):
@@ -159,8 +159,8 @@ def _started(samples: Any, requests: Any, workers: int, prefetch: int) -> Iterat
     if workers > 0:
         options = {
             "prefetch_factor": prefetch,
-            "multiprocessing_context": start_method(samples, samples.making.transform),
-            "worker_init_fn": partial(obey_only, os.getpid()),
+            "multiprocessing_context": start_method(samples, samples.sample_transform.transform),
+            "worker_init_fn": partial(obey_parent_only, os.getpid()),
         }
     loader = DataLoader(
         samples,
@@ -172,7 +172,7 @@ def _started(samples: Any, requests: Any, workers: int, prefetch: int) -> Iterat
         generator=torch.Generator(),  # else the loader draws from the caller's
         **options,
     )
-    with shielded(), warnings.catch_warnings():
+    with signals_blocked(), warnings.catch_warnings():
         # Python 3.12 warns of any thread at a fork; `start_method` forks only where all are OpenMP's, which
         # idle, and of which a worker (one thread by torch's own setting) never asks anything.
         warnings.filterwarnings("ignore", r".*multi-threaded, use of fork", DeprecationWarning)

@@ -14,18 +14,18 @@ import numpy as np
 class EpochOrder:
     """The order of rows, from their shards, a seed and nothing else.
 
-    Within an epoch shards come in random order and rows are shuffled inside windows of `window` consecutive
+    Within an epoch shards come in random order and rows are shuffled inside windows of `shuffle_window` consecutive
     shards: nearly a full shuffle (the shards are class-mixed already), while few files are read at a time.
 
     shard_of_row: (n,) the shard that holds each row; the plan's rows are 0..n-1.
     """
 
-    def __init__(self, shard_of_row: np.ndarray, *, seed: int, window: int = 8) -> None:
+    def __init__(self, shard_of_row: np.ndarray, *, seed: int, shuffle_window: int = 8) -> None:
         if len(shard_of_row) == 0:
             raise ValueError("a plan needs at least one sample")
-        if window < 1:
-            raise ValueError(f"window is {window}: it must be at least 1")
-        self.seed, self.window = seed, window
+        if shuffle_window < 1:
+            raise ValueError(f"shuffle_window is {shuffle_window}: it must be at least 1")
+        self.seed, self.shuffle_window = seed, shuffle_window
         # Rows in shard order, and where each shard begins among them.
         self._by_shard = np.argsort(shard_of_row, kind="stable")
         shards, starts = np.unique(np.asarray(shard_of_row)[self._by_shard], return_index=True)
@@ -41,10 +41,10 @@ class EpochOrder:
         rng = np.random.default_rng([self.seed, epoch])
         shards = rng.permutation(self._shards)
         parts = []
-        for first in range(0, self._shards, self.window):
+        for first in range(0, self._shards, self.shuffle_window):
             window = [
                 self._by_shard[self._starts[shard] : self._starts[shard + 1]]
-                for shard in shards[first : first + self.window]
+                for shard in shards[first : first + self.shuffle_window]
             ]
             parts.append(rng.permutation(np.concatenate(window)))
         return np.concatenate(parts)

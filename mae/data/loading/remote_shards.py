@@ -12,8 +12,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mae.data.decode import UndecodableImage, decode
 from mae.data.loading.batches import TooManySkipped, checked_batches
-from mae.data.loading.samples import Batch, Sample, SampleTransform, together
-from mae.data.loading.seeding import generators_kept
+from mae.data.loading.samples import Batch, Sample, SampleTransform, collate
+from mae.data.loading.seeding import preserved_generators
 
 _EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 _CURL_SCHEMES = ("http", "https", "sftp", "ftps", "scp", "hf", "htgs")
@@ -58,9 +58,9 @@ def remote_batches(
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch size {batch_size}, rank {rank} of {world}")
-    making = SampleTransform(transform, views, noise_shape)
+    sample_transform = SampleTransform(transform, views, noise_shape)
     addresses, seeds = _addresses(urls), (seed, attempt, start, rank)
-    stream = _Stream(addresses, making, batch_size, batches, seeds, shuffle, max_skipped)
+    stream = _Stream(addresses, sample_transform, batch_size, batches, seeds, shuffle, max_skipped)
     return checked_batches(stream, None, workers, prefetch, max_skipped)
 
 
@@ -70,14 +70,14 @@ class _Stream(IterableDataset):
     def __init__(
         self,
         urls: list[str],
-        making: SampleTransform,
+        sample_transform: SampleTransform,
         batch_size: int,
         batches: int,
         seed: tuple[int, ...],
         shuffle: int,
         max_skipped: int,
     ) -> None:
-        self.urls, self.making, self.seed = urls, making, seed
+        self.urls, self.sample_transform, self.seed = urls, sample_transform, seed
         self.batch_size, self.batches, self.shuffle = batch_size, batches, shuffle
         self.max_skipped = max_skipped
 
@@ -99,8 +99,8 @@ class _Stream(IterableDataset):
             image = self._decoded(sample, bad)
             if image is None:
                 continue
-            with generators_kept():
-                made.append(self.making(image, (*seed, number)))
+            with preserved_generators():
+                made.append(self.sample_transform(image, (*seed, number)))
             labels.append(int(sample.get("cls", b"-1")))
             keys.append(f"{sample['__url__']}#{sample['__key__']}")
         return {
@@ -108,7 +108,7 @@ class _Stream(IterableDataset):
             "keys": keys,
             "skipped": len(bad),
             "undecodable": list(bad),
-            **together(made),
+            **collate(made),
         }
 
     def _samples(self, worker: int, bad: list[str]) -> Iterator[dict]:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from mae.data.decode import UndecodableImage, decode
-from mae.data.loading.seeding import generators_kept, seed_generators
+from mae.data.loading.seeding import preserved_generators, seed_generators
 
 Batch = dict[str, Any]
 _ALIGNED = 16  # bytes: where in a shared block a tensor of any type may begin
@@ -76,36 +76,36 @@ class Samples(Dataset):
     def __init__(
         self,
         split: Images,
-        making: SampleTransform,
+        sample_transform: SampleTransform,
         rows: np.ndarray,
         *,
         seed: tuple[int, int],
         target: Callable[[Any, int], Any] | None,
         replace: bool,
     ) -> None:
-        if target is not None and making.views != 1:
-            raise ValueError(f"{making.views} views of samples with targets: only one can be had")
-        self.split, self.making, self.rows = split, making, rows
+        if target is not None and sample_transform.views != 1:
+            raise ValueError(f"{sample_transform.views} views of samples with targets: only one can be had")
+        self.split, self.sample_transform, self.rows = split, sample_transform, rows
         self.seed, self.target, self.replace = seed, target, replace
 
     def __getitem__(self, request: np.ndarray) -> Batch:
         made: list[Sample] = []
         used: list[int] = []
         bad: list[str] = []
-        with generators_kept():
+        with preserved_generators():
             for position, place in request.tolist():
                 row, image = self._decoded(place, bad)
                 if image is None:
                     continue
                 target = () if self.target is None else (self.target(self.split, row),)
-                made.append(self.making(image, (*self.seed, position), *target))
+                made.append(self.sample_transform(image, (*self.seed, position), *target))
                 used.append(row)
         return {
             "labels": torch.tensor([self.split.label(row) for row in used], dtype=torch.int64),
             "rows": torch.tensor(used, dtype=torch.int64),
             "skipped": len(bad),
             "undecodable": bad,
-            **together(made),
+            **collate(made),
         }
 
     def _decoded(self, place: int, bad: list[str]) -> tuple[int, torch.Tensor | None]:
@@ -119,7 +119,7 @@ class Samples(Dataset):
         return -1, None
 
 
-def together(made: Sequence[Sample]) -> Batch:
+def collate(made: Sequence[Sample]) -> Batch:
     """A batch's "images", "noise" and "targets", as far as there are any; nothing of no samples."""
     batch: Batch = {}
     if not made:

@@ -22,7 +22,7 @@ def seed_generators(*entropy: int) -> None:
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
+def preserved_generators() -> Iterator[None]:
     """Whatever happens to the three generators inside, the caller finds them as they were."""
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:

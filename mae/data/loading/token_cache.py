@@ -14,8 +14,8 @@ from mae.files import atomic_write
 _OPEN = 32  # shards whose tokens stay mapped; a plan goes through few at a time
 
 
-class KeptTokens:
-    """The tokens of a split's rows, from `folder`, where `keep_tokens` wrote them.
+class CachedTokens:
+    """The tokens of a split's rows, from `folder`, where `cache_tokens` wrote them.
 
     Raises FileNotFoundError for a shard without tokens, when it is first asked for.
     """
@@ -47,7 +47,7 @@ def missing(folder: Path, split: Split, rank: int = 0, world: int = 1) -> np.nda
     return np.flatnonzero(mine[split.shard_of])
 
 
-def keep_tokens(folder: Path, split: Split, found: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[str]:
+def cache_tokens(folder: Path, split: Split, found: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[str]:
     """Write the tokens of whole shards; yields each one's name once it is written, whole or not at all.
 
     found: (rows (n,), codes (n, L)) with the rows of `missing`, in order; rows that could not be decoded are

@@ -24,7 +24,7 @@ _SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 @contextmanager
-def shielded() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """What is started in this block, a fork server too, is born with SIGTERM and SIGINT blocked."""
     resource_tracker.ensure_running()  # started later, it would unblock them again
     former = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -34,8 +34,8 @@ def shielded() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def obey_only(parent: int, worker: int) -> None:
-    """A `worker_init_fn`, with functools.partial(obey_only, os.getpid()): end on that process's signal alone.
+def obey_parent_only(parent: int, worker: int) -> None:
+    """A `worker_init_fn`, with functools.partial(obey_parent_only, os.getpid()): end on that process's signal alone.
 
     The parent's own terminate() must go on working, or leaving a loader early would hang.
     """

@@ -16,11 +16,11 @@ COMMON = 0.1  # least share that a mask's extent and its box have in common: of 
 _NO_MASK: tuple[Any, ...] = (None, [], [[]])  # what tools write for an object that has a box alone
 
 
-class Unsound(ValueError):
+class InvalidAnnotation(ValueError):
     """An image and its annotations do not belong together; the message is the reason."""
 
 
-class Sound(NamedTuple):
+class ValidObjects(NamedTuple):
     """An image's sound annotations, each with a segmentation; a reason for each of the others; and how many
     of the sound ones were stated as a box alone, which then is their mask."""
 
@@ -29,14 +29,14 @@ class Sound(NamedTuple):
     boxes_only: int
 
 
-def sound_objects(stated: dict[str, Any], width: int, height: int) -> Sound:
+def valid_objects(stated: dict[str, Any], width: int, height: int) -> ValidObjects:
     """Which of an image's annotations fit it.
 
     stated: an entry's annotation (see `coco`). width, height: the image's own, upright, in pixels.
-    Raises: Unsound where the image has another size than the json says: then nothing in it can be trusted.
+    Raises: InvalidAnnotation where the image has another size than the json says: then nothing in it can be trusted.
     """
     if (stated["width"], stated["height"]) != (width, height):
-        raise Unsound(
+        raise InvalidAnnotation(
             f"image is {width}x{height} pixels, its annotations are for {stated['width']}x{stated['height']}"
         )
     sound: list[dict[str, Any]] = []
@@ -49,23 +49,23 @@ def sound_objects(stated: dict[str, Any], width: int, height: int) -> Sound:
             mask = _filled(box, one["iscrowd"]) if without else one["segmentation"]
             area, extent = _mask(mask, width, height)
             _check_together(extent, box)
-        except (Unsound, BadRunLengths) as error:
+        except (InvalidAnnotation, BadRunLengths) as error:
             faults.append(f"annotation {one['id']}: {error}")
             continue
         stated_area = one["area"]
         usable = _finite(stated_area) and stated_area > 0
         sound.append({**one, "bbox": box, "area": stated_area if usable else area, "segmentation": mask})
         boxes_only += without
-    return Sound(sound, faults, boxes_only)
+    return ValidObjects(sound, faults, boxes_only)
 
 
 def check_upright(orientation: int) -> None:
-    """Raises Unsound where the image's EXIF `orientation` has its pixels turned, and no annotation with them.
+    """Raises InvalidAnnotation where the image's EXIF `orientation` has its pixels turned, and no annotation with them.
 
     Tools differ in which of the two they show whoever draws the annotations; the sizes may agree either way.
     """
     if orientation != 1:
-        raise Unsound(
+        raise InvalidAnnotation(
             f"image is turned by its EXIF orientation {orientation}, its annotations are not: save it "
             "upright if they were drawn upright, else remove the tag (exiftool -Orientation= FILE)"
         )
@@ -82,18 +82,18 @@ def known_values(categories: list[dict[str, Any]], ignore: list[int]) -> np.ndar
 def check_label_map(data: bytes, width: int, height: int, known: np.ndarray) -> None:
     """Whether the PNG `data` is a label map of an image of that size with values in `known_values` only.
 
-    Raises: Unsound, or UnreadableMap, with the reason.
+    Raises: InvalidAnnotation, or UnreadableMap, with the reason.
     """
     values = label_values(data)
     if values.shape != (height, width):
-        raise Unsound(
+        raise InvalidAnnotation(
             f"label map is {values.shape[1]}x{values.shape[0]} pixels, its image is {width}x{height}"
         )
     wrong = values[~known[values]]
     if len(wrong):
         strange = np.unique(wrong)
         allowed = np.flatnonzero(known)
-        raise Unsound(
+        raise InvalidAnnotation(
             f"label map holds {_few(strange)} in {len(wrong)} pixels; "
             f"the known values are {allowed[0]} to {allowed[-1]} ({len(allowed)} of them)"
         )
@@ -112,26 +112,28 @@ def _box(box: list[float], width: int, height: int) -> list[float]:
     """The box, cut where it reaches beyond the image by no more than the tolerance."""
     x, y, w, h = box
     if not all(_finite(side) for side in box):
-        raise Unsound(f"box {box} is not finite")
+        raise InvalidAnnotation(f"box {box} is not finite")
     if w <= 0 or h <= 0:
-        raise Unsound(f"box {box} has no area")
+        raise InvalidAnnotation(f"box {box} has no area")
     # Of a sum of decimal fractions the last digits are noise: a box is changed only where it is really out.
     over = max(-x, -y, x + w - width, y + h - height)
     if over > TOLERANCE:
-        raise Unsound(f"box {box} (x, y, width, height) reaches outside its {width}x{height} image")
+        raise InvalidAnnotation(f"box {box} (x, y, width, height) reaches outside its {width}x{height} image")
     if over <= 1e-6:
         return box
     left, top = max(x, 0.0), max(y, 0.0)
     cut = [left, top, min(x + w, width) - left, min(y + h, height) - top]
     if cut[2] <= 0 or cut[3] <= 0:
-        raise Unsound(f"box {box} has no area within its {width}x{height} image")
+        raise InvalidAnnotation(f"box {box} has no area within its {width}x{height} image")
     return cut
 
 
 def _filled(box: list[float], crowd: int) -> list[list[float]]:
-    """The box as the polygon of a mask. Raises Unsound for a crowd's: it lies somewhere within."""
+    """The box as the polygon of a mask. Raises InvalidAnnotation for a crowd's: it lies somewhere within."""
     if crowd:
-        raise Unsound("crowd without a segmentation: a box does not say where it is; draw or remove it")
+        raise InvalidAnnotation(
+            "crowd without a segmentation: a box does not say where it is; draw or remove it"
+        )
     left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
     return [[left, top, right, top, right, bottom, left, bottom]]
 
@@ -139,36 +141,38 @@ def _filled(box: list[float], crowd: int) -> list[list[float]]:
 def _mask(segmentation: Any, width: int, height: int) -> tuple[float, list[float]]:
     """Pixels of a sound mask, and its extent [left, top, right, bottom].
 
-    Raises Unsound or BadRunLengths for one that is not.
+    Raises InvalidAnnotation or BadRunLengths for one that is not.
     """
     if isinstance(segmentation, dict):
         runs = run_lengths(segmentation, height, width)
         area = float(sum(runs[1::2]))
         if not area:
-            raise Unsound("mask without a pixel")
+            raise InvalidAnnotation("mask without a pixel")
         size = {"size": [height, width], "counts": runs}
         left, top, across, down = coco_mask.toBbox(coco_mask.frPyObjects(size, height, width)).tolist()
         return area, [left, top, left + across, top + down]
     if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
-        raise Unsound("segmentation is neither a list of polygons nor run lengths")
+        raise InvalidAnnotation("segmentation is neither a list of polygons nor run lengths")
     parts = [_corners(polygon, width, height) for polygon in segmentation]
     if all(_on_a_line(part) for part in parts):
-        raise Unsound("polygons without area: all their points lie on one line; draw or remove them")
+        raise InvalidAnnotation(
+            "polygons without area: all their points lie on one line; draw or remove them"
+        )
     corners = np.concatenate(parts)
     return sum(map(_enclosed, parts)), [*corners.min(0).tolist(), *corners.max(0).tolist()]
 
 
 def _corners(polygon: list[Any], width: int, height: int) -> np.ndarray:
-    """(n, 2) of x and y in pixels. Raises Unsound where they are none of the image."""
+    """(n, 2) of x and y in pixels. Raises InvalidAnnotation where they are none of the image."""
     if len(polygon) < 6 or len(polygon) % 2:
-        raise Unsound(f"polygon of {len(polygon)} numbers: expected x, y of 3 points or more")
+        raise InvalidAnnotation(f"polygon of {len(polygon)} numbers: expected x, y of 3 points or more")
     if not all(_finite(one) for one in polygon):
-        raise Unsound("polygon with something that is no finite number")
+        raise InvalidAnnotation("polygon with something that is no finite number")
     corners = np.array(polygon, dtype=np.float64).reshape(-1, 2)
     over = np.maximum(-corners, corners - (width, height)).max(axis=1)
     if over.max() > TOLERANCE:
         x, y = corners[over.argmax()]
-        raise Unsound(
+        raise InvalidAnnotation(
             f"polygon with a point at ({x:g}, {y:g}), outside its {width}x{height} image: correct it, or cut "
             "the polygon at the border"
         )
@@ -188,14 +192,14 @@ def _enclosed(corners: np.ndarray) -> float:
 
 
 def _check_together(extent: list[float], box: list[float]) -> None:
-    """Raises Unsound where a mask and the box that belongs to it lie in different places."""
+    """Raises InvalidAnnotation where a mask and the box that belongs to it lie in different places."""
     low, high = np.array(extent).reshape(2, 2)
     corner, sides = np.array(box, dtype=np.float64).reshape(2, 2)
     # Half a pixel around both: a sliver's box may be rounded to a whole pixel.
     within = (np.minimum(high, corner + sides) - np.maximum(low, corner) + 1).clip(0).prod()
     if within < COMMON * ((high - low + 1).prod() + (sides + 1).prod() - within):
         (left, top), (right, bottom) = low, high
-        raise Unsound(
+        raise InvalidAnnotation(
             f"mask from x {left:g} to {right:g} and y {top:g} to {bottom:g}, its box {box} (x, y, width, "
             "height) elsewhere: put right which of the two is wrong; both count pixels of the image"
         )

@@ -37,7 +37,7 @@ class EmptySplit(RuntimeError):
 
 
 @contextmanager
-def claimed(work: Path, log: Callable[[str], None], *, alone: bool = True) -> Iterator[None]:
+def work_lock(work: Path, log: Callable[[str], None], *, alone: bool = True) -> Iterator[None]:
     """Hold the work directory, alone or together with others that share it; waits for those in the way."""
     work.mkdir(parents=True, exist_ok=True)
     how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
@@ -53,7 +53,7 @@ def claimed(work: Path, log: Callable[[str], None], *, alone: bool = True) -> It
         yield
 
 
-def finished(job: ShardJob) -> dict[str, Any] | None:
+def finished_index(job: ShardJob) -> dict[str, Any] | None:
     """The index in `job.out`, if this very job made it and all that it names is there."""
     try:
         done = json.loads((job.work / _DONE).read_bytes())
@@ -65,7 +65,7 @@ def finished(job: ShardJob) -> dict[str, Any] | None:
         return None
 
 
-def entered(job: ShardJob) -> bool:
+def is_prepared(job: ShardJob) -> bool:
     """Whether the work directory is this planned job's."""
     try:
         return json.loads((job.work / _JOB).read_bytes()) == job.identity
@@ -73,15 +73,15 @@ def entered(job: ShardJob) -> bool:
         return False
 
 
-def enter(job: ShardJob) -> None:
+def prepare(job: ShardJob) -> None:
     """Make the work directory this planned job's: what another left there goes, kept shards come in."""
-    same = entered(job)
+    same = is_prepared(job)
     remove_stale(job.work)
     for path in job.work.iterdir():
         ours = path.name.split("-")[0] in SPLITS or path.name in (_JOB, _DONE, REJECTED)
         if path.name == _DONE or (ours and not same):
             path.unlink()
-    for task, sidecar, tar in job.kept:
+    for task, sidecar, tar in job.reused:
         if read_sidecar(job.work, task.name) is None:
             sidecar.write(job.work)
         if not (job.work / task.name).exists():
@@ -89,7 +89,7 @@ def enter(job: ShardJob) -> None:
     write_json(job.work / _JOB, job.identity)
 
 
-def written(job: ShardJob, task: ShardTask) -> Sidecar | None:
+def finished_sidecar(job: ShardJob, task: ShardTask) -> Sidecar | None:
     """The sidecar of a shard finished earlier, if its tar is still whole here (or already in its place)."""
     sidecar = read_sidecar(job.work, task.name)
     if sidecar is None:
@@ -157,11 +157,11 @@ def _conclude(
     job: ShardJob, sidecars: dict[str, Sidecar], index: dict[str, Any], log: Callable[[str], None]
 ) -> None:
     """Keep the tars for the next run, note what is done, and empty the work directory."""
-    if job.kept_dir is not None:
+    if job.reuse_dir is not None:
         parts = [(task, sidecars[task.name]) for task in job.tasks]
-        reason = keep(job.kept_dir, job.made_so, job.listing, parts, index, job.out)
+        reason = keep(job.reuse_dir, job.reuse_key, job.listing, parts, index, job.out)
         if reason is not None:
-            log(f"{job.kept_dir}: no shard can be kept for the next run, it will write all anew ({reason})")
+            log(f"{job.reuse_dir}: no shard can be kept for the next run, it will write all anew ({reason})")
     digest = sha256_of(job.out / INDEX)
     write_json(job.work / _DONE, {"job": job.about, "index": digest})
     for task in job.tasks:

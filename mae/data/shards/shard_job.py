@@ -12,7 +12,7 @@ from mae.data.listing.listing_file import Listing
 from mae.data.listing.manifest import manifest_digest
 from mae.data.shards.index import FORMAT
 from mae.data.shards.shard_plan import ShardTask, plan_shards
-from mae.data.shards.shard_reuse import KeptShard, reusable
+from mae.data.shards.shard_reuse import ReusedShard, reusable
 from mae.data.sources.base import SPLITS
 
 
@@ -46,7 +46,7 @@ class ShardSettings:
 class ShardJob:
     """The shards of one listing (`manifest.write_listing`), to be made in `work` and published in `out`.
 
-    kept_dir: where published shards are kept for the next run (see `kept`); None begins anew each time.
+    reuse_dir: where published shards are kept for the next run (see `kept`); None begins anew each time.
     about: what is made, as JSON. After `plan`: tasks, every shard in the order of the index, and kept, those
     that an earlier run wrote. The plan depends on the listing, the settings and the kept shards alone.
 
@@ -58,12 +58,12 @@ class ShardJob:
         listing_dir: str | os.PathLike,
         out_dir: str | os.PathLike,
         work_dir: str | os.PathLike,
-        kept_dir: str | os.PathLike | None = None,
+        reuse_dir: str | os.PathLike | None = None,
         settings: ShardSettings | None = None,
     ) -> None:
         self.listing, self.settings = Listing(listing_dir), settings or ShardSettings()
         self.out, self.work = Path(out_dir), Path(work_dir)
-        self.kept_dir = None if kept_dir is None else Path(kept_dir)
+        self.reuse_dir = None if reuse_dir is None else Path(reuse_dir)
         given, manifest = self.settings, self.listing.manifest
         if given.max_side is not None and "task" in manifest:
             raise ValueError(
@@ -81,27 +81,27 @@ class ShardJob:
         self.about: dict[str, Any] = {**made, "source": manifest_digest(manifest)}
         # Labels are places among the classes, and annotations are checked against the categories.
         tables = {name: manifest.get(name) for name in ("classes", "task", "categories", "ignore")}
-        self.made_so: dict[str, Any] = {**made, **tables}
+        self.reuse_key: dict[str, Any] = {**made, **tables}
         self.tasks: list[ShardTask] = []
-        self.kept: list[KeptShard] = []
+        self.reused: list[ReusedShard] = []
 
     def plan(self, log: Callable[[str], None] = lambda line: None) -> None:
         """Find what an earlier run left, and cut the rest into shards that come after it."""
-        self.kept, self.tasks = [], []
-        had = self.kept_dir is not None and self.kept_dir.is_dir()
-        if self.kept_dir is not None and had:
-            self.kept = reusable(self.kept_dir, self.made_so, self.listing, log)
+        self.reused, self.tasks = [], []
+        had = self.reuse_dir is not None and self.reuse_dir.is_dir()
+        if self.reuse_dir is not None and had:
+            self.reused = reusable(self.reuse_dir, self.reuse_key, self.listing, log)
         given = self.settings
         for split in SPLITS:
-            old = [one.task for one in self.kept if one.task.split == split]
+            old = [one.task for one in self.reused if one.task.split == split]
             self.tasks += old
             self.tasks += plan_shards(self.listing, split, given.seed, given.max_count, given.max_bytes, old)
         if had:
-            images = sum(len(one.sidecar.samples) for one in self.kept)
-            new = len(self.tasks) - len(self.kept)
-            log(f"kept {len(self.kept)} shards ({images} images), writing {new} new")
+            images = sum(len(one.sidecar.samples) for one in self.reused)
+            new = len(self.tasks) - len(self.reused)
+            log(f"kept {len(self.reused)} shards ({images} images), writing {new} new")
 
     @property
     def identity(self) -> dict[str, Any]:
         """`about`, and which shards are taken over: the same while a planned task means the same shard."""
-        return {**self.about, "kept": [one.tar.stem for one in self.kept]} if self.kept else self.about
+        return {**self.about, "kept": [one.tar.stem for one in self.reused]} if self.reused else self.about

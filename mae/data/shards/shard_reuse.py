@@ -26,7 +26,7 @@ from mae.files import atomic_write, sha256_of, write_json
 _KEPT = "kept.json"
 
 
-class KeptShard(NamedTuple):
+class ReusedShard(NamedTuple):
     """A shard of an earlier run: its place among today's, what it holds, and where its tar lies."""
 
     task: ShardTask
@@ -35,11 +35,11 @@ class KeptShard(NamedTuple):
 
 
 def reusable(
-    directory: Path, made_so: dict[str, Any], listing: Listing, log: Callable[[str], None]
-) -> list[KeptShard]:
+    directory: Path, reuse_key: dict[str, Any], listing: Listing, log: Callable[[str], None]
+) -> list[ReusedShard]:
     """Kept shards made by the same settings, every image of which is listed as it was, in their old order.
 
-    made_so: all that decides what a shard is made of, the images excepted. A tar is taken for whole by size,
+    reuse_key: all that decides what a shard is made of, the images excepted. A tar is taken for whole by size,
     modification time and inode as they were noted; where those differ, by its sha256.
     log: is told why others are not taken.
     """
@@ -47,13 +47,15 @@ def reusable(
     if noted is None:
         return []
     differ = [
-        name for name in {**made_so, **noted["made_so"]} if noted["made_so"].get(name) != made_so.get(name)
+        name
+        for name in {**reuse_key, **noted["made_so"]}
+        if noted["made_so"].get(name) != reuse_key.get(name)
     ]
     if differ:
         log(f"{directory}: made with other settings ({', '.join(differ)}), no shard of it is kept")
         return []
     row_of = _Rows(listing)
-    found: list[KeptShard] = []
+    found: list[ReusedShard] = []
     gone = altered = 0
     for about in noted["shards"]:
         tar, record = directory / f"{about['key']}.tar", _read(directory / f"{about['key']}.json")
@@ -65,7 +67,7 @@ def reusable(
         else:
             number = sum(one.task.split == about["split"] for one in found)
             task = ShardTask(about["split"], number, rows, record["first_key"])
-            found.append(KeptShard(task, replace(Sidecar(**record["sidecar"]), name=task.name), tar))
+            found.append(ReusedShard(task, replace(Sidecar(**record["sidecar"]), name=task.name), tar))
             row_of.used[rows] = True
     if gone:
         log(f"{gone} earlier shards hold images that are removed or changed: what is left of them goes anew")
@@ -77,7 +79,7 @@ def reusable(
 
 def keep(
     directory: Path,
-    made_so: dict[str, Any],
+    reuse_key: dict[str, Any],
     listing: Listing,
     parts: Sequence[tuple[ShardTask, Sidecar]],
     index: dict[str, Any],
@@ -107,7 +109,7 @@ def keep(
                     about_it = {"rows": rows, "first_key": task.first_key, "sidecar": vars(side)}
                     file.write(json.dumps(about_it).encode("ascii"))
             shards.append({"key": key, "split": split, "stamp": _stamp(tar)})
-    write_json(directory / _KEPT, {"made_so": made_so, "shards": shards})
+    write_json(directory / _KEPT, {"made_so": reuse_key, "shards": shards})
     _remove_others(directory, {one["key"] for one in shards})
     return None
 

@@ -22,11 +22,11 @@ from mae.data.decode import Checked, UndecodableImage, check, orientation_of, pi
 from mae.data.label_png import UnreadableMap
 from mae.data.listing.listing_file import Listing
 from mae.data.shards.annotation_checks import (
-    Unsound,
+    InvalidAnnotation,
     check_label_map,
     check_upright,
     known_values,
-    sound_objects,
+    valid_objects,
 )
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.tar_writer import TarWriter
@@ -114,7 +114,7 @@ class ShardWriter:
         try:
             extension, body, checked = self._checked(entry, data)
             belonging, faults, boxes_only = self._belonging(stated, label_map, data, checked)
-        except (UndecodableImage, UnreadableMap, Unsound) as error:
+        except (UndecodableImage, UnreadableMap, InvalidAnnotation) as error:
             sidecar.rejected.append({"path": entry.path, "reason": str(error)})
             return
         sidecar.rejected += [{"path": entry.path, "reason": fault} for fault in faults]
@@ -153,7 +153,7 @@ class ShardWriter:
         if label_map is not None and self._known is not None:
             check_label_map(label_map, image.width, image.height, self._known)
             return {}, [], 0
-        sound, faults, boxes_only = sound_objects(stated, image.width, image.height)
+        sound, faults, boxes_only = valid_objects(stated, image.width, image.height)
         return {"image_id": stated["image_id"], "annotations": sound}, faults, boxes_only
 
     def _reduced(self, data: bytes, checked: Checked) -> tuple[bytes, Checked]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from mae.data.listing.listing_file import Listing
 from mae.data.shards.index import REJECTED
-from mae.data.shards.publish import claimed, enter, entered, finished, publish, written
+from mae.data.shards.publish import finished_index, finished_sidecar, is_prepared, prepare, publish, work_lock
 from mae.data.shards.shard_job import ShardJob, ShardSettings
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_writer import ShardWriter, Sidecar
@@ -39,7 +39,7 @@ def write_shards(
     out_dir: str | os.PathLike,
     work_dir: str | os.PathLike,
     *,
-    kept_dir: str | os.PathLike | None = None,
+    reuse_dir: str | os.PathLike | None = None,
     workers: int = 1,
     log: Callable[[str], None] = lambda line: None,
     **settings: Any,
@@ -52,24 +52,24 @@ def write_shards(
     do not fit their annotations, and single annotations that do not fit their image are left out and named
     in `rejected.json`.
 
-    settings: the fields of `ShardSettings`. kept_dir: where published shards are kept for the next run. It
+    settings: the fields of `ShardSettings`. reuse_dir: where published shards are kept for the next run. It
     then takes over those whose images are all listed as they were, byte for byte, and shards the rest after
     them; so equal bytes need equal kept shards, too. It must lie on the file system of `out_dir`.
     log: is given a progress line with rate and time left every few seconds.
 
     Raises: SourceChanged, DiskFull, TooManyRejected, WorkerDied, EmptySplit, SourceError, ValueError.
     """
-    job = ShardJob(listing_dir, out_dir, work_dir, kept_dir, ShardSettings(**settings))
-    with claimed(job.work, log):
-        done = finished(job)
+    job = ShardJob(listing_dir, out_dir, work_dir, reuse_dir, ShardSettings(**settings))
+    with work_lock(job.work, log):
+        done = finished_index(job)
         if done is not None:
             log(f"{job.out}: unchanged, nothing to do")
             return done
         job.plan(log)
-        enter(job)
+        prepare(job)
         progress = _Progress(job, log)
         for task in job.tasks:
-            sidecar = written(job, task)
+            sidecar = finished_sidecar(job, task)
             if sidecar is not None:
                 progress.add(task, sidecar)
         progress.begin()
@@ -88,12 +88,12 @@ def list_parts(job: ShardJob, log: Callable[[str], None] = lambda line: None) ->
 
     Each may be written by another process (`write_parts`), on any machine that sees the same files.
     """
-    with claimed(job.work, log):
-        if finished(job) is not None:
+    with work_lock(job.work, log):
+        if finished_index(job) is not None:
             return []
         job.plan(log)
-        enter(job)
-        return [task.name for task in job.tasks if written(job, task) is None]
+        prepare(job)
+        return [task.name for task in job.tasks if finished_sidecar(job, task) is None]
 
 
 def write_parts(job: ShardJob, names: Sequence[str], log: Callable[[str], None] = lambda line: None) -> None:
@@ -107,14 +107,14 @@ def write_parts(job: ShardJob, names: Sequence[str], log: Callable[[str], None] 
     if unknown:
         few = ", ".join(list(tasks)[:3])
         raise ValueError(f"no shard is called {', '.join(unknown)}; of {len(tasks)} the first are {few}")
-    if finished(job) is not None:
+    if finished_index(job) is not None:
         log(f"{job.out}: unchanged, nothing to do")
         return
-    if not entered(job):
-        with claimed(job.work, log):
-            enter(job)
-    with claimed(job.work, log, alone=False):
-        waiting = [tasks[name] for name in names if written(job, tasks[name]) is None]
+    if not is_prepared(job):
+        with work_lock(job.work, log):
+            prepare(job)
+    with work_lock(job.work, log, alone=False):
+        waiting = [tasks[name] for name in names if finished_sidecar(job, tasks[name]) is None]
         for number, (task, sidecar) in enumerate(_run(waiting, job, 1), 1):
             about = f"{len(sidecar.samples)} images, {sidecar.bytes / 1e6:.1f} MB"
             log(f"{task.name}: {about} ({number} of {len(waiting)})")
@@ -131,7 +131,7 @@ class _Progress:
 
     def begin(self) -> None:
         """Start to count the rate: the shards added before are from earlier runs."""
-        reused = len(self._job.kept)
+        reused = len(self._job.reused)
         finished, to_write = len(self.sidecars) - reused, len(self._job.tasks) - reused
         if finished:
             self._log(f"resuming: {finished} of {to_write} shards are finished already")

@@ -39,7 +39,7 @@ class Faults:
         """what: plural, as of 'images without a label map'; example: which one it is."""
         self._found.setdefault(what, []).append(example)
 
-    def judge(self) -> None:
+    def raise_if_any(self) -> None:
         """Raises SourceError with the number of each fault and up to three examples, where there are any."""
         if self._found:
             said = (
@@ -94,7 +94,7 @@ class Source(Protocol):
         """
 
 
-class Found(NamedTuple):
+class FoundFile(NamedTuple):
     """A file met on a walk: its path below the root, with size and time."""
 
     path: str
@@ -120,7 +120,7 @@ def directories(path: Path) -> list[str]:
         return sorted(entry.name for entry in scan if entry.is_dir() and not entry.name.startswith("."))
 
 
-def walk(root: Path, top: str) -> Iterator[Found]:
+def walk(root: Path, top: str) -> Iterator[FoundFile]:
     """Every visible file below root/top, names sorted within each directory; links are followed.
 
     A directory that contains itself by a link is entered once. Hidden names (leading dot) are passed over.
@@ -128,7 +128,7 @@ def walk(root: Path, top: str) -> Iterator[Found]:
     yield from _walk(root, top, ())
 
 
-def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
+def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[FoundFile]:
     place = root / below if below else root
     status = os.stat(place)
     identity = (status.st_dev, status.st_ino)
@@ -148,12 +148,12 @@ def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterato
         except OSError:
             if not entry.is_symlink():  # a directory that may not be read is an error, not a gap
                 raise
-            yield Found(path, BROKEN_LINK, 0)
+            yield FoundFile(path, BROKEN_LINK, 0)
             continue
-        yield Found(path, status.st_size, status.st_mtime_ns)
+        yield FoundFile(path, status.st_size, status.st_mtime_ns)
 
 
-def stamp_of(files: Iterable[Found]) -> list[int]:
+def stat_digest(files: Iterable[FoundFile]) -> list[int]:
     """[A number made of names, sizes and times]: another one for any other files."""
     digest = hashlib.sha256()
     for found in files:
@@ -161,7 +161,7 @@ def stamp_of(files: Iterable[Found]) -> list[int]:
     return [int.from_bytes(digest.digest()[:8], "big")]
 
 
-def file_at(root: Path, path: str) -> Found | None:
+def file_at(root: Path, path: str) -> FoundFile | None:
     """The file that a list names by its path below the root; None where there is none below it."""
     path = posixpath.normpath(path)
     if path.startswith(("/", "../")):
@@ -170,7 +170,7 @@ def file_at(root: Path, path: str) -> Found | None:
         status = os.stat(root / path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return Found(path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+    return FoundFile(path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def require_directory(path: Path, expected: str) -> None:
@@ -180,13 +180,13 @@ def require_directory(path: Path, expected: str) -> None:
         raise SourceError(f"{path}: {what}; expected {expected}")
 
 
-def official_split(kind: str, val_fraction: float) -> None:
+def refuse_val_fraction(kind: str, val_fraction: float) -> None:
     """Raises SourceError where a share of a set that has a val split of its own is to be held out."""
     if val_fraction:
         raise SourceError(f"{kind} has an official val split: val_fraction must be 0")
 
 
-def fraction_of(value: float) -> float:
+def checked_fraction(value: float) -> float:
     """The value, once it is known to be a fraction. Raises SourceError."""
     if not 0.0 <= value < 1.0:
         raise SourceError(f"val_fraction is {value}: it must be at least 0 and below 1")

@@ -13,12 +13,12 @@ from mae.data.sources.base import (
     SPLITS,
     Entry,
     Faults,
-    Found,
+    FoundFile,
     SourceError,
-    fraction_of,
+    checked_fraction,
     held_out,
     require_directory,
-    stamp_of,
+    stat_digest,
     walk,
 )
 from mae.data.sources.coco_json import annotations_by_image, category_names, read_tables
@@ -44,7 +44,7 @@ class CocoSource:
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         self.root = Path(root)
-        self.val_fraction = fraction_of(val_fraction)
+        self.val_fraction = checked_fraction(val_fraction)
         self.ignored = 0
         self._categories: dict[int, str] = {}
         self._unlisted: dict[str, set[str]] = {}
@@ -67,7 +67,7 @@ class CocoSource:
         for file, folder in filter(None, (_places(self.root, split) for split in SPLITS)):
             status = file.stat()
             key[str(file.relative_to(self.root))] = [status.st_size, status.st_mtime_ns]
-            key[folder] = stamp_of(walk(self.root, folder))
+            key[folder] = stat_digest(walk(self.root, folder))
         return key
 
     def class_info(self) -> dict[str, dict]:
@@ -140,7 +140,7 @@ def _places(root: Path, split: str) -> tuple[Path, str] | None:
 
 
 def _placed(
-    file: Path, images: list[dict[str, Any]], files: dict[str, Found], folder: str
+    file: Path, images: list[dict[str, Any]], files: dict[str, FoundFile], folder: str
 ) -> dict[str, dict[str, Any]]:
     """Path of the image's file below the root -> the json's row. Raises SourceError for files not there."""
     faults = Faults(file)
@@ -155,5 +155,5 @@ def _placed(
             faults.add("files that several images name", path)
         else:
             placed[path] = image
-    faults.judge()
+    faults.raise_if_any()
     return placed

@@ -39,7 +39,7 @@ def category_names(file: Path, table: list[dict[str, Any]]) -> dict[int, str]:
             faults.add("category ids given twice", repr(number))
         else:
             names[int(row["id"])] = name
-    faults.judge()
+    faults.raise_if_any()
     return names
 
 
@@ -73,7 +73,7 @@ def annotations_by_image(file: Path, about: dict[str, Any], categories: set[int]
         else:
             row |= {"category_id": int(row["category_id"]), "iscrowd": int(row["iscrowd"] or 0)}
             rows.setdefault(image_id, []).append(row)
-    faults.judge()
+    faults.raise_if_any()
     return rows
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from mae.data.sources.base import (
     Entry,
-    Found,
+    FoundFile,
     SourceError,
+    checked_fraction,
     directories,
-    fraction_of,
     held_out,
     is_image,
     require_directory,
@@ -25,7 +25,7 @@ class _Folder:
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         self.root = Path(root)
-        self.val_fraction = fraction_of(val_fraction)
+        self.val_fraction = checked_fraction(val_fraction)
         self.ignored = 0
 
     def unchanged_key(self) -> dict[str, list[int]]:
@@ -66,14 +66,14 @@ class FolderSource(_Folder):
         else:
             yield from self._labelled("val", held_out_too=False)
 
-    def _beside(self, taken: tuple[str, ...]) -> Iterator[Found]:
+    def _beside(self, taken: tuple[str, ...]) -> Iterator[FoundFile]:
         with os.scandir(self.root) as scan:
             names = sorted(entry.name for entry in scan if entry.name not in taken)
         for name in names:
             if (self.root / name).is_dir():
                 yield from walk(self.root, name)
             else:
-                yield Found(name, 0, 0)
+                yield FoundFile(name, 0, 0)
 
     def _labelled(self, top: str, held_out_too: bool) -> Iterator[Entry]:
         depth = 1 if top else 0
@@ -100,7 +100,7 @@ class FolderSource(_Folder):
                 raise SourceError(f"{annotations}: has no line for {found.path}")
             yield Entry("val", found.path, classes[name], found.size, found.mtime_ns)
 
-    def _counts(self, found: Found) -> bool:
+    def _counts(self, found: FoundFile) -> bool:
         if is_image(found.path):
             return True
         self.ignored += 1

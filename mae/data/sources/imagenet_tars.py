@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from mae.data.sources.base import Entry, SourceError, is_image, official_split, require_directory
+from mae.data.sources.base import Entry, SourceError, is_image, refuse_val_fraction, require_directory
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VAL = "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12"
 _META = "data/meta.mat"
-_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+_GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 
 
 class ImageNetTarSource:
@@ -32,7 +32,7 @@ class ImageNetTarSource:
     kind = "imagenet_tar"
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
-        official_split(self.kind, val_fraction)
+        refuse_val_fraction(self.kind, val_fraction)
         self.root = Path(root)
         self.ignored = 0
 
@@ -67,7 +67,7 @@ class ImageNetTarSource:
     def _devkit_files(self) -> list[Path]:
         folder = self.root / DEVKIT
         if folder.is_dir():
-            files = [folder / _META, folder / _TRUTH]
+            files = [folder / _META, folder / _GROUND_TRUTH]
             for file in files:
                 if not file.is_file():
                     raise SourceError(f"{file}: missing from the devkit")
@@ -115,8 +115,8 @@ class ImageNetTarSource:
                 name = Path(outer.name)
                 if name.suffix != ".tar":
                     raise SourceError(f"{path}: member {outer.name}: expected one <wnid>.tar per class")
-                window = _Window(file, outer.offset_data, outer.size)
-                for inner in _members(window, path / outer.name):
+                part = _FilePart(file, outer.offset_data, outer.size)
+                for inner in _members(part, path / outer.name):
                     if not is_image(inner.name):
                         self.ignored += 1
                         continue
@@ -128,7 +128,7 @@ class ImageNetTarSource:
     def _val(self, synsets: dict[int, tuple[str, str]]) -> Iterator[Entry]:
         path = self.root / VAL
         mtime = path.stat().st_mtime_ns
-        truth = self._devkit_read(_TRUTH).split()
+        ground_truth = self._devkit_read(_GROUND_TRUTH).split()
         with path.open("rb") as file:
             for member in _members(file, path):
                 if not is_image(member.name):
@@ -136,16 +136,16 @@ class ImageNetTarSource:
                     continue
                 try:
                     number = int(Path(member.name).stem.rsplit("_", 1)[-1])
-                    wnid = synsets[int(truth[number - 1 if number > 0 else len(truth)])][0]
+                    wnid = synsets[int(ground_truth[number - 1 if number > 0 else len(ground_truth)])][0]
                 except (ValueError, IndexError, KeyError):
                     raise SourceError(
-                        f"{path}: member {member.name}: the devkit's ground truth ({len(truth)} lines, "
+                        f"{path}: member {member.name}: the devkit's ground truth ({len(ground_truth)} lines, "
                         f"{len(synsets)} classes) has no class for it"
                     ) from None
                 yield Entry("val", member.name, wnid, member.size, mtime, VAL, member.offset_data)
 
 
-def _members(file: IO[bytes] | _Window, name: Path) -> Iterator[tarfile.TarInfo]:
+def _members(file: IO[bytes] | _FilePart, name: Path) -> Iterator[tarfile.TarInfo]:
     """The regular files of a tar by their headers alone; raises SourceError where one is cut short."""
     file.seek(0, os.SEEK_END)
     end = file.tell()
@@ -166,7 +166,7 @@ def _members(file: IO[bytes] | _Window, name: Path) -> Iterator[tarfile.TarInfo]
         raise SourceError(f"{name}: not a whole tar file ({error}); fetch it again") from error
 
 
-class _Window(io.RawIOBase):
+class _FilePart(io.RawIOBase):
     """A part of an open file, seen as a file of its own. Reads only what it is asked for."""
 
     def __init__(self, file: IO[bytes], start: int, size: int):

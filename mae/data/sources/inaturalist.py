@@ -14,7 +14,7 @@ from mae.data.sources.base import (
     Faults,
     SourceError,
     file_at,
-    official_split,
+    refuse_val_fraction,
     require_directory,
 )
 from mae.data.sources.coco_json import category_names, read_tables
@@ -35,7 +35,7 @@ class _INaturalist:
     kind: str
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
-        official_split(self.kind, val_fraction)
+        refuse_val_fraction(self.kind, val_fraction)
         self.root = Path(root)
         self.year = self.kind.removeprefix("inat")
         self.ignored = 0
@@ -120,7 +120,7 @@ class _INaturalist:
                 yield Entry(split, found.path, names[number], found.size, found.mtime_ns)
         for image_id in numbers:
             faults.add("annotations of images that it does not list", f"image_id {image_id!r}")
-        faults.judge()
+        faults.raise_if_any()
 
 
 class INat2017Source(_INaturalist):

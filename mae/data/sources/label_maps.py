@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from mae.data.sources.base import (
     Entry,
     Faults,
-    Found,
+    FoundFile,
     SourceError,
-    fraction_of,
+    checked_fraction,
     held_out,
     is_image,
     require_directory,
@@ -50,7 +50,7 @@ class LabelMapSource:
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         self.root = Path(root)
-        self.val_fraction = fraction_of(val_fraction)
+        self.val_fraction = checked_fraction(val_fraction)
         self.ignored = 0
 
     def entries(self) -> Iterator[Entry]:
@@ -92,14 +92,14 @@ class LabelMapSource:
         return _numbered(file, dict(enumerate(names)))
 
     def _split(self, split: str, images: str, labels: str, fraction: float) -> Iterator[Entry]:
-        maps: dict[str, Found] = {}
+        maps: dict[str, FoundFile] = {}
         for found in walk(self.root, labels):
             stem, extension = posixpath.splitext(found.path.removeprefix(f"{labels}/"))
             if extension.lower() == ".png":
                 maps[stem] = found
             else:
                 self.ignored += 1
-        pairs: list[tuple[str, Found, Found]] = []
+        pairs: list[tuple[str, FoundFile, FoundFile]] = []
         faults = Faults(self.root)
         used: set[str] = set()
         for found in walk(self.root, images):
@@ -115,7 +115,7 @@ class LabelMapSource:
         for stem in maps:
             if stem not in used:
                 faults.add(f"label maps without their image in {images}/", maps[stem].path)
-        faults.judge()
+        faults.raise_if_any()
         if not pairs:
             raise SourceError(f"{self.root / images}: no images found; expected {self.expected}")
         for name, found, label_map in pairs:
@@ -204,5 +204,5 @@ def _numbered(file: Path, names: dict[int, str]) -> list[dict[str, Any]]:
             faults.add("classes without a name", f"value {value}")
         elif list(names.values()).index(name) != list(names).index(value):
             faults.add("names given twice", repr(name))
-    faults.judge()
+    faults.raise_if_any()
     return [{"id": value, "name": name} for value, name in names.items()]

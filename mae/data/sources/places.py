@@ -12,10 +12,10 @@ from mae.data.sources.base import (
     SPLITS,
     Entry,
     Faults,
-    Found,
+    FoundFile,
     SourceError,
     file_at,
-    official_split,
+    refuse_val_fraction,
     require_directory,
 )
 
@@ -37,7 +37,7 @@ class _Places:
     image_folders: tuple[tuple[str, str], ...]  # of train and val, the first pair that is there
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
-        official_split(self.kind, val_fraction)
+        refuse_val_fraction(self.kind, val_fraction)
         self.root = Path(root)
         self.ignored = 0
         self._scenes: dict[int, str] = {}
@@ -106,9 +106,9 @@ class _Places:
                 yield Entry(
                     split, found.path, _name(number, self._scenes[number]), found.size, found.mtime_ns
                 )
-        faults.judge()
+        faults.raise_if_any()
 
-    def _fault(self, number: int, scene: str, found: Found | None) -> str | None:
+    def _fault(self, number: int, scene: str, found: FoundFile | None) -> str | None:
         if number not in self._scenes:
             return "images of a class that there is not"
         if scene and scene != self._scenes[number]:
@@ -152,7 +152,7 @@ def _read_table(file: Path) -> dict[int, str]:
             faults.add("numbers given twice", match[2])
         else:
             scenes[int(match[2])] = _scene(match[1])
-    faults.judge()
+    faults.raise_if_any()
     return scenes
 
 

@@ -17,7 +17,7 @@ from faster_coco_eval.core import mask as coco_mask
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from mae.data.transforms.mask_resize import seen_of_mask
+from mae.data.transforms.mask_resize import visible_mask
 
 Target = Mapping[str, Any]
 Pair = tuple[torch.Tensor, dict[str, Any]]
@@ -180,7 +180,7 @@ def _seen(annotation: Mapping[str, Any], view: _View) -> _Patch | None:
 
 def _seen_runs(segmentation: Mapping[str, Any], view: _View) -> _Patch | None:
     window = (view.top, view.height), (view.left, view.width)
-    found = seen_of_mask(segmentation, view.resized, window)
+    found = visible_mask(segmentation, view.resized, window)
     if found is None:
         return None
     mask, top, left = found

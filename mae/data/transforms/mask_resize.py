@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mae.data.run_lengths import part_with_mask
+from mae.data.run_lengths import mask_crop
 
 
 class Span(NamedTuple):
@@ -28,7 +28,7 @@ class Span(NamedTuple):
         return self.first * self.step - self.low, min(self.last * self.step, self.high) - self.low
 
 
-def seen_of_mask(
+def visible_mask(
     stated: Mapping[str, Any], resized: Sequence[int], window: Sequence[tuple[int, int]]
 ) -> tuple[np.ndarray, int, int] | None:
     """(mask (h, w) bool, top, left within the window), None where nothing of the mask can be seen.
@@ -37,7 +37,7 @@ def seen_of_mask(
     with antialiased bilinear weights; a pixel is the object's from half on. window: (begin, length) in those
     rows, and in the columns.
     """
-    part, *corner = part_with_mask(stated)
+    part, *corner = mask_crop(stated)
     rows, columns = (
         _span(*along) for along in zip(corner, part.shape, stated["size"], resized, window, strict=True)
     )

@@ -14,7 +14,7 @@ import torch
 from faster_coco_eval.core import mask as rle
 from PIL import Image, ImageDraw, ImageFont
 
-from mae.data.run_lengths import part_with_mask
+from mae.data.run_lengths import mask_crop
 from mae.evaluation.segmentation.iou import IGNORE
 from mae.report.plots.picture_page import (
     GREY,
@@ -150,7 +150,7 @@ def _draw(pixels: Pixels, overlays: Sequence[_Overlay], side: int) -> Image.Imag
     rows, columns = map(_nearest, pixels.shape[:2], canvas.shape[:2])
     for overlay in overlays:
         if overlay.mask is not None:
-            part, top, left = part_with_mask(overlay.mask)
+            part, top, left = mask_crop(overlay.mask)
             down = slice(*np.searchsorted(rows, (top, top + len(part))))
             across = slice(*np.searchsorted(columns, (left, left + part.shape[1])))
             inside = part[rows[down, None] - top, columns[None, across] - left] > 0

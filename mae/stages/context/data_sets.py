@@ -71,7 +71,7 @@ def shard_set(stage: str, params: Params) -> None:
         *folders, kept = _folders(stage, params)
         index = write_shards(
             *folders,
-            kept_dir=kept,
+            reuse_dir=kept,
             workers=params.runtime.workers,
             log=_log.info,
             **_settings(stage, params),

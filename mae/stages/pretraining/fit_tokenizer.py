@@ -16,7 +16,7 @@ from mae.config import Params, Tokenizer
 from mae.config.paths import TOKENIZER, TOKENS
 from mae.data.loading.batches import evaluation_batches
 from mae.data.loading.epoch_order import EpochOrder
-from mae.data.loading.token_cache import keep_tokens, missing
+from mae.data.loading.token_cache import cache_tokens, missing
 from mae.data.shards.index import Split
 from mae.data.transforms import image as transforms
 from mae.data.transforms.pretraining import augmentation
@@ -162,7 +162,7 @@ def _keep(ctx: StageContext, made: Any) -> None:
     """
     split, folder = ctx.index.split("train"), ctx.folder / "checkpoints" / "tokens"
     rows = missing(folder, split, distributed.rank(), distributed.world_size())
-    for name in keep_tokens(folder, split, _tokens(ctx, made, split, rows)):
+    for name in cache_tokens(folder, split, _tokens(ctx, made, split, rows)):
         _log.info("kept the tokens of %s", name)
     distributed.barrier()
     if distributed.is_main():

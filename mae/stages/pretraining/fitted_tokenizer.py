@@ -9,7 +9,7 @@ from mae import interchange
 from mae.config import Params
 from mae.config.paths import TOKENIZER, TOKENS, require
 from mae.config.tokenizer import NEEDS, other_views
-from mae.data.loading.token_cache import KeptTokens
+from mae.data.loading.token_cache import CachedTokens
 from mae.data.shards.index import Index
 from mae.files import sha256_of
 from mae.models.tokenizer import build_tokenizer
@@ -40,7 +40,7 @@ def fitted_inputs(params: Params) -> list[str]:
     return [sha256_of(require(TOKENIZER))] if params.pretrain.target in NEEDS else []
 
 
-def kept_tokens(params: Params, index: Index) -> KeptTokens | None:
+def kept_tokens(params: Params, index: Index) -> CachedTokens | None:
     """The training images' tokens, where the stage `tokenizer` kept them (tokenizer.cache) of such views.
 
     Raises ValueError where they are of other shards.
@@ -49,7 +49,7 @@ def kept_tokens(params: Params, index: Index) -> KeptTokens | None:
         return None
     if _opened(TOKENIZER)[1].get("shards") != index.digest:
         raise ValueError(f"{TOKENS}: kept for other shards than {index.directory}; run the stage `tokenizer`")
-    return KeptTokens(TOKENS, index.split("train"))
+    return CachedTokens(TOKENS, index.split("train"))
 
 
 def tokenizer_config(kind: str, grid: Any, patch_size: Any, channels: int, settings: dict[str, Any]) -> Any:

@@ -53,7 +53,7 @@ def test_new_changed_removed_and_moved_images_are_told_apart(source):
     assert paths(after, found.new) == ["train/a/new.png", "train/b/00.png"]
     assert paths(after, found.changed) == ["train/b/01.png"]
     assert paths(before, found.removed) == ["train/a/00.png", "train/c/02.png"]
-    assert sorted(found.arrived) == sorted([*found.new, *found.changed])
+    assert sorted(found.new_or_changed) == sorted([*found.new, *found.changed])
     assert dict(zip(found.classes, found.by_class.T.tolist(), strict=True)) == {
         "a": [12, 1],
         "b": [12, 2],
@@ -107,7 +107,7 @@ def test_blank_images_lie_as_far_apart_as_can_be_and_are_counted(source):
     after = listed(source, "after")
     found = compare(before, after)
     old = measure(after, found.unchanged, most=20, seed=0)
-    new = measure(after, found.arrived, most=20, seed=0)
+    new = measure(after, found.new_or_changed, most=20, seed=0)
     assert (len(old.values), old.bad, old.blank) == (20, 0, 0.0)
     assert (len(new.values), new.bad, new.blank) == (10, 1, 1.0)
     assert new.undecodable == pytest.approx(1 / 11)

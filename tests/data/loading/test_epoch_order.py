@@ -7,7 +7,7 @@ UNEVEN = np.repeat(np.arange(5), [7, 3, 11, 1, 6])  # 28 rows
 
 
 def test_an_epoch_holds_every_row_once_and_the_next_another_order():
-    plan = EpochOrder(UNEVEN, seed=0, window=2)
+    plan = EpochOrder(UNEVEN, seed=0, shuffle_window=2)
     orders = [plan.order(epoch) for epoch in range(3)]
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(28))
@@ -21,7 +21,7 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 
 
 def test_rows_come_from_a_window_of_few_shards_at_a_time():
-    plan = EpochOrder(np.repeat(np.arange(20), 10), seed=0, window=4)
+    plan = EpochOrder(np.repeat(np.arange(20), 10), seed=0, shuffle_window=4)
     shards = np.repeat(np.arange(20), 10)[plan.order(0)]
     windows = shards.reshape(5, 40)
     assert all(len(set(window)) == 4 for window in windows)
@@ -30,7 +30,7 @@ def test_rows_come_from_a_window_of_few_shards_at_a_time():
 
 def test_rows_scattered_over_the_table_are_planned_by_their_shard():
     shard_of = np.random.default_rng(0).integers(0, 9, 100)
-    order = EpochOrder(shard_of, seed=0, window=1).order(0)
+    order = EpochOrder(shard_of, seed=0, shuffle_window=1).order(0)
     assert (np.diff(shard_of[order]) != 0).sum() == 8
 
 
@@ -57,7 +57,7 @@ def test_what_cannot_be_planned_is_refused():
     with pytest.raises(ValueError, match="at least one sample"):
         EpochOrder(np.array([], dtype=int), seed=0)
     with pytest.raises(ValueError, match="window"):
-        EpochOrder(UNEVEN, seed=0, window=0)
+        EpochOrder(UNEVEN, seed=0, shuffle_window=0)
     with pytest.raises(ValueError, match="stream positions"):
         EpochOrder(UNEVEN, seed=0).rows_at(5, 4)
     with pytest.raises(ValueError, match="global batch"):

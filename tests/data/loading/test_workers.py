@@ -15,7 +15,7 @@ PROGRAM = """
 import multiprocessing, os, signal, sys, time
 from functools import partial
 from torch.utils.data import DataLoader, Dataset
-from mae.data.loading.workers import obey_only, shielded
+from mae.data.loading.workers import obey_parent_only, signals_blocked
 
 class Slow(Dataset):
     def __len__(self): return 1000
@@ -26,8 +26,8 @@ for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *a: caught.append(a))
 context = multiprocessing.get_context(sys.argv[1])
 loader = DataLoader(Slow(), num_workers=2, multiprocessing_context=context,
-                    worker_init_fn=partial(obey_only, os.getpid()))
-with shielded():
+                    worker_init_fn=partial(obey_parent_only, os.getpid()))
+with signals_blocked():
     stream = iter(loader)
 next(stream)
 print("ready", *(worker.pid for worker in stream._workers), flush=True)

@@ -8,7 +8,7 @@ import pytest
 
 from mae.data.listing.manifest import open_source, write_listing
 from mae.data.shards.index import Index
-from mae.data.shards.publish import claimed
+from mae.data.shards.publish import work_lock
 from mae.data.shards.shard_job import ShardJob, ShardSettings
 from mae.data.shards.write_shards import list_parts, write_parts, write_shards
 from mae.files import write_json
@@ -35,7 +35,7 @@ def job(tmp_path, image_tree, monkeypatch):
 
 
 def publish(out: str = "out", work: str = "work", kept: str | None = "kept", **options) -> dict:
-    return write_shards("listing", out, work, kept_dir=kept, max_count=7, **options)
+    return write_shards("listing", out, work, reuse_dir=kept, max_count=7, **options)
 
 
 def test_parts_written_by_several_processes_at_once_give_the_bytes_of_one_run(job, project, monkeypatch):
@@ -100,8 +100,8 @@ def test_a_part_that_there_is_not_is_refused_by_name(job):
 def test_who_publishes_waits_for_who_writes(job, tmp_path):
     job()
     said: list[str] = []
-    with claimed(tmp_path / "work", said.append, alone=False):
-        with claimed(tmp_path / "work", said.append, alone=False):
+    with work_lock(tmp_path / "work", said.append, alone=False):
+        with work_lock(tmp_path / "work", said.append, alone=False):
             assert said == []  # parts are written side by side
         stage = threading.Thread(target=publish, kwargs={"log": said.append})
         stage.start()

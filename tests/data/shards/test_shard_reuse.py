@@ -30,9 +30,9 @@ class Place:
     def shard(self, out: str = "out", kept: str | None = "kept", **options) -> Index:
         write_listing(open_source(self.kind, self.root), self.folder / "listing")
         self.said.clear()
-        kept_dir = None if kept is None else self.folder / kept
+        reuse_dir = None if kept is None else self.folder / kept
         places = (self.folder / "listing", self.folder / out, self.folder / f"{out}.work")
-        write_shards(*places, kept_dir=kept_dir, log=self.said.append, **{"max_count": 7, **options})
+        write_shards(*places, reuse_dir=reuse_dir, log=self.said.append, **{"max_count": 7, **options})
         return Index.open(self.folder / out)
 
     def written(self) -> int:
@@ -233,7 +233,7 @@ def test_every_image_of_both_batches_is_seen_once_an_epoch(place, encoded, pictu
     add(place.root, encoded, picture, 9)
     split = place.shard().split("train")
     assert len({np.count_nonzero(split.shard_of == shard) for shard in range(len(split.shards))}) > 1
-    plan = EpochOrder(split.shard_of, seed=0, window=2)
+    plan = EpochOrder(split.shard_of, seed=0, shuffle_window=2)
     for epoch in range(3):
         seen = [split.meta(row)["path"] for row in plan.order(epoch)]
         assert len(seen) == len(set(seen)) == 50
@@ -271,7 +271,7 @@ def test_sets_with_label_maps_keep_their_shards_and_drop_those_with_another_map(
 _STAGE = """
 import sys
 from mae.data.shards.write_shards import write_shards
-write_shards("listing", "out", "work/partial", kept_dir="work/kept", max_count=7, log=print)
+write_shards("listing", "out", "work/partial", reuse_dir="work/kept", max_count=7, log=print)
 """
 _GRAPH = """
 stages:

@@ -8,7 +8,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from mae.data.transforms import mask_resize
-from mae.data.transforms.mask_resize import seen_of_mask
+from mae.data.transforms.mask_resize import visible_mask
 
 
 def ellipse(height, width, top, left, bottom, right):
@@ -25,7 +25,7 @@ def whole(mask, resized, window):
 
 
 def seen(mask, resized, window):
-    found = seen_of_mask(coco_mask.encode(np.asfortranarray(mask)), resized, window)
+    found = visible_mask(coco_mask.encode(np.asfortranarray(mask)), resized, window)
     drawn = np.zeros([length for _, length in window], dtype=bool)
     if found is not None:
         part, top, left = found
@@ -65,4 +65,4 @@ def test_only_the_object_and_what_it_is_mixed_with_are_resized(monkeypatch):
 def test_an_object_outside_the_window_is_not_seen():
     mask = np.zeros((40, 60), np.uint8)
     mask[2:9, 3:11] = 1
-    assert seen_of_mask(coco_mask.encode(np.asfortranarray(mask)), (80, 120), ((30, 50), (40, 80))) is None
+    assert visible_mask(coco_mask.encode(np.asfortranarray(mask)), (80, 120), ((30, 50), (40, 80))) is None
