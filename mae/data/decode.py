@@ -1,8 +1,7 @@
-"""Encoded image bytes -> RGB pixels, upright, or a stated reason why not.
+"""Decoding: encoded image bytes -> upright RGB pixels, or an error that names the reason.
 
-JPEG goes through simplejpeg (libjpeg-turbo, strict); what that finds fault with, and every other format,
-goes through PIL, which decides. Torch is imported inside `decode` only: sharding decodes in many fresh
-processes, none of which needs it.
+simplejpeg (libjpeg-turbo, strict) decodes JPEG. PIL decodes all other formats, and each JPEG that simplejpeg
+refuses. Torch is imported inside `decode` only: sharding decodes in many fresh processes without it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
 # Twice PIL's own warning threshold: the point at which PIL refuses an image as a decompression bomb.
 MAX_PIXELS = 178_956_970
 
-# PIL would also try formats that start other programs (EPS) or carry none of our pixels (FITS, GRIB ...).
+# By default PIL also tries formats that start other programs (EPS) or hold no 8-bit pictures (FITS, GRIB
+# ...).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 # EXIF orientation -> (swap rows and columns first, flip rows, flip columns)
@@ -52,11 +52,11 @@ _SIGNATURES = (
 
 
 class UndecodableImage(ValueError):
-    """These bytes give no image; the message is the reason, for a person to act on."""
+    """Bytes that give no image; the message is the reason, for a person to act on."""
 
 
 class Checked(NamedTuple):
-    """What a full decoding pass found: member extension, upright size in pixels, a decoder's complaint."""
+    """The result of a full decoding pass: file extension, upright size in pixels, a decoder's complaint."""
 
     extension: str
     width: int
@@ -65,7 +65,7 @@ class Checked(NamedTuple):
 
 
 def extension_of(data: bytes) -> str | None:
-    """'jpg', 'png' or 'webp' by content, whatever the file is called; None for anything else."""
+    """Tell 'jpg', 'png' or 'webp' by content, whatever the file is called; None for anything else."""
     if data[:3] == b"\xff\xd8\xff":
         return "jpg"
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -76,10 +76,10 @@ def extension_of(data: bytes) -> str | None:
 
 
 def decode(data: bytes) -> torch.Tensor:
-    """Pixels of an encoded image.
+    """Decode an image.
 
-    Greyscale, palette, CMYK/YCCK become RGB; alpha is dropped; 16-bit values are scaled to 8 bits; the EXIF
-    orientation is applied; of an animation the first frame is taken.
+    Greyscale, palette and CMYK/YCCK become RGB; alpha is dropped; 16-bit values are scaled to 8 bits; the
+    EXIF orientation is applied; an animation gives its first frame.
 
     Returns: uint8 tensor (3, H, W), RGB; channels are the fastest-moving axis in memory.
     Raises: UndecodableImage for empty, truncated, foreign or oversized (> MAX_PIXELS) data.
@@ -91,7 +91,7 @@ def decode(data: bytes) -> torch.Tensor:
 
 
 def pixels(data: bytes) -> np.ndarray:
-    """As `decode`, but a numpy array (H, W, 3)."""
+    """Decode an image as `decode` does, into a numpy array (H, W, 3)."""
     if _plain_jpeg(data):
         try:
             array = simplejpeg.decode_jpeg(data, strict=True)
@@ -102,11 +102,11 @@ def pixels(data: bytes) -> np.ndarray:
 
 
 def check(data: bytes) -> Checked:
-    """Read every byte of an image's pixel stream and say what it is.
+    """Read every byte of an image's pixel stream, and return its format and size.
 
     A JPEG is decoded at 1/8 scale, which still reads the whole entropy-coded stream (so truncation and bad
-    codes show) at .35x the time. What strict decoding complains of but PIL accepts passes with `complaint`
-    set.
+    codes show) in .35 of the time. An image that strict decoding refuses and PIL accepts passes, with
+    `complaint` set.
 
     Raises: UndecodableImage, also for readable images that are neither JPEG, PNG nor WebP.
     """
@@ -129,8 +129,8 @@ def check(data: bytes) -> Checked:
 
 
 def orientation_of(data: bytes) -> int:
-    """The EXIF value, 1 to 8, by which `decode` turns the pixels of an image; 1 leaves them as they are."""
-    # Few files carry Exif, and a JPEG's comes first: a bounded search is all that the others pay.
+    """Read the EXIF orientation, 1 to 8, that `decode` applies; 1 leaves the pixels as they are."""
+    # Few files carry Exif, and in a JPEG it comes first: a bounded search finds it.
     if data[:3] == b"\xff\xd8\xff" and data.find(b"Exif\0\0", 0, 65536) < 0:
         return 1
     try:
@@ -143,7 +143,8 @@ def orientation_of(data: bytes) -> int:
 
 
 def _plain_jpeg(data: bytes) -> bool:
-    """Whether simplejpeg decodes this as it should be: a JPEG that is not CMYK. Guards the size as well."""
+    """Tell whether simplejpeg decodes these bytes correctly: a JPEG that is not CMYK. Checks the size,
+    too."""
     if data[:3] != b"\xff\xd8\xff":
         return False
     try:

@@ -1,4 +1,4 @@
-"""A label map's PNG bytes -> its pixel values, as they are stored: nothing is turned, scaled or coloured."""
+"""Label maps: PNG bytes -> pixel values as they are stored, not turned, scaled or coloured."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _COLOURED = {2: "RGB", 4: "grey with alpha", 6: "RGBA"}
 
 
 class UnreadableMap(ValueError):
-    """These bytes are no label map; the message is the reason, for a person to act on."""
+    """Bytes that are no label map; the message is the reason, for a person to act on."""
 
 
 def label_values(data: bytes) -> np.ndarray:
-    """The values of a label map: grey or palette PNG of 1 to 16 bits.
+    """Decode the values of a label map: a grey or palette PNG of 1 to 16 bits.
 
-    A palette's colours are passed over: its indices are the values (as in PASCAL VOC).
+    A palette's colours are ignored: its indices are the values (as in PASCAL VOC).
     Returns: (H, W) uint8, or int32 where there are 16 bits. Raises: UnreadableMap.
     """
     if extension_of(data) != "png" or len(data) < 26:

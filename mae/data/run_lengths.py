@@ -1,4 +1,5 @@
-"""COCO's run lengths: a mask as lengths of runs of 0 and 1 in turn, column by column, plain or compressed."""
+"""COCO's run lengths: a mask as lengths of alternating runs of 0 and 1, column by column, plain or
+compressed."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from faster_coco_eval.core import mask as coco_mask
 
 
 class BadRunLengths(ValueError):
-    """These run lengths describe no mask of the stated size; the message says why."""
+    """Run lengths that describe no mask of the stated size; the message is the reason."""
 
 
 def run_lengths(stated: dict[str, Any], height: int, width: int) -> list[int]:
-    """The runs of a mask of (height, width) pixels, which begin with one of zeros (of length 0, maybe).
+    """Read the runs of a mask of (height, width) pixels; the first is a run of zeros, perhaps of length 0.
 
     stated: {"size": [height, width], "counts": numbers, or the text that COCO compresses them to}.
     Raises: BadRunLengths.
@@ -33,10 +34,11 @@ def run_lengths(stated: dict[str, Any], height: int, width: int) -> list[int]:
 
 
 def mask_crop(stated: Mapping[str, Any]) -> tuple[np.ndarray, int, int]:
-    """The box that a sound mask fills, (h, w) uint8 of 0 and 1, and its top and left in the image, in pixels.
+    """Decode a valid mask inside its box: (h, w) uint8 of 0 and 1, and its top and left in the image, in
+    pixels.
 
-    stated: as of `run_lengths`. Only the box's columns are looked at: an object costs its own size, where
-    decoding a whole photograph of 24 megapixels takes a tenth of a second.
+    stated: as for `run_lengths`. Only the columns of the box are decoded: the cost grows with the object,
+    while decoding a whole photograph of 24 megapixels takes a tenth of a second.
     """
     encoded, height = dict(stated), stated["size"][0]
     if isinstance(encoded["counts"], list):
@@ -49,13 +51,13 @@ def mask_crop(stated: Mapping[str, Any]) -> tuple[np.ndarray, int, int]:
 
 
 def _whole(numbers: list[Any], most: int) -> bool:
-    """JSON's 3.0 and true equal whole numbers, yet what decodes a mask takes neither."""
+    """Check types, too: JSON's 3.0 and true equal whole numbers, but the mask decoder takes neither."""
     return all(type(number) is int and 0 <= number <= most for number in numbers)
 
 
 def _decompressed(text: str) -> list[int]:
-    """COCO's text form: 5 bits a letter, low ones first, the sixth saying that more follow; from the fourth
-    number on each is told as its difference from the one but last."""
+    """Decode COCO's text form: 5 bits a letter, low ones first; the sixth bit says that more follow. From the
+    fourth number on, each is a difference from the number two before it."""
     runs: list[int] = []
     value = shift = 0
     for letter in text:

@@ -140,7 +140,8 @@ def checked_batches(
 ) -> Iterator[Batch]:
     """A dataset's batches through `workers` processes, its undecodable samples added up and bounded.
 
-    samples: a dataset, with its `sample_transform`. requests: what to ask it for, in order; None where it streams.
+    samples: a dataset, with its `sample_transform`. requests: what to ask it for, in order; None where it
+    streams.
     """
     skipped: list[str] = []
     for batch in _started(samples, requests, workers, prefetch):

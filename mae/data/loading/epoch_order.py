@@ -14,8 +14,9 @@ import numpy as np
 class EpochOrder:
     """The order of rows, from their shards, a seed and nothing else.
 
-    Within an epoch shards come in random order and rows are shuffled inside windows of `shuffle_window` consecutive
-    shards: nearly a full shuffle (the shards are class-mixed already), while few files are read at a time.
+    Within an epoch shards come in random order and rows are shuffled inside windows of `shuffle_window`
+    consecutive shards: nearly a full shuffle (the shards are class-mixed already), while few files are read
+    at a time.
 
     shard_of_row: (n,) the shard that holds each row; the plan's rows are 0..n-1.
     """

@@ -35,7 +35,8 @@ def signals_blocked() -> Iterator[None]:
 
 
 def obey_parent_only(parent: int, worker: int) -> None:
-    """A `worker_init_fn`, with functools.partial(obey_parent_only, os.getpid()): end on that process's signal alone.
+    """A `worker_init_fn`, with functools.partial(obey_parent_only, os.getpid()): end on that process's signal
+    alone.
 
     The parent's own terminate() must go on working, or leaving a loader early would hang.
     """

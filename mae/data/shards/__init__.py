@@ -1,1 +1,1 @@
-"""Shards: planned, written, reused, published, and read by their index."""
+"""WebDataset shards: plan, write, verify, reuse and publish them, and read them by their index."""

@@ -1,4 +1,4 @@
-"""Whether annotations fit the image they belong to: what does not is named and left out, not guessed at."""
+"""Checks that annotations fit their image; those that do not are named and left out, never guessed at."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from faster_coco_eval.core import mask as coco_mask
 from mae.data.label_png import MAX_VALUE, label_values
 from mae.data.run_lengths import BadRunLengths, run_lengths
 
-TOLERANCE = 1.0  # pixels that boxes and polygons may reach beyond their image: rounding, not a mistake
-COMMON = 0.1  # least share that a mask's extent and its box have in common: of COCO's own, all of them
-_NO_MASK: tuple[Any, ...] = (None, [], [[]])  # what tools write for an object that has a box alone
+TOLERANCE = 1.0  # pixels that boxes and polygons may reach beyond their image, by rounding
+MIN_OVERLAP = 0.1  # least IoU of a mask's extent and its box; all of COCO's own pass
+_NO_MASK: tuple[Any, ...] = (None, [], [[]])  # tools write one of these for an object with a box alone
 
 
 class InvalidAnnotation(ValueError):
-    """An image and its annotations do not belong together; the message is the reason."""
+    """An annotation that does not fit its image; the message is the reason."""
 
 
 class ValidObjects(NamedTuple):
-    """An image's sound annotations, each with a segmentation; a reason for each of the others; and how many
-    of the sound ones were stated as a box alone, which then is their mask."""
+    """An image's valid annotations, each with a segmentation; a reason for each of the others; and the number
+    of valid ones that have a box alone, which then is their mask."""
 
     objects: list[dict[str, Any]]
     faults: list[str]
@@ -30,10 +30,10 @@ class ValidObjects(NamedTuple):
 
 
 def valid_objects(stated: dict[str, Any], width: int, height: int) -> ValidObjects:
-    """Which of an image's annotations fit it.
+    """Select the annotations that fit their image.
 
     stated: an entry's annotation (see `coco`). width, height: the image's own, upright, in pixels.
-    Raises: InvalidAnnotation where the image has another size than the json says: then nothing in it can be trusted.
+    Raises: InvalidAnnotation where the image has another size than the json says: then none can be trusted.
     """
     if (stated["width"], stated["height"]) != (width, height):
         raise InvalidAnnotation(
@@ -60,9 +60,10 @@ def valid_objects(stated: dict[str, Any], width: int, height: int) -> ValidObjec
 
 
 def check_upright(orientation: int) -> None:
-    """Raises InvalidAnnotation where the image's EXIF `orientation` has its pixels turned, and no annotation with them.
+    """Refuse an image that its EXIF `orientation` turns: its annotations are not turned with it.
 
-    Tools differ in which of the two they show whoever draws the annotations; the sizes may agree either way.
+    Annotation tools show the turned image or the stored one, and the sizes may agree either way.
+    Raises: InvalidAnnotation.
     """
     if orientation != 1:
         raise InvalidAnnotation(
@@ -72,7 +73,7 @@ def check_upright(orientation: int) -> None:
 
 
 def known_values(categories: list[dict[str, Any]], ignore: list[int]) -> np.ndarray:
-    """(65536,) bool: which values a label map may hold."""
+    """List the values that a label map may hold: (65536,) bool."""
     known = np.zeros(MAX_VALUE + 1, dtype=bool)
     known[[one["id"] for one in categories]] = True
     known[ignore] = True
@@ -80,9 +81,9 @@ def known_values(categories: list[dict[str, Any]], ignore: list[int]) -> np.ndar
 
 
 def check_label_map(data: bytes, width: int, height: int, known: np.ndarray) -> None:
-    """Whether the PNG `data` is a label map of an image of that size with values in `known_values` only.
+    """Check that the PNG `data` is a label map of that size with values of `known_values` only.
 
-    Raises: InvalidAnnotation, or UnreadableMap, with the reason.
+    Raises: InvalidAnnotation or UnreadableMap, with the reason.
     """
     values = label_values(data)
     if values.shape != (height, width):
@@ -109,13 +110,13 @@ def _few(values: np.ndarray) -> str:
 
 
 def _box(box: list[float], width: int, height: int) -> list[float]:
-    """The box, cut where it reaches beyond the image by no more than the tolerance."""
+    """Cut the box at the image's border, if it reaches beyond by no more than the tolerance."""
     x, y, w, h = box
     if not all(_finite(side) for side in box):
         raise InvalidAnnotation(f"box {box} is not finite")
     if w <= 0 or h <= 0:
         raise InvalidAnnotation(f"box {box} has no area")
-    # Of a sum of decimal fractions the last digits are noise: a box is changed only where it is really out.
+    # The last digits of a sum of decimal fractions are noise: change a box only where it is really outside.
     over = max(-x, -y, x + w - width, y + h - height)
     if over > TOLERANCE:
         raise InvalidAnnotation(f"box {box} (x, y, width, height) reaches outside its {width}x{height} image")
@@ -129,19 +130,17 @@ def _box(box: list[float], width: int, height: int) -> list[float]:
 
 
 def _filled(box: list[float], crowd: int) -> list[list[float]]:
-    """The box as the polygon of a mask. Raises InvalidAnnotation for a crowd's: it lies somewhere within."""
+    """Make a mask polygon of a box. Raises InvalidAnnotation for a crowd, which fills its box only partly."""
     if crowd:
-        raise InvalidAnnotation(
-            "crowd without a segmentation: a box does not say where it is; draw or remove it"
-        )
+        raise InvalidAnnotation("crowd without a segmentation: draw a mask for it, or remove it")
     left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
 def _mask(segmentation: Any, width: int, height: int) -> tuple[float, list[float]]:
-    """Pixels of a sound mask, and its extent [left, top, right, bottom].
+    """Measure a mask: its area in pixels, and its extent [left, top, right, bottom].
 
-    Raises InvalidAnnotation or BadRunLengths for one that is not.
+    Raises InvalidAnnotation or BadRunLengths for an invalid one.
     """
     if isinstance(segmentation, dict):
         runs = run_lengths(segmentation, height, width)
@@ -163,11 +162,11 @@ def _mask(segmentation: Any, width: int, height: int) -> tuple[float, list[float
 
 
 def _corners(polygon: list[Any], width: int, height: int) -> np.ndarray:
-    """(n, 2) of x and y in pixels. Raises InvalidAnnotation where they are none of the image."""
+    """Read a polygon as (n, 2) of x and y in pixels. Raises InvalidAnnotation where it leaves the image."""
     if len(polygon) < 6 or len(polygon) % 2:
         raise InvalidAnnotation(f"polygon of {len(polygon)} numbers: expected x, y of 3 points or more")
     if not all(_finite(one) for one in polygon):
-        raise InvalidAnnotation("polygon with something that is no finite number")
+        raise InvalidAnnotation("polygon with a value that is no finite number")
     corners = np.array(polygon, dtype=np.float64).reshape(-1, 2)
     over = np.maximum(-corners, corners - (width, height)).max(axis=1)
     if over.max() > TOLERANCE:
@@ -182,8 +181,8 @@ def _corners(polygon: list[Any], width: int, height: int) -> np.ndarray:
 def _on_a_line(corners: np.ndarray) -> bool:
     ways = corners - corners[0]
     far = ways[np.abs(ways).sum(axis=1).argmax()]
-    beside = np.abs(far[0] * ways[:, 1] - far[1] * ways[:, 0])  # pixels from the line, times its length
-    return bool(beside.max() <= 1e-6 * np.abs(far).sum())
+    away = np.abs(far[0] * ways[:, 1] - far[1] * ways[:, 0])  # pixels from the line, times its length
+    return bool(away.max() <= 1e-6 * np.abs(far).sum())
 
 
 def _enclosed(corners: np.ndarray) -> float:
@@ -192,19 +191,19 @@ def _enclosed(corners: np.ndarray) -> float:
 
 
 def _check_together(extent: list[float], box: list[float]) -> None:
-    """Raises InvalidAnnotation where a mask and the box that belongs to it lie in different places."""
+    """Raise InvalidAnnotation where a mask and its box lie in different places."""
     low, high = np.array(extent).reshape(2, 2)
     corner, sides = np.array(box, dtype=np.float64).reshape(2, 2)
     # Half a pixel around both: a sliver's box may be rounded to a whole pixel.
     within = (np.minimum(high, corner + sides) - np.maximum(low, corner) + 1).clip(0).prod()
-    if within < COMMON * ((high - low + 1).prod() + (sides + 1).prod() - within):
+    if within < MIN_OVERLAP * ((high - low + 1).prod() + (sides + 1).prod() - within):
         (left, top), (right, bottom) = low, high
         raise InvalidAnnotation(
             f"mask from x {left:g} to {right:g} and y {top:g} to {bottom:g}, its box {box} (x, y, width, "
-            "height) elsewhere: put right which of the two is wrong; both count pixels of the image"
+            "height) elsewhere: correct the wrong one of the two; both are in pixels of the image"
         )
 
 
 def _finite(value: Any) -> bool:
-    """Whether it is a number that a float holds: JSON's whole numbers may have any number of digits."""
+    """Tell whether a float holds the value: JSON's whole numbers may have any number of digits."""
     return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max

@@ -1,4 +1,4 @@
-"""Reading finished shards: the index over ordinary tars, and proof that nothing changed."""
+"""The index of finished shards: which tars there are, what they hold, and proof that nothing changed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ INDEX, REJECTED, TARS = "index.json", "rejected.json", "tars"
 
 
 class Index:
-    """A finished shard directory. Make one with `Index.open`.
+    """A finished shard directory. Open one with `Index.open`.
 
-    about: index.json as a dict; of a set for detection, "boxes_only" counts the objects that were stated
-    without a mask. classes: sorted names, the label being the place (empty if unlabelled).
-    task: what the images are annotated for: "classify", "detect" or "segment". categories: [{"id", "name"}],
-    the category index being the place (empty for "classify"). ignore: label-map values that mean "not
-    labelled". digest: sha256 of index.json, which names every file's sha256: the identity of the data.
+    about: index.json as a dict; for detection, "boxes_only" counts the objects without a mask of their own.
+    classes: sorted names; a label is a position in this list (empty if unlabelled). task: "classify",
+    "detect" or "segment", the kind of annotation. categories: [{"id", "name"}]; a category index is a
+    position in this list (empty for "classify"). ignore: label-map values that mean "not labelled". digest:
+    sha256 of index.json, which names every file's sha256: the identity of the data.
     """
 
     def __init__(self, directory: Path, about: dict[str, Any], digest: str) -> None:
@@ -35,11 +35,11 @@ class Index:
 
     @classmethod
     def open(cls, directory: str | os.PathLike, *, here: bool = True) -> Index:
-        """Read the index and check that every file it names is there, with its size.
+        """Read the index, and check that every file it names is there with its size.
 
-        here: False for a directory of which only the index is needed; nothing else is looked at.
+        here: False to read the index alone, without looking at the files.
 
-        Raises: ShardError naming the first file that is not.
+        Raises: ShardError naming the first file that is missing or has another size.
         """
         directory = Path(directory)
         path = directory / INDEX
@@ -65,10 +65,10 @@ class Index:
         return index
 
     def verify(self, stamp_file: str | os.PathLike | None = None, threads: int = 4) -> None:
-        """Compare every file's sha256 with the index; threads hash at once.
+        """Compare every file's sha256 with the index, in several threads.
 
-        stamp_file: remembers what was found whole, by size and modification time, so that the next call
-        reads only what changed since. Raises: ShardError naming the files that differ.
+        stamp_file: a record of verified files by size and modification time; the next call reads only files
+        that changed since. Raises: ShardError naming the files that differ.
         """
         stamps = _read_stamps(stamp_file)
         found: dict[str, list] = {}
@@ -90,7 +90,7 @@ class Index:
             write_json(Path(stamp_file), {**stamps, **found})
 
     def split(self, name: str) -> Split:
-        """The samples of a split. Raises: ShardError for one that there is not."""
+        """Open the samples of a split. Raises: ShardError for an unknown split."""
         if name not in self.about["splits"]:
             there = ", ".join(self.about["splits"])
             raise ShardError(f"{self.directory / INDEX}: has no split {name!r}, only {there}")
@@ -101,7 +101,7 @@ class Index:
 
     @property
     def viewed(self) -> Split:
-        """What pictures, and figures that need no labels, are of: val, or train where there is none."""
+        """The split for pictures, and for figures without labels: val, or train where there is no val."""
         return self.split("val" if "val" in self.about["splits"] else "train")
 
     def _files(self) -> list[tuple[Path, int, str]]:

@@ -1,8 +1,8 @@
-"""The work directory of a sharding run, and how its content becomes the finished directory.
+"""Publishing of shards: the content of a work directory becomes the finished directory.
 
-The work directory holds `job.json` (what is being made), whole tars and a sidecar for each; after publishing
-only `done.json`. Kept shards of earlier runs are linked into it, and from there on are like those it wrote.
-The finished directory has `index.json` exactly while everything that it names is in place.
+The work directory holds `job.json` (the job), whole tars and a sidecar for each; after publishing only
+`done.json`. Reused shards of earlier runs are linked into it and then treated like newly written ones.
+The finished directory has an `index.json` exactly while everything that it names is in place.
 """
 
 from __future__ import annotations
@@ -29,16 +29,20 @@ from mae.data.sources.base import SPLITS
 from mae.files import atomic_write, move, remove_stale, sha256_of, write_json
 
 _JOB, _DONE = "job.json", "done.json"
-_ANNOTATED = ("task", "categories", "ignore")  # what the index takes over from a manifest that has it
+_ANNOTATED = ("task", "categories", "ignore")  # entries that the index copies from a manifest
 
 
 class EmptySplit(RuntimeError):
-    """Not one image of a split could be decoded."""
+    """A split without a single image that decodes."""
 
 
 @contextmanager
 def work_lock(work: Path, log: Callable[[str], None], *, alone: bool = True) -> Iterator[None]:
-    """Hold the work directory, alone or together with others that share it; waits for those in the way."""
+    """Lock the work directory, alone or shared; wait for other holders.
+
+    An flock on a file, not filelock: writers of single shards share the lock, and filelock has no shared mode
+    without a database.
+    """
     work.mkdir(parents=True, exist_ok=True)
     how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     with work.with_name(f"{work.name}.lock").open("ab") as file:
@@ -54,7 +58,7 @@ def work_lock(work: Path, log: Callable[[str], None], *, alone: bool = True) -> 
 
 
 def finished_index(job: ShardJob) -> dict[str, Any] | None:
-    """The index in `job.out`, if this very job made it and all that it names is there."""
+    """Load the index in `job.out`, if this same job made it and all files that it names are there."""
     try:
         done = json.loads((job.work / _DONE).read_bytes())
         data = (job.out / INDEX).read_bytes()
@@ -66,7 +70,7 @@ def finished_index(job: ShardJob) -> dict[str, Any] | None:
 
 
 def is_prepared(job: ShardJob) -> bool:
-    """Whether the work directory is this planned job's."""
+    """Tell whether the work directory belongs to this planned job."""
     try:
         return json.loads((job.work / _JOB).read_bytes()) == job.identity
     except (OSError, ValueError):
@@ -74,7 +78,7 @@ def is_prepared(job: ShardJob) -> bool:
 
 
 def prepare(job: ShardJob) -> None:
-    """Make the work directory this planned job's: what another left there goes, kept shards come in."""
+    """Prepare the work directory for this planned job: remove files of other jobs, link reused shards."""
     same = is_prepared(job)
     remove_stale(job.work)
     for path in job.work.iterdir():
@@ -90,29 +94,29 @@ def prepare(job: ShardJob) -> None:
 
 
 def finished_sidecar(job: ShardJob, task: ShardTask) -> Sidecar | None:
-    """The sidecar of a shard finished earlier, if its tar is still whole here (or already in its place)."""
+    """Load the sidecar of a shard finished earlier, if its tar is still whole here or already published."""
     sidecar = read_sidecar(job.work, task.name)
     if sidecar is None:
         return None
     mine, placed = job.work / task.name, job.out / TARS / task.name
     if mine.is_file() and mine.stat().st_size == sidecar.bytes:
         return sidecar
-    # Killed while moving: the tar may be in its place, but under a number another shard may have had.
+    # After a kill between two moves the tar may be published, or its number may be an older shard's.
     if placed.is_file() and placed.stat().st_size == sidecar.bytes and sha256_of(placed) == sidecar.sha256:
         return sidecar
     return None
 
 
 def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], None]) -> dict[str, Any]:
-    """Move everything into `job.out`, write its index last, keep the tars for later; returns the index."""
+    """Move everything into `job.out`, write its index last, keep the tars for reuse; return the index."""
     listing, out, work = job.listing, job.out, job.work
     tars = out / TARS
     tars.mkdir(parents=True, exist_ok=True)
-    (out / INDEX).unlink(missing_ok=True)  # from here on the directory is incomplete, and says so
+    (out / INDEX).unlink(missing_ok=True)  # without it the directory counts as incomplete from here on
     rejected, complaints = (
         sorted(
             (one for side in sidecars.values() for one in getattr(side, what)), key=lambda one: one["path"]
-        )  # stable: the annotations of one image stay in their order
+        )  # stable: an image's annotations stay in their order
         for what in ("rejected", "complaints")
     )
     write_json(out / REJECTED, {"rejected": rejected, "complaints": complaints})
@@ -147,7 +151,7 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
     if index.get("task") == "detect":
         index["boxes_only"] = sum(side.boxes_only for side in sidecars.values())
         if index["boxes_only"]:
-            log(f"{out}: {index['boxes_only']} objects have a box and no mask; the box is taken for one")
+            log(f"{out}: {index['boxes_only']} objects have a box and no mask; the box is used as the mask")
     write_json(out / INDEX, index)
     _conclude(job, sidecars, index, log)
     return index
@@ -156,12 +160,12 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
 def _conclude(
     job: ShardJob, sidecars: dict[str, Sidecar], index: dict[str, Any], log: Callable[[str], None]
 ) -> None:
-    """Keep the tars for the next run, note what is done, and empty the work directory."""
+    """Keep the tars for the next run, record the finished job, and empty the work directory."""
     if job.reuse_dir is not None:
         parts = [(task, sidecars[task.name]) for task in job.tasks]
         reason = keep(job.reuse_dir, job.reuse_key, job.listing, parts, index, job.out)
         if reason is not None:
-            log(f"{job.reuse_dir}: no shard can be kept for the next run, it will write all anew ({reason})")
+            log(f"{job.reuse_dir}: the next run cannot reuse these shards and writes all anew ({reason})")
     digest = sha256_of(job.out / INDEX)
     write_json(job.work / _DONE, {"job": job.about, "index": digest})
     for task in job.tasks:

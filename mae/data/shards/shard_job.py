@@ -1,4 +1,4 @@
-"""What a sharding run is to make: the settings, the shards that it takes over, and a task for each."""
+"""A sharding job: its settings, the shards that it reuses, and a task for each shard."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mae.data.sources.base import SPLITS
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """How shards are cut and filled.
+    """The settings of sharding.
 
-    max_count, max_bytes: images, and listed bytes, of a shard at most (an image above that is a shard of its
-    own). max_side, quality: see `ShardWriter`; images with annotations are never reduced. max_rejected: more
-    rejected images and annotations than this are an error. seed: of the shuffle.
+    max_count, max_bytes: bounds on a shard's images and their listed bytes (a larger image gets a shard of
+    its own). max_side, quality: see `ShardWriter`; images with annotations are never resized. max_rejected:
+    more rejected images and annotations than this are an error. seed: of the shuffle.
 
     Raises: ValueError naming the setting.
     """
@@ -44,11 +44,12 @@ class ShardSettings:
 
 
 class ShardJob:
-    """The shards of one listing (`manifest.write_listing`), to be made in `work` and published in `out`.
+    """The shards of one listing (`manifest.write_listing`), written in `work` and published in `out`.
 
-    reuse_dir: where published shards are kept for the next run (see `kept`); None begins anew each time.
-    about: what is made, as JSON. After `plan`: tasks, every shard in the order of the index, and kept, those
-    that an earlier run wrote. The plan depends on the listing, the settings and the kept shards alone.
+    reuse_dir: a directory that keeps published shards for the next run (see `shard_reuse`); None writes all
+    anew each time. about: the job as JSON. After `plan`: tasks, every shard in the order of the index, and
+    reused, those that an earlier run wrote. The plan depends on the listing, the settings and the reused
+    shards alone.
 
     Raises: SourceError without a listing; ValueError for settings that its images cannot have.
     """
@@ -79,14 +80,14 @@ class ShardJob:
             "quality": given.quality if given.max_side else None,
         }
         self.about: dict[str, Any] = {**made, "source": manifest_digest(manifest)}
-        # Labels are places among the classes, and annotations are checked against the categories.
+        # Labels are positions in the classes, and annotations are checked against the categories.
         tables = {name: manifest.get(name) for name in ("classes", "task", "categories", "ignore")}
         self.reuse_key: dict[str, Any] = {**made, **tables}
         self.tasks: list[ShardTask] = []
         self.reused: list[ReusedShard] = []
 
     def plan(self, log: Callable[[str], None] = lambda line: None) -> None:
-        """Find what an earlier run left, and cut the rest into shards that come after it."""
+        """Find reusable shards of earlier runs, and cut the remaining images into shards that follow them."""
         self.reused, self.tasks = [], []
         had = self.reuse_dir is not None and self.reuse_dir.is_dir()
         if self.reuse_dir is not None and had:
@@ -103,5 +104,5 @@ class ShardJob:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """`about`, and which shards are taken over: the same while a planned task means the same shard."""
+        """`about` with the reused shards: equal while a planned task means the same shard."""
         return {**self.about, "kept": [one.tar.stem for one in self.reused]} if self.reused else self.about

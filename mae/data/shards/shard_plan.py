@@ -1,4 +1,4 @@
-"""Which image goes into which shard: one shuffle by seed, then cuts that keep both bounds."""
+"""The plan of shards: one shuffle by seed, then cuts within both bounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mae.data.sources.base import SPLITS
 
 
 class ShardTask(NamedTuple):
-    """A shard to write: its number, the listing rows it takes, the key of the first of them."""
+    """A shard to write: its number, its rows of the listing, the key of the first of them."""
 
     split: str
     number: int
@@ -32,9 +32,10 @@ def plan_shards(
     max_bytes: int,
     after: Sequence[ShardTask] = (),
 ) -> list[ShardTask]:
-    """The shards of one split: rows shuffled by seed, cut within both bounds into shards of like size.
+    """Plan the shards of one split: rows shuffled by seed, cut within both bounds into shards of similar
+    size.
 
-    after: shards of the split that are there already. Theirs are left out; numbers and keys go on from them.
+    after: shards of the split that exist already. Their rows are left out; numbers and keys continue theirs.
     """
     rows = listing.rows(split)
     if after:
@@ -50,7 +51,7 @@ def plan_shards(
 
 
 def cut(sizes: np.ndarray, max_count: int, max_bytes: int) -> list[int]:
-    """Where each shard ends: as few shards as the bounds allow in this order, and those of like size.
+    """Find the end of each shard: as few shards as the bounds allow in this order, of similar size.
 
     A small last shard would be drawn as often as the others wherever shards are resampled.
     """

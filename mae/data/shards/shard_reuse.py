@@ -1,8 +1,8 @@
-"""Shards of earlier runs, kept for the next: hard links to published tars, which cost no second copy.
+"""Reuse of shards by later runs: hard links to published tars, which need no second copy.
 
-The directory holds for each shard a tar and a record of what it was made of, both named by a digest of
-content and origin, so that nothing in it is ever overwritten by anything else; `kept.json` is written last
-and says which of them count.
+The directory holds a tar and a record of its images for each shard, both named by a digest of content and
+origin, so that no file in it is overwritten by a different one. `kept.json` is written last and lists the
+shards that count.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from mae.data.listing.listing_file import Listing
 from mae.data.shards.index import TARS
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_writer import Sidecar
-from mae.files import atomic_write, sha256_of, write_json
+from mae.files import atomic_write, read_json, sha256_of, write_json
 
 _KEPT = "kept.json"
 
 
 class ReusedShard(NamedTuple):
-    """A shard of an earlier run: its place among today's, what it holds, and where its tar lies."""
+    """A shard of an earlier run: its task in the new plan, its sidecar, and the path of its tar."""
 
     task: ShardTask
     sidecar: Sidecar
@@ -37,13 +37,13 @@ class ReusedShard(NamedTuple):
 def reusable(
     directory: Path, reuse_key: dict[str, Any], listing: Listing, log: Callable[[str], None]
 ) -> list[ReusedShard]:
-    """Kept shards made by the same settings, every image of which is listed as it was, in their old order.
+    """Find kept shards of the same settings whose images are all listed unchanged, in their old order.
 
-    reuse_key: all that decides what a shard is made of, the images excepted. A tar is taken for whole by size,
-    modification time and inode as they were noted; where those differ, by its sha256.
-    log: is told why others are not taken.
+    reuse_key: all settings that decide a shard's content, without the images. A tar counts as whole if its
+    size, modification time and inode are those recorded, or else its sha256.
+    log: called with the reasons why shards are not reused.
     """
-    noted = _read(directory / _KEPT)
+    noted = read_json(directory / _KEPT)
     if noted is None:
         return []
     differ = [
@@ -52,13 +52,13 @@ def reusable(
         if noted["made_so"].get(name) != reuse_key.get(name)
     ]
     if differ:
-        log(f"{directory}: made with other settings ({', '.join(differ)}), no shard of it is kept")
+        log(f"{directory}: made with other settings ({', '.join(differ)}), no shard of it is reused")
         return []
     row_of = _Rows(listing)
     found: list[ReusedShard] = []
     gone = altered = 0
     for about in noted["shards"]:
-        tar, record = directory / f"{about['key']}.tar", _read(directory / f"{about['key']}.json")
+        tar, record = directory / f"{about['key']}.tar", read_json(directory / f"{about['key']}.json")
         rows = row_of.take(record["rows"]) if record is not None else None
         if record is None or rows is None:
             gone += 1
@@ -70,10 +70,10 @@ def reusable(
             found.append(ReusedShard(task, replace(Sidecar(**record["sidecar"]), name=task.name), tar))
             row_of.used[rows] = True
     if gone:
-        log(f"{gone} earlier shards hold images that are removed or changed: what is left of them goes anew")
+        log(f"{gone} earlier shards hold removed or changed images: the rest of their images is sharded anew")
     if altered:
-        log(f"{directory}: {altered} kept shards are missing or altered: their images go anew")
-    write_json(directory / _KEPT, noted)  # newly noted inodes and times
+        log(f"{directory}: {altered} kept shards are missing or altered: their images are sharded anew")
+    write_json(directory / _KEPT, noted)  # with the new inodes and times
     return found
 
 
@@ -87,8 +87,8 @@ def keep(
 ) -> str | None:
     """Keep the published shards for the next run, and no others.
 
-    parts: all tasks with their sidecars; index: what was published of them in `out`. Returns None, or why
-    nothing could be kept (a file system without hard links, another one than that of `out`).
+    parts: all tasks with their sidecars; index: the index published in `out`. Returns None, or the reason why
+    no shard can be kept (a file system without hard links, or another one than that of `out`).
     """
     directory.mkdir(parents=True, exist_ok=True)
     identities = listing.identities()
@@ -115,25 +115,26 @@ def keep(
 
 
 def forget(directory: Path) -> None:
-    """Keep nothing: the next run writes every shard anew."""
+    """Remove all kept shards: the next run writes every shard anew."""
     (directory / _KEPT).unlink(missing_ok=True)
     _remove_others(directory, set())
 
 
 class _Rows:
-    """Where the images of earlier shards stand in today's listing."""
+    """Rows of the current listing by the identity of their images."""
 
     def __init__(self, listing: Listing) -> None:
         identities = listing.identities()
         self._order = np.argsort(identities, kind="stable")
         self._sorted = identities[self._order]
         self.used = np.zeros(len(identities), dtype=bool)
-        # Rows that cannot be told apart (one chance in 10^7 at a million images) belong to no earlier shard.
+        # Rows with equal identities (one chance in 10^7 at a million images) count as in no earlier shard.
         same = self._order[1:][self._sorted[1:] == self._sorted[:-1]]
         self.used[np.isin(identities, identities[same])] = True
 
     def take(self, identities: str) -> np.ndarray | None:
-        """The rows (n,) of these identities, None where one is not listed or belongs to another shard."""
+        """Find the rows (n,) of these identities; None where one is not listed or belongs to another
+        shard."""
         wanted = np.frombuffer(bytes.fromhex(identities), dtype="<u8")
         places = np.searchsorted(self._sorted, wanted)
         places[places == len(self._sorted)] = 0
@@ -162,7 +163,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make `target` another name of `source`, whatever had that name."""
+    """Make `target` a hard link to `source`, replacing any other file of that name."""
     if target.exists() and target.samefile(source):
         return
     target.unlink(missing_ok=True)
@@ -173,10 +174,3 @@ def _remove_others(directory: Path, keys: set[str]) -> None:
     for path in directory.iterdir():
         if path.name != _KEPT and path.stem not in keys:
             path.unlink()
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):  # without it the images are sharded anew, which is always right
-        return None

@@ -1,6 +1,6 @@
-"""One shard: some listed images, checked and copied into one ordinary WebDataset tar.
+"""The writer of one shard: listed images, checked and copied into an ordinary WebDataset tar.
 
-Runs in worker processes that import neither torch nor a training library.
+It runs in worker processes that import neither torch nor a training library.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from mae.files import atomic_write, json_bytes
 
 
 class SourceChanged(RuntimeError):
-    """A listed file is gone or has another size than the listing says."""
+    """A listed file that is missing or has another size than the listing says."""
 
 
 @dataclass
 class Sidecar:
-    """What a finished shard holds, written beside it as JSON once the tar is whole.
+    """The contents of a finished shard, written next to it as JSON once the tar is whole.
 
     samples: [offset, size, label] of each image's bytes. content: sum modulo 2^256, in hexadecimal, of one
-    sha256 per file read (name, class, bytes), so that the sum over shards does not depend on their make-up.
+    sha256 per file read (name, class, bytes), so that the sum over shards does not depend on their cuts.
     """
 
     name: str
@@ -57,15 +57,15 @@ class Sidecar:
     boxes_only: int = 0
 
     def write(self, directory: Path) -> None:
-        """Put it beside its shard in `directory`."""
+        """Write the sidecar next to its shard in `directory`."""
         with atomic_write(sidecar_path(directory, self.name)) as file:
             file.write(json.dumps(vars(self)).encode("ascii"))
 
 
 class ShardWriter:
-    """Writes shards of one listing into `directory`.
+    """A writer of one listing's shards into `directory`.
 
-    max_side: images whose longer side is above it are reduced to it (bicubic, antialiased) and re-encoded as
+    max_side: images with a longer side than this are resized to it (bicubic, antialiased) and re-encoded as
     JPEG of that `quality`; None copies every image's bytes as they are.
     """
 
@@ -134,7 +134,7 @@ class ShardWriter:
         tar.add(f"{key}.json", json.dumps(about | belonging, sort_keys=True).encode("ascii"))
 
     def _checked(self, entry: Entry, data: bytes) -> tuple[str, bytes, Checked]:
-        """Extension and bytes of the image as it is stored, and what is known of it."""
+        """Check an image; return the extension and bytes to store, and its measures."""
         if entry.size == BROKEN_LINK:
             raise UndecodableImage("a link that leads nowhere")
         checked = check(data)
@@ -146,7 +146,8 @@ class ShardWriter:
     def _belonging(
         self, stated: dict[str, Any] | None, label_map: bytes | None, data: bytes, image: Checked
     ) -> tuple[dict[str, Any], list[str], int]:
-        """What the sample's json says of its annotations, why some were left out, how many are boxes only."""
+        """Check annotations; return the entries for the sample's json, the faults, and the number of boxes
+        only."""
         if stated is None:
             return {}, [], 0
         check_upright(orientation_of(data))
@@ -167,12 +168,12 @@ class ShardWriter:
 
 
 def sidecar_path(directory: Path, name: str) -> Path:
-    """Where the sidecar of the shard called `name` lies."""
+    """Name the sidecar file of the shard `name`."""
     return directory / f"{name}.json"
 
 
 def read_sidecar(directory: Path, name: str) -> Sidecar | None:
-    """The sidecar of a finished shard, None where there is none or it cannot be read."""
+    """Load the sidecar of a finished shard; None where it is missing or damaged."""
     try:
         return Sidecar(**json.loads(sidecar_path(directory, name).read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -194,7 +195,7 @@ def _read_map(containers: _Containers, entry: Entry, stated: dict[str, Any] | No
 
 
 class _Containers:
-    """Reads entries' bytes, keeping the tars that hold many of them open."""
+    """A reader of entries' bytes that keeps open the tars with many of them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -218,7 +219,7 @@ class _Containers:
                 data = os.pread(self._open[entry.container].fileno(), entry.size, entry.offset)
             else:
                 with path.open("rb", buffering=0) as file:
-                    # One byte more than listed shows a file that has grown.
+                    # One byte more than listed reveals a file that has grown.
                     data = _read(file, entry.size + 1)
         if len(data) != entry.size:
             now = f"at least {len(data)}" if len(data) > entry.size else str(len(data))

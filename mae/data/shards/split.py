@@ -1,4 +1,4 @@
-"""The samples of one split of finished shards, read by number from the tars in place."""
+"""The samples of one split of finished shards, read by row number from the tars in place."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _BLOCK = 512
 
 
 class ShardError(RuntimeError):
-    """Shards are missing, cut short, altered, or of another version; the message names the file."""
+    """Shards that are missing, cut short, altered, or of another version; the message names the file."""
 
 
 def samples_name(split: str) -> str:
-    """File name of a split's sample table."""
+    """Name the file of a split's sample table."""
     return f"{split}.samples.npy"
 
 
@@ -60,22 +60,22 @@ class Split:
         return self._table["shard"].astype(np.int64)
 
     def label(self, row: int) -> int:
-        """Label of one row, -1 where unlabelled."""
+        """Return the label of one row, -1 where unlabelled."""
         return int(self._table["label"][row])
 
     def read(self, row: int) -> bytes:
-        """The encoded image of a row. Raises: ShardError naming a shard that is gone or cut short."""
+        """Read the encoded image of a row. Raises: ShardError naming a shard that is missing or cut short."""
         sample = self._table[row]
         return self._read(int(sample["shard"]), int(sample["offset"]), int(sample["size"]))
 
     def meta(self, row: int) -> dict[str, Any]:
-        """The row's json member: path, width, height (pixels), class and label if any, what is annotated for
-        detection (image_id, annotations); and key, shard. Raises: ShardError."""
+        """Read the row's json member: path, width, height (pixels), class and label if any, image_id and
+        annotations for detection; and add key and shard. Raises: ShardError."""
         key, data = self._found(row, "json")
         return {**json.loads(data), "key": key, "shard": self.shards[int(self._table["shard"][row])]}
 
     def place(self, row: int) -> str:
-        """Sample, path and shard of a row, for a person to find it."""
+        """Name the sample, path and shard of a row, for a person to find it."""
         try:
             about = self.meta(row)
             return f"sample {about['key']} ({about['path']}) of {self.directory / about['shard']}"
@@ -83,14 +83,14 @@ class Split:
             return f"row {row} of split {self.name} in {self.directory}"
 
     def member(self, row: int, name: str) -> bytes:
-        """The bytes of the row's member of that name without its key: "json", "labels.png" ...
+        """Read the row's member of that name, given without its key: "json", "labels.png" ...
 
         Raises: ShardError naming the shard where the row has no such member.
         """
         return self._found(row, name)[1]
 
     def _found(self, row: int, name: str) -> tuple[str, bytes]:
-        """Key of the row's sample, and the bytes of its member of that name."""
+        """Find the key of the row's sample, and the bytes of its member of that name."""
         sample = self._table[row]
         shard, offset, size = (int(sample[name]) for name in ("shard", "offset", "size"))
         key = self._header(shard, offset - _BLOCK).name.split(".")[0]
@@ -104,7 +104,7 @@ class Split:
             at += _BLOCK + member.size + -member.size % _BLOCK
 
     def subset(self, per_class: int, seed: int) -> np.ndarray:
-        """Rows of a class-balanced choice, ascending: `per_class` of each label, all of a smaller class.
+        """Draw a class-balanced subset of rows, ascending: `per_class` of each label, all of a smaller class.
 
         Raises: ValueError where there are no labels.
         """

@@ -1,4 +1,4 @@
-"""Writing an uncompressed tar front to back, fast and the same at every run."""
+"""A writer of uncompressed tars: front to back, fast, the same bytes in every run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _HEADER_SUM = (
 
 
 def header(name: str, size: int) -> bytes:
-    """The ustar header of a plain file, as `tarfile` writes it (mode 644, time and owner zero), in a sixth of
-    the time: half of what copying a small image would cost. name: ASCII, at most 100 letters."""
+    """Make the ustar header of a plain file, equal to that of `tarfile` (mode 644, time and owner zero), in a
+    sixth of the time, which would be half of the cost of a small image. name: ASCII, at most 100 letters."""
     if size >= 8**11:  # needs GNU's binary size field
         member = tarfile.TarInfo(name)
         member.size = size
@@ -29,13 +29,13 @@ def header(name: str, size: int) -> bytes:
 
 
 class TarWriter:
-    """An uncompressed tar, written front to back and hashed on the way; the same members, the same bytes."""
+    """An uncompressed tar, written front to back and hashed on the way; equal members give equal bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._hash, self._at = file, hashlib.sha256(), 0
 
     def add(self, name: str, data: bytes) -> int:
-        """Append a member; returns where its data begins."""
+        """Append a member; return the offset of its data."""
         self._put(header(name, len(data)))
         offset = self._at
         self._put(data)
@@ -43,7 +43,7 @@ class TarWriter:
         return offset
 
     def finish(self) -> tuple[str, int]:
-        """End the archive; returns its sha256 and size."""
+        """End the archive; return its sha256 and size."""
         self._put(_END)
         self._put(b"\0" * (-self._at % tarfile.RECORDSIZE))
         return self._hash.hexdigest(), self._at

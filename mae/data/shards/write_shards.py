@@ -1,8 +1,8 @@
-"""A listed source -> WebDataset tar shards with an index: shuffled once, in parallel, whole or not at all.
+"""Sharding: a listed source -> WebDataset tar shards with an index, shuffled once, in parallel, atomically.
 
-Every shard is one task, for this process, its workers, or others that write parts. Finished ones stay in the
-work directory until all are there; then they are moved into place and `index.json` is written last, so an
-interrupted run goes on where it was and a directory with an index is complete.
+Every shard is one task, for this process, its workers, or other processes that write parts. Finished shards
+stay in the work directory until all are there; then they are published and `index.json` is written last. So
+an interrupted run resumes, and a directory with an index is complete.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from mae.progress import Progress
 
 
 class TooManyRejected(RuntimeError):
-    """More images or annotations cannot be used than `max_rejected` allows."""
+    """More unusable images or annotations than `shard.max_rejected` allows."""
 
 
 class WorkerDied(RuntimeError):
-    """A worker process ended without an answer."""
+    """A worker process that ended without an answer."""
 
 
 def write_shards(
@@ -44,18 +44,18 @@ def write_shards(
     log: Callable[[str], None] = lambda line: None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Write the shards of a listing (`manifest.write_listing`) and their index; returns the index.
+    """Write the shards of a listing (`manifest.write_listing`) and their index; return the index.
 
-    Each split is shuffled by the seed and cut into shards within both bounds, all of about one size. Equal
-    listings, contents and settings give equal bytes, whatever `workers` (processes; 0 or 1 stays in this
-    one), however often the run was interrupted, and whoever wrote which part. Images that do not decode, or
-    do not fit their annotations, and single annotations that do not fit their image are left out and named
-    in `rejected.json`.
+    Each split is shuffled by the seed and cut into shards of similar size within both bounds. Equal listings,
+    contents and settings give equal bytes, for any number of `workers` (processes; 0 or 1 stays in this one),
+    of interruptions, and of processes that write parts. Images that do not decode, or do not fit their
+    annotations, and single annotations that do not fit their image are left out and named in
+    `rejected.json`.
 
-    settings: the fields of `ShardSettings`. reuse_dir: where published shards are kept for the next run. It
-    then takes over those whose images are all listed as they were, byte for byte, and shards the rest after
+    settings: the fields of `ShardSettings`. reuse_dir: a directory that keeps published shards for the next
+    run, which reuses those whose images are all listed unchanged, byte for byte, and shards the rest after
     them; so equal bytes need equal kept shards, too. It must lie on the file system of `out_dir`.
-    log: is given a progress line with rate and time left every few seconds.
+    log: called with progress lines.
 
     Raises: SourceChanged, DiskFull, TooManyRejected, WorkerDied, EmptySplit, SourceError, ValueError.
     """
@@ -84,9 +84,9 @@ def write_shards(
 
 
 def list_parts(job: ShardJob, log: Callable[[str], None] = lambda line: None) -> list[str]:
-    """Names of the shards that are still to be written before `write_shards` has only to publish.
+    """List the shards that must still be written before `write_shards` has only to publish.
 
-    Each may be written by another process (`write_parts`), on any machine that sees the same files.
+    Another process may write each (`write_parts`), on any machine that sees the same files.
     """
     with work_lock(job.work, log):
         if finished_index(job) is not None:
@@ -97,9 +97,9 @@ def list_parts(job: ShardJob, log: Callable[[str], None] = lambda line: None) ->
 
 
 def write_parts(job: ShardJob, names: Sequence[str], log: Callable[[str], None] = lambda line: None) -> None:
-    """Write these shards into the work directory, each whole or not at all; finished ones are left alone.
+    """Write these shards into the work directory, each whole or not at all; finished ones are skipped.
 
-    Raises: SourceChanged, DiskFull, SourceError; ValueError naming what is none of this job's shards.
+    Raises: SourceChanged, DiskFull, SourceError; ValueError naming shards that this job does not have.
     """
     job.plan()
     tasks = {task.name: task for task in job.tasks}
@@ -162,7 +162,7 @@ class _Progress:
 def _run(
     tasks: list[ShardTask], job: ShardJob, workers: int
 ) -> Generator[tuple[ShardTask, Sidecar], None, None]:
-    """Write the shards, yielding each as it is finished; few are handed out ahead, so memory stays flat."""
+    """Write the shards, yielding each finished one; few are submitted ahead, so memory stays flat."""
     max_side, quality = job.settings.max_side, job.settings.quality
     if workers <= 1 or len(tasks) <= 1:
         writer = ShardWriter(job.listing, job.work, max_side=max_side, quality=quality)
@@ -171,7 +171,7 @@ def _run(
         return
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)),
-        # Fresh processes: this one may hold threads, which a fork would copy in the middle of anything.
+        # Fresh processes: this one may run threads, and a fork would copy their locks in any state.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
         initargs=(job.listing.directory, job.work, max_side, quality),

@@ -139,8 +139,8 @@ class ImageNetTarSource:
                     wnid = synsets[int(ground_truth[number - 1 if number > 0 else len(ground_truth)])][0]
                 except (ValueError, IndexError, KeyError):
                     raise SourceError(
-                        f"{path}: member {member.name}: the devkit's ground truth ({len(ground_truth)} lines, "
-                        f"{len(synsets)} classes) has no class for it"
+                        f"{path}: member {member.name}: the devkit's ground truth "
+                        f"({len(ground_truth)} lines, {len(synsets)} classes) has no class for it"
                     ) from None
                 yield Entry("val", member.name, wnid, member.size, mtime, VAL, member.offset_data)
 
