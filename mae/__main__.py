@@ -1,7 +1,7 @@
-"""The command `mae`: one sub-command for each stage of dvc.yaml, and a few tools beside them.
+"""The command `mae`: a sub-command for each stage of dvc.yaml, and for each command of mae/commands.
 
-Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 3 there is no champion, 4 more of the data
-cannot be used than max_rejected allows, 75 interrupted and saved (run again to resume).
+Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 3 no champion, 4 more unusable data than
+`shard.max_rejected` allows, 75 interrupted and saved (run again to resume).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 EXIT_BAD_PARAMS = 2
 EXIT_NO_CHAMPION = 3
 EXIT_REJECTED = 4
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command goes on from there
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command resumes
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit status."""
+    """Run one command and return its exit status."""
     arguments = _parser().parse_args(argv)
     _enter_environment()
     if arguments.command in PARALLEL:
@@ -88,7 +88,7 @@ def _load(arguments: argparse.Namespace) -> Params:
 
 
 def _enter_environment() -> None:
-    """Become the .venv's Python where this one lacks timm: its `dvc repro` then works unactivated."""
+    """Become the Python of .venv where this one lacks timm, so that `dvc repro` works unactivated."""
     root = Path(__file__).resolve().parent.parent
     python = root / ".venv" / "bin" / "python"
     if importlib.util.find_spec("timm") is None and python.exists() and Path(sys.prefix) != root / ".venv":
@@ -96,23 +96,23 @@ def _enter_environment() -> None:
 
 
 def _enter_torchrun(arguments: argparse.Namespace) -> None:
-    """Become torchrun where its own variables (PET_NPROC_PER_NODE, PET_NNODES ...) ask for several processes.
+    """Become torchrun where its variables (PET_NPROC_PER_NODE, PET_NNODES ...) ask for several processes.
 
-    So the command in dvc.yaml is the same for one process and for a cluster, and changing the number of
-    processes reruns nothing. Machines meet by stage: one that still trains `pretrain` does not join `linear`.
+    The command in dvc.yaml is thus the same for one process and for a cluster, and another number of
+    processes reruns nothing. Machines meet by stage: one that trains `pretrain` does not join `linear`.
     """
     wanted = any(name in os.environ for name in ("PET_NPROC_PER_NODE", "PET_NNODES"))
     if wanted and "RANK" not in os.environ:
         os.environ["PET_RDZV_ID"] = f"{os.environ.get('PET_RDZV_ID', 'mae')}-{arguments.command}"
-        # A machine that joins later waits in vain for the address of the store that the earlier ones share,
-        # which they tell only once; without sharing it is told at every restart.
+        # Machines announce the address of a shared store only once, and a machine that joins later waits for
+        # it in vain. Without sharing, they announce an address at every restart.
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         command = [sys.executable, "-m", "torch.distributed.run", "-m", "mae"]
         os.execv(sys.executable, [*command, "--params", arguments.params, arguments.command])
 
 
 def _explain(command: str, error: Exception) -> int:
-    """What our code raises on purpose is a message for the user; anything else is a fault: show its trace."""
+    """Print an error that our code raises on purpose as a message; raise any other, with its trace."""
     kind = type(error)
     if kind.__name__ != "Interrupted" and not _is_ours(error):
         raise error

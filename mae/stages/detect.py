@@ -1,4 +1,4 @@
-"""The stage `detect`: Mask R-CNN on the encoder, judged by COCO's box and mask AP."""
+"""The stage `detect`: train Mask R-CNN on the encoder; evaluate it by COCO's box and mask AP."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -21,14 +21,19 @@ from mae.files import write_csv, write_text
 from mae.models.detection.detector import Detector, build_detector
 from mae.report.plots.curves import precision_recall
 from mae.report.plots.predictions import detection_panel
-from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense
+from mae.stages.context.dense_stage import DenseTask, picture_samples, run_dense, val_batches
 from mae.stages.context.stage_context import StageContext
 
-BUILT = (  # the params that make the model
+BUILT = (  # the settings that build the model
     *("image_size", "patch_size", "window", "global_blocks", "drop_path", "channels"),
     *("box_convs", "box_dim", "mask_convs", "anchor_scale", "rois", "proposals", "detections"),
 )
-LEFT = ("pr.csv", "pr.png", "classes.csv", "predictions.png")  # in reports/detect
+REPORT_FILES = (
+    "pr.csv",
+    "pr.png",
+    "classes.csv",
+    "predictions.png",
+)  # in reports/detect, with curve and metrics
 RECORDS = "records.npz"
 SHOWN = 0.3  # the score from which on a picture shows a detection
 KINDS = {"box": "bbox", "mask": "segm"}
@@ -37,7 +42,7 @@ RESAMPLES = 300  # of images, for AP's intervals
 
 def detect(params: Params) -> None:
     """Train a detector from each of detect.inits; write models/detect and reports/detect."""
-    run_dense("detect", params, DETECTION, DETECTOR, LEFT, _task)
+    run_dense("detect", params, DETECTION, DETECTOR, REPORT_FILES, _task)
 
 
 def _task(ctx: StageContext) -> DenseTask:
@@ -55,7 +60,7 @@ def _task(ctx: StageContext) -> DenseTask:
         schedule=lambda step, peak: warmup_multistep(
             step, peak=peak, milestones=given.milestones, warmup=given.warmup_steps
         ),
-        judge=_judge,
+        evaluate=_evaluate,
         gain=_gain,
     )
 
@@ -71,28 +76,28 @@ def _build(ctx: StageContext, encoder: dict[str, Any], state: Any) -> nn.Module:
     )
 
 
-def _judge(ctx: StageContext, model: Detector, folder: Path) -> dict[str, Any]:
-    """AP on val; in `folder` the official results json, match records, tables and pictures."""
+def _evaluate(ctx: StageContext, model: Detector, folder: Path) -> dict[str, Any]:
+    """Compute AP on val; write the official results json, match records, tables and pictures to `folder`."""
     given, categories = ctx.params.detect, ctx.index.about["categories"]
     transform, target = detection_evaluation(given.image_size), Objects(categories)
     find = finder(model, ctx.normalize, ctx.device, ctx.precision(given.precision))
-    mine = results_of(evaluated(ctx, transform, target, batch_size=8), find, categories)
+    mine = results_of(val_batches(ctx, transform, target, batch_size=8), find, categories)
     found = distributed.gather_objects(mine)
     if not distributed.is_main():
         return {}
-    truth = ground_truth(ctx.index.split("val"), categories)
-    judged = {name: evaluate_detections(truth, found, kind) for name, kind in KINDS.items()}
-    values = {f"{name}_{key}": v for name, one in judged.items() for key, v in one.figures.items()}
-    records = judged["box"].records
-    seed, count = ctx.params.seed, len(truth["images"])
+    annotations = ground_truth(ctx.index.split("val"), categories)
+    results = {name: evaluate_detections(annotations, found, kind) for name, kind in KINDS.items()}
+    values = {f"{name}_{key}": v for name, one in results.items() for key, v in one.figures.items()}
+    records = results["box"].records
+    seed, count = ctx.params.seed, len(annotations["images"])
     low, high = statistic_interval(resampled_ap(records), count, resamples=RESAMPLES, seed=seed)
     for name, kind in KINDS.items():
         write_text(folder / f"results_{name}.json", json.dumps(of_kind(found, kind)))
     records.save(folder / RECORDS)
-    write_csv(folder / "pr.csv", judged["box"].curve)
-    write_csv(folder / "classes.csv", judged["box"].categories)
-    precision_recall(folder / "pr.png", judged["box"].curve, title="Detection: boxes")
-    shown = [(image, truth, find(one)[0]) for image, truth, one in pictured(ctx, transform, target)]
+    write_csv(folder / "pr.csv", results["box"].curve)
+    write_csv(folder / "classes.csv", results["box"].categories)
+    precision_recall(folder / "pr.png", results["box"].curve, title="Detection: boxes")
+    shown = [(image, labels, find(one)[0]) for image, labels, one in picture_samples(ctx, transform, target)]
     detection_panel(folder / "predictions.png", shown, [one["name"] for one in categories], threshold=SHOWN)
     return {**values, "box_AP_low": low, "box_AP_high": high, "samples": count}
 
@@ -104,7 +109,7 @@ Find = Callable[[Batch], list[dict[str, Any]]]
 def finder(
     model: Detector, normalize: Callable[[Tensor], Tensor], device: torch.device, precision: str
 ) -> Find:
-    """The detector as a function of the loader's batch; `model` is in evaluation mode."""
+    """Return a function from the loader's batch to detections; `model` is in evaluation mode."""
 
     def find(batch: Batch) -> list[dict[str, Any]]:
         images = normalize(batch["images"].to(device, non_blocking=True))
@@ -115,7 +120,7 @@ def finder(
 
 
 def results_of(batches: Iterable[Batch], find: Find, categories: Sequence[dict[str, Any]]) -> list[Batch]:
-    """Official results of every image of `batches`."""
+    """Collect the official results of every image of `batches`."""
     found: list[dict[str, Any]] = []
     for batch in batches:
         ids = [one["image_id"] for one in batch["targets"]]
@@ -124,7 +129,7 @@ def results_of(batches: Iterable[Batch], find: Find, categories: Sequence[dict[s
 
 
 def _gain(ours: Path, theirs: Path, seed: int) -> tuple[float, float, float]:
-    """Of box AP, paired over images."""
+    """Return the gain in box AP and its interval, paired over images."""
     first, second = (MatchRecords.load(folder / RECORDS) for folder in (ours, theirs))
     count = len(first.image_ids)
     return paired_statistic_gain(paired_ap(first, second), count, resamples=RESAMPLES, seed=seed)

@@ -1,4 +1,4 @@
-"""The stage `knn`: frozen features by their nearest neighbours; pictures of what the encoder looks at."""
+"""The stage `knn`: evaluate frozen features by nearest neighbours; draw the encoder's attention."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ EMBEDDED = 40  # images whose patches are projected
 
 
 def knn(params: Params) -> None:
-    """Weighted nearest neighbours on frozen features; attention maps and projected patches beside."""
+    """Evaluate frozen features by weighted nearest neighbours; draw attention maps and projected patches."""
     with open_stage("knn", params, encoder_file=ENCODER) as ctx:
         encoders = {"pretrained": _vit(ctx, Encoder.read())}
         if params.knn.random_baseline:
@@ -34,8 +34,8 @@ def knn(params: Params) -> None:
         centre = _pictures(ctx, encoders) if distributed.is_main() else {}
         if probe_results.skip(ctx):
             return
-        found = {name: _neighbours(ctx, vit) for name, vit in encoders.items()}
-        ctx.write_metrics(probe_results.against_random(found, params.seed) | centre)
+        evaluations = {name: _neighbours(ctx, vit) for name, vit in encoders.items()}
+        ctx.write_metrics(probe_results.against_random(evaluations, params.seed) | centre)
 
 
 def _vit(ctx: StageContext, encoder: Encoder) -> Any:
@@ -68,13 +68,13 @@ def _neighbours(ctx: StageContext, vit: Any) -> Evaluation:
 
 
 def _pictures(ctx: StageContext, encoders: dict[str, Any]) -> dict[str, float]:
-    """attention.png and projection.png, on rank 0; returns attention's mean share on the middle quarter."""
+    """Draw attention.png and projection.png; return the mean share of attention on the middle quarter."""
     folder, pool = REPORTS / "knn", ctx.params.knn.pool
     folder.mkdir(parents=True, exist_ok=True)
     batch, images = _images(ctx, PICTURES)
     maps = {name: attention_maps(vit, images, pool) for name, vit in encoders.items()}
     shown = [batch["images"].float() / 255]
-    shown += [heat(found.cpu(), images.shape[2:]) for found in maps.values()]
+    shown += [heat(one.cpu(), images.shape[2:]) for one in maps.values()]
     whose = "the class token's" if pool == "token" else "all patches'"
     columns = ("original", *(SHOWN[name] for name in maps))
     caption = f"{whose} attention in the last block, mean over heads; bright: much"
@@ -88,20 +88,20 @@ def _pictures(ctx: StageContext, encoders: dict[str, Any]) -> dict[str, float]:
 
 @torch.no_grad()
 def _project(ctx: StageContext, encoders: dict[str, Any]) -> None:
-    """Patch tokens of some images in two dimensions, coloured by the class of their image."""
+    """Draw patch tokens of some images in two dimensions, coloured by the class of their image."""
     params, classes = ctx.params, ctx.index.classes
     batch, images = _images(ctx, EMBEDDED)
-    places = {}
+    points = {}
     for name, vit in encoders.items():
         tokens = encode(vit.eval(), images)[:, 1:].float().cpu()
         flat = tokens.flatten(0, 1).numpy()
-        places[SHOWN[name]] = project(flat, params.knn.projection, params.seed)
+        points[SHOWN[name]] = project(flat, params.knn.projection, params.seed)
     labels = batch["labels"].repeat_interleave(tokens.shape[1]).numpy() if classes else None
     title = f"Patch embeddings of {len(images)} images ({params.knn.projection})"
-    scatter(REPORTS / "knn" / "projection.png", places, labels, classes, title=title)
+    scatter(REPORTS / "knn" / "projection.png", points, labels, classes, title=title)
 
 
 def _images(ctx: StageContext, count: int) -> tuple[dict[str, Any], Tensor]:
-    """A batch of so many images, and these as the encoder takes them."""
+    """Return a batch of `count` images, and its images normalised on the device."""
     batch = next(ctx.evaluation_batches(ctx.index.viewed, samples=count, alone=True))
     return batch, ctx.normalize(batch["images"].to(ctx.device))

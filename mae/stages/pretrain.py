@@ -1,4 +1,4 @@
-"""The stage `pretrain`: shards in, an encoder out, with its curve and its reconstructions."""
+"""The stage `pretrain`: train an encoder on the shards without labels."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -24,7 +24,7 @@ from mae.models.patches import Pair
 from mae.models.targets import build_target
 from mae.randomness import seed_process
 from mae.stages.context.stage_context import StageContext, open_stage
-from mae.stages.pretraining.fitted_tokenizer import fitted_for, fitted_inputs, kept_tokens
+from mae.stages.pretraining.fitted_tokenizer import cached_tokens, fitted_for, fitted_inputs
 from mae.stages.pretraining.initial_weights import load_initial_weights
 from mae.stages.pretraining.pretrain_results import write_results
 
@@ -61,7 +61,7 @@ def pretrain(params: Params) -> None:
 
 
 def build_method(params: Params) -> Any:
-    """The method of params.pretrain on a fresh encoder, its weights fixed by the seed."""
+    """Build the method of params.pretrain on a fresh encoder; the seed fixes the weights."""
     p = params.pretrain
     seed_process(params.seed)
     encoder, kind = params.encoder, METHODS[p.method]
@@ -83,14 +83,14 @@ def _masking(params: Params, grid: Pair) -> Masking:
 
 
 def _transform(params: Params, method: Method) -> tuple[Any, int]:
-    """What makes views of an image, and how often it is called for the method's."""
+    """Return the transform that makes views of an image, and the number of its calls per image."""
     p = params.pretrain
     size = params.encoder.img_size
     return augmentation(p.augment, size, views=method.views, scale=p.crop_scale, flip=p.flip)
 
 
 def _check_classes(ctx: StageContext, method: Any) -> None:
-    """A method that learns labels is told in params.yaml how many there are."""
+    """Raise InvalidParams for a method that learns labels, where params.yaml counts other classes."""
     found = len(ctx.index.classes)
     if method.labels and method.num_classes != found:
         name = ctx.params.pretrain.method
@@ -110,9 +110,9 @@ def _batches(
     start: int,
     attempt: int,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """What method.forward takes, from step `start` on: views (n, C, H, W)[, labels][, noise][, kept].
+    """Yield the inputs of method.forward from step `start` on: views (n, C, H, W)[, labels][, noise][, kept].
 
-    kept: tokens (n, L), where the stage `tokenizer` kept them.
+    kept: tokens (n, L), where the stage `tokenizer` cached them.
     """
     p = ctx.params.pretrain
     batches = ctx.training_batches(
@@ -125,7 +125,7 @@ def _batches(
         views=calls,
         noise_shape=method.noise_shape or None,
     )
-    kept = kept_tokens(ctx.params, ctx.index) if method.predicts else None
+    kept = cached_tokens(ctx.params, ctx.index) if method.predicts else None
     for batch in batches:
         views = batch["images"] if method.views > 1 else [batch["images"]]
         inputs = [ctx.normalize(view.to(ctx.device, non_blocking=True)) for view in views]
@@ -138,10 +138,10 @@ def _batches(
 
 
 def _probe(ctx: StageContext, method: Method, steps_per_epoch: float) -> dict[int, Any]:
-    """The online kNN as a hook of `fit`, where there are labels to ask about."""
+    """Return the online kNN as a hook of `fit`; nothing without labels."""
     params, index = ctx.params, ctx.index
     probe = params.pretrain.probe
-    if not probe.every_epochs or not ctx.can_judge:
+    if not probe.every_epochs or not ctx.can_evaluate:
         return {}
     few = [index.split(name) for name in ("train", "val")]
     hook = online_probe(
@@ -156,9 +156,9 @@ def _probe(ctx: StageContext, method: Method, steps_per_epoch: float) -> dict[in
 
 
 def _probe_layers(ctx: StageContext, method: Any) -> list[float]:
-    """Top-1 of a linear probe on each block of the trained encoder, on every rank; [] where none is asked."""
+    """Evaluate a linear probe on each block of the trained encoder, on every rank; [] without probes."""
     probe = ctx.params.pretrain.probe
-    if not probe.layers or not ctx.can_judge:
+    if not probe.layers or not ctx.can_evaluate:
         return []
     few = [ctx.index.split(name) for name in ("train", "val")]
     return top1_by_layer(

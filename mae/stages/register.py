@@ -1,4 +1,4 @@
-"""The stage `register`: the models into the MLflow registry, and through the gate."""
+"""The stage `register`: put the models into the MLflow registry and let the gate decide."""
 
 import logging
 from functools import partial
@@ -25,18 +25,18 @@ from mae.config.paths import (
 from mae.data.shards.index import Index
 from mae.files import write_json
 from mae.stages.context.tracked_run import stage_folder, tracked, tracking_uri
-from mae.stages.evaluate_challenger import classification, detection, segmentation
+from mae.stages.promotion.evaluate_challenger import classification, detection, segmentation
 
 TRAINED_BY = {"encoder": "pretrain", "classifier": "finetune", "detector": "detect", "segmenter": "segment"}
 _log = logging.getLogger("mae.stages")
 
 
 def register(params: Params) -> None:
-    """Put the models into the registry, once each, and promote those for which the gate says so.
+    """Put each model into the registry once, and promote those that the gate accepts.
 
     Encoder and classifier belong together; the detector and the segmenter each have a champion of their own.
-    Always runs, so that a fresh registry is filled on a cache hit too; what the registry holds already is
-    neither logged nor judged again.
+    The stage always runs, so that a fresh registry is filled on a cache hit too. A model that the registry
+    holds already is neither logged nor evaluated again.
     """
     require(ENCODER), require(IMAGES.index)
     folder = stage_folder("register", params)
@@ -62,7 +62,7 @@ def register(params: Params) -> None:
 def _registered(
     params: Params, kind: str, models: dict[str, tuple[str, Path]], index: Index, run_id: str
 ) -> dict[str, Any]:
-    """Register models that belong together and let the gate decide, if it has not; what came of it."""
+    """Register models that belong together; return the gate's decision, made now or before."""
     uri = tracking_uri(params)
     registry.finish(uri, [name for name, _ in models.values()])
     candidate = registry.register(
@@ -91,18 +91,18 @@ def _registered(
 
 
 def _index(shards: Path) -> Index:
-    """The index; without the shards, too, which a clean clone has not and what is registered needs not."""
+    """Open the index, also without the shards: a clean clone has none, and registered models need none."""
     return Index.open(shards, here=(shards / "tars").exists())
 
 
 def _example(index: Index) -> bytes:
-    """A real image of the data: the models' input example."""
-    index = Index.open(index.directory)  # says what to do where the shards are not here
+    """Read a real image of the data: the input example of the models."""
+    index = Index.open(index.directory)  # its error says what to do without shards
     return index.viewed.read(0)
 
 
 def _lineage(kind: str) -> dict[str, str]:
-    """The code, data and parameters of the stage that trained a model, from that stage's own record."""
+    """Read the code, data and parameters of a model from the record of the stage that trained it."""
     record = read_json(REPORTS / TRAINED_BY[kind] / "run.json")
     return {
         "git.commit": record["commit"],

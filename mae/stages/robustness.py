@@ -1,31 +1,31 @@
-"""The stage `robustness`: the fine-tuned classifier on ImageNet-C, -A, -R and -Sketch."""
+"""The stage `robustness`: evaluate the fine-tuned classifier on ImageNet-C, -A, -R and -Sketch."""
 
 from mae.config import Params
 from mae.config.paths import FINETUNED, REPORTS
 from mae.files import write_json, write_text
 
-NO_SETS = "params.yaml names no set to judge on (robustness.sets: [])"
+NO_SETS = "params.yaml names no set to evaluate on (robustness.sets: [])"
 NO_CLASSIFIER = "there is no fine-tuned classifier: the shards have no labels"
 FOLDER = REPORTS / "robustness"
 
 
 def robustness(params: Params) -> None:
-    """Judge models/finetune on each of robustness.sets; write reports/robustness.
+    """Evaluate models/finetune on each of robustness.sets; write reports/robustness.
 
-    Resumable: a set that is finished, or a severity of a corruption of ImageNet-C, is not judged again.
+    A resumed stage does not repeat a finished set, or a finished severity of a corruption of ImageNet-C.
     """
     if not params.robustness.sets:
-        _pass_over(NO_SETS)
+        _skip(NO_SETS)
     elif (FINETUNED / "SKIPPED.txt").is_file():
-        _pass_over(NO_CLASSIFIER)
+        _skip(NO_CLASSIFIER)
     else:
-        from mae.stages.probing.evaluate_variants import judge_sets  # which costs seconds to import
+        from mae.stages.probing.evaluate_variants import evaluate_sets  # costs seconds to import
 
-        judge_sets(params)
+        evaluate_sets(params)
 
 
-def _pass_over(why: str) -> None:
-    """No run, nothing imported: most recipes have no such sets."""
+def _skip(why: str) -> None:
+    """Write the reason as the results, without a run or an import: most recipes have no such sets."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.json", "run.json"):
         write_json(FOLDER / name, {"skipped": why})

@@ -1,4 +1,4 @@
-"""The stage `segment`: UperNet or DPT on the encoder, judged by mean IoU."""
+"""The stage `segment`: train UperNet or DPT on the encoder; evaluate it by mean IoU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,21 +27,21 @@ from mae.files import atomic_write, write_csv
 from mae.models.segmentation.segmenter import Segmenter, build_segmenter
 from mae.report.plots.bars import class_bars
 from mae.report.plots.predictions import segmentation_panel
-from mae.stages.context.dense_stage import DenseTask, evaluated, pictured, run_dense
+from mae.stages.context.dense_stage import DenseTask, picture_samples, run_dense, val_batches
 from mae.stages.context.stage_context import StageContext
 
-BUILT = (  # the params that make the model
+BUILT = (  # the settings that build the model
     *("crop", "stride", "head", "taps", "channels", "drop_path", "dropout"),
     *("auxiliary", "auxiliary_channels"),
 )
-LEFT = ("classes.csv", "classes.png", "predictions.png")  # in reports/segment
+REPORT_FILES = ("classes.csv", "classes.png", "predictions.png")  # in reports/segment, with curve and metrics
 RECORDS = "records.npz"
 RESAMPLES = 1000  # of images, for mIoU's intervals
 
 
 def segment(params: Params) -> None:
     """Train a segmenter from each of segment.inits; write models/segment and reports/segment."""
-    run_dense("segment", params, SEGMENTATION, SEGMENTER, LEFT, _task)
+    run_dense("segment", params, SEGMENTATION, SEGMENTER, REPORT_FILES, _task)
 
 
 def _task(ctx: StageContext) -> DenseTask:
@@ -64,7 +64,7 @@ def _task(ctx: StageContext) -> DenseTask:
         schedule=lambda step, peak: warmup_linear(
             step, peak=peak, warmup=given.warmup_steps, total=given.steps
         ),
-        judge=_judge,
+        evaluate=_evaluate,
         gain=_gain,
     )
 
@@ -84,8 +84,8 @@ def _build(ctx: StageContext, encoder: dict[str, Any], state: Any) -> nn.Module:
     )
 
 
-def _judge(ctx: StageContext, model: Segmenter, folder: Path) -> dict[str, Any]:
-    """mIoU on val; in `folder` the predicted maps in the data's own values, counts, tables and pictures."""
+def _evaluate(ctx: StageContext, model: Segmenter, folder: Path) -> dict[str, Any]:
+    """Compute mIoU on val; write predicted maps in the data's values, tables and pictures to `folder`."""
     categories = ctx.index.about["categories"]
     transform, target = segmentation_evaluation(ctx.params.segment.short), _reader(ctx)
     values_of = np.array([one["id"] for one in categories])
@@ -95,7 +95,7 @@ def _judge(ctx: StageContext, model: Segmenter, folder: Path) -> dict[str, Any]:
     rows: list[int] = []
     counts: list[np.ndarray] = []
     draw = drawer(model, ctx.normalize, ctx.device, ctx.precision(ctx.params.segment.precision))
-    for batch in evaluated(ctx, transform, target, batch_size=1):
+    for batch in val_batches(ctx, transform, target, batch_size=1):
         row, labels = int(batch["rows"][0]), batch["targets"][0]["labels"]
         (predicted,) = draw(batch)
         rows.append(row)
@@ -118,7 +118,7 @@ def _judge(ctx: StageContext, model: Segmenter, folder: Path) -> dict[str, Any]:
     ]
     write_csv(folder / "classes.csv", table)
     class_bars(folder / "classes.png", table, title="Segmentation")
-    shown = [(image, truth, draw(one)[0]) for image, truth, one in pictured(ctx, transform, target)]
+    shown = [(image, labels, draw(one)[0]) for image, labels, one in picture_samples(ctx, transform, target)]
     segmentation_panel(folder / "predictions.png", shown, [one["name"] for one in categories])
     main = {name: figures[name] for name in ("mIoU", "mAcc", "aAcc")}
     return {**main, "mIoU_low": low, "mIoU_high": high, "samples": len(every)}
@@ -127,8 +127,10 @@ def _judge(ctx: StageContext, model: Segmenter, folder: Path) -> dict[str, Any]:
 def drawer(
     model: Segmenter, normalize: Callable[[Tensor], Tensor], device: torch.device, precision: str
 ) -> Callable[[dict[str, Any]], list[Tensor]]:
-    """The segmenter as a function of the loader's batch: class indices (H, W) of each image at its original
-    size, on the CPU; `model` is in evaluation mode."""
+    """Return a function from the loader's batch to class indices (H, W) of each image, at its original size.
+
+    They are on the CPU; `model` is in evaluation mode.
+    """
 
     def draw(batch: dict[str, Any]) -> list[Tensor]:
         found = []
@@ -142,6 +144,6 @@ def drawer(
 
 
 def _gain(ours: Path, theirs: Path, seed: int) -> tuple[float, float, float]:
-    """Of mIoU, paired over images."""
+    """Return the gain in mIoU and its interval, paired over images."""
     first, second = (np.load(folder / RECORDS)["counts"] for folder in (ours, theirs))
     return paired_statistic_gain(paired_miou(first, second), len(first), resamples=RESAMPLES, seed=seed)

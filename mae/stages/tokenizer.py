@@ -1,4 +1,4 @@
-"""The stage `tokenizer`: what pretraining's target needs fitted first; most targets need nothing."""
+"""The stage `tokenizer`: fit the tokens, components or palette of pretraining's target; most need none."""
 
 import json
 import shutil
@@ -11,17 +11,17 @@ NONE = "params.yaml asks for none (tokenizer.kind: none)"
 
 
 def tokenizer(params: Params) -> None:
-    """Write models/tokenizer and reports/tokenizer: fitted, or a word that there is none."""
+    """Write models/tokenizer and reports/tokenizer: the fitted tokenizer, or a note that there is none."""
     shutil.rmtree(TOKENIZER.parent, ignore_errors=True)
     if params.tokenizer.kind != "none":
         from mae.stages.pretraining.fit_tokenizer import fit_tokenizer  # torch and MLflow: seconds
 
         fit_tokenizer(params)
         return
-    reports, said = REPORTS / "tokenizer", json.dumps({"skipped": NONE}) + "\n"
+    reports, note = REPORTS / "tokenizer", json.dumps({"skipped": NONE}) + "\n"
     shutil.rmtree(reports / "pictures", ignore_errors=True)
     for path in (TOKENIZER.parent / "SKIPPED.txt", reports / "pictures" / "SKIPPED.txt"):
         write_text(path, NONE + "\n")
     for name in ("metrics.json", "run.json"):
-        write_text(reports / name, said)
+        write_text(reports / name, note)
     write_csv(reports / "curve.csv", [{"step": 0}])

@@ -1,6 +1,6 @@
-"""The stage `versions`: the version of what each stage computes, where DVC sees it.
+"""The stage `versions`: write the version of what each stage computes, for DVC to see.
 
-It runs first and always, and costs a moment: the other stages name their numbers as parameters, so that a
+It runs first and always, and costs a moment. The other stages name their numbers as parameters, so that a
 raised number reruns them and a changed line of code does not.
 """
 

@@ -56,7 +56,9 @@ def test_a_set_without_images_to_judge_by_is_refused_when_it_is_listed(place, tm
     for task, source in (("detect", "coco"), ("segment", "label_maps")):
         stage = f"ingest_{task}"
         folder, params = place(f"{stage}.source={source}", f"{stage}.root={tmp_path / source.split('_')[-1]}")
-        with pytest.raises(SourceError, match=rf"{task} is judged by one.*--set {stage}.val_fraction=0.1"):
+        with pytest.raises(
+            SourceError, match=rf"no val split to evaluate {task} by.*--set {stage}.val_fraction=0.1"
+        ):
             run(folder, params, stage)
         _, params = place(f"{stage}.source=none")
         run(folder, params, stage)

@@ -73,7 +73,7 @@ def test_a_resumed_stage_keeps_the_code_of_its_first_start_and_says_that_it_diff
         pass
     assert record(folder)["commit"] == first
     assert record(folder)["code_changed"] is True
-    assert "goes on with other" in caplog.text
+    assert "resumes with other" in caplog.text
 
 
 def test_a_comment_changes_the_digest_of_the_code_and_no_version(tmp_path):

@@ -182,7 +182,7 @@ def test_corruptions_may_lie_in_the_folders_of_their_archives(folder):
 
 
 def test_a_set_that_is_not_there_or_of_other_classes_is_named(folder):
-    with pytest.raises(ValueError, match=r"imagenet-r: is not there; unpack imagenet_r"):
+    with pytest.raises(ValueError, match=r"imagenet-r: no such folder; unpack imagenet_r"):
         judged(folder, "robustness.sets=[imagenet_r]")
     picture(folder / "other/imagenet-r/n99999999/a.jpg", 1)
     with pytest.raises(ValueError, match="n99999999: none of the 4 classes"):

@@ -18,7 +18,7 @@ from mae.data.decode import decode
 from mae.data.shards.index import Index
 from mae.data.transforms.image import Normalize
 from mae.data.transforms.pretraining import augmentation
-from mae.stages.pretraining.fitted_tokenizer import kept_tokens, read_tokenizer
+from mae.stages.pretraining.fitted_tokenizer import cached_tokens, read_tokenizer
 
 FILE = "models/tokenizer/tokenizer.safetensors"
 SMALL = "tokenizer={epochs: 2, batch_size: 20, warmup_epochs: 0.5}"
@@ -116,8 +116,8 @@ def test_kept_tokens_are_not_used_once_images_are_seen_in_other_views(sharded, p
     run(sharded, params, "tokenizer")
     monkeypatch.chdir(sharded)
     index = Index.open("data/shards")
-    assert kept_tokens(params, index) is not None
-    assert kept_tokens(given(sharded, project, *KINDS["kmeans"]), index) is None
+    assert cached_tokens(params, index) is not None
+    assert cached_tokens(given(sharded, project, *KINDS["kmeans"]), index) is None
 
 
 def test_kept_tokens_are_those_of_the_view_that_pretraining_has_and_train_the_same(sharded, project):
@@ -146,7 +146,7 @@ def test_tokens_kept_of_other_shards_are_refused(sharded, project):
     before = index.read_text()
     index.write_text(before + "\n")
     try:
-        with pytest.raises(ValueError, match=r"kept for other shards than .*; run the stage `tokenizer`"):
+        with pytest.raises(ValueError, match=r"tokens of other shards than .*; run `dvc repro tokenizer`"):
             run(sharded, params, "pretrain")
     finally:
         index.write_text(before)

@@ -48,7 +48,7 @@ def ingest_set(
         if files is not IMAGES and "val" not in manifest["splits"]:
             task = stage.removeprefix("ingest_")
             raise SourceError(
-                f"{given.root}: has no val split, and {task} is judged by one; add it, or hold some of train "
+                f"{given.root}: no val split to evaluate {task} by; add one, or hold some of train "
                 f"out: `mae recipe --set {stage}.val_fraction=0.1`"
             )
         counts = {name: split["count"] for name, split in manifest["splits"].items()}
@@ -82,13 +82,13 @@ def shard_set(stage: str, params: Params) -> None:
 
 
 def parts_to_write(stage: str, params: Params) -> list[str]:
-    """Names of the shards that the stage would write now; none where it has nothing to do."""
+    """Return the names of the shards that the stage would write now."""
     job = _job(stage, params)
     return [] if job is None else list_parts(job, _log.info)
 
 
 def write_parts_of(stage: str, params: Params, names: Sequence[str]) -> None:
-    """Write these of the stage's shards into its work folder, for the stage itself to publish."""
+    """Write the named shards into the stage's work folder; the stage itself moves them to their place."""
     job = _job(stage, params)
     if job is not None:
         write_parts(job, names, _log.info)

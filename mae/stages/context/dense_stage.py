@@ -1,4 +1,4 @@
-"""What the stages `detect` and `segment` share: a training for each of `inits`, judged alike and compared."""
+"""The common part of `detect` and `segment`: a training for each of `inits`, evaluated and compared."""
 
 import json
 import shutil
@@ -33,13 +33,13 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True)
 class DenseTask:
-    """What makes one dense task of what they share.
+    """The parts of a dense task that differ from the other.
 
     name, size: for the model's file, see `model_file.save_dense`. build(ctx, encoder config, encoder
     weights or None) -> model. transform, target: of training (`batches.training_batches`). countable: whether
     a target holds any of `counted`, without which there is no figure. schedule(step, peak) -> rate.
-    judge(ctx, model, folder): evaluates on val, on all ranks; on rank 0 returns the final numbers and
-    leaves in `folder` what is to be kept (records.npz, tables, pictures).
+    evaluate(ctx, model, folder): evaluates on val, on all ranks; rank 0 returns the final numbers and writes
+    the files to keep (records.npz, tables, pictures) to `folder`.
     gain(ours, theirs, seed): (gain, low, high) of the main figure, from two folders.
     """
 
@@ -51,7 +51,7 @@ class DenseTask:
     counted: str
     countable: Callable[[Any], bool]
     schedule: Schedule
-    judge: Callable[[StageContext, Any, Path], Results]
+    evaluate: Callable[[StageContext, Any, Path], Results]
     gain: Callable[[Path, Path, int], tuple[float, float, float]]
 
 
@@ -60,49 +60,49 @@ def run_dense(
     params: Params,
     files: DataSet,
     model_file: Path,
-    left: Sequence[str],
+    report_files: Sequence[str],
     task_of: Callable[[StageContext], DenseTask],
 ) -> None:
-    """A dense stage from beginning to end; `left`: what it leaves in its reports beside curve and metrics."""
+    """Run a dense stage; `report_files`: the files in its reports besides curve and metrics."""
     if read_json(require(files.index)) == NO_SET:
-        _pass_over(stage, params, model_file, left)
+        _skip(stage, params, model_file, report_files)
         return
     with open_stage(stage, params, files=files, encoder_file=ENCODER) as ctx:
         task = task_of(ctx)
-        _require_judgeable(ctx, task)
+        _require_targets(ctx, task)
         _compare(ctx, getattr(params, stage), task, model_file)
 
 
-def _pass_over(stage: str, params: Params, model_file: Path, left: Sequence[str]) -> None:
-    """params.yaml says that there is no such data: the stage's files say so."""
+def _skip(stage: str, params: Params, model_file: Path, report_files: Sequence[str]) -> None:
+    """Write the files of a stage whose data params.yaml declares missing (source: none)."""
     with tracked(stage, params, folder=stage_folder(stage, params)) as run:
         run.tags({"skipped": NO_DATA})
         write_text(model_file.parent / "SKIPPED.txt", NO_DATA + "\n")
         write_text(REPORTS / stage / "metrics.json", json.dumps({"skipped": NO_DATA}) + "\n")
-        for name in (*left, "curve.csv", "curve.png"):
+        for name in (*report_files, "curve.csv", "curve.png"):
             if name.endswith(".png"):
                 empty_picture(REPORTS / stage / name, NO_DATA)
             else:
                 write_csv(REPORTS / stage / name, [{"step": 0}])
 
 
-def _require_judgeable(ctx: StageContext, task: DenseTask) -> None:
-    """Raises ValueError where val holds nothing to judge by: known before a training, not after it."""
+def _require_targets(ctx: StageContext, task: DenseTask) -> None:
+    """Raise ValueError where val has no targets to evaluate by: before a training, not after it."""
     split = ctx.index.split("val")
     if not any(task.countable(task.target(split, row)) for row in range(len(split))):
         raise ValueError(
             f"{ctx.files.index}: the {len(split)} images of the split val have no {task.counted}, "
-            f"nothing to judge by; annotate some, or pass over: set ingest_{ctx.stage}.source to none"
+            f"nothing to evaluate by; annotate some, or skip the task: set ingest_{ctx.stage}.source to none"
         )
 
 
 def _compare(ctx: StageContext, settings: config.Dense, task: DenseTask, model_file: Path) -> None:
-    """Train and judge from each of `settings.inits`; the first one's model and files are the stage's."""
+    """Train and evaluate from each of `settings.inits`; the first one's model and files are the stage's."""
     folders: dict[str, Path] = {
         init: ctx.folder / "checkpoints" / f"{init}_results" for init in settings.inits
     }
     found = {
-        init: ctx.once(init, partial(_trial, ctx, settings, task, init, folder))
+        init: ctx.once(init, partial(_train_and_evaluate, ctx, settings, task, init, folder))
         for init, folder in folders.items()
     }
     if not distributed.is_main():
@@ -113,7 +113,7 @@ def _compare(ctx: StageContext, settings: config.Dense, task: DenseTask, model_f
         values |= {f"{other}_{name}": value for name, value in found[other].items()}
         gain = task.gain(folders[first], folders[other], ctx.params.seed)
         values |= dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
-    _publish(ctx, folders[first], model_file)
+    _copy_results(ctx, folders[first], model_file)
     rows = [_renamed(row, first, others) for row in ctx.curve([f"{i}/{n}" for i in found for n in CURVE])]
     write_csv(REPORTS / ctx.stage / "curve.csv", rows)
     columns = {first: "loss"} | {other: f"{other}_loss" for other in others}
@@ -124,7 +124,9 @@ def _compare(ctx: StageContext, settings: config.Dense, task: DenseTask, model_f
     ctx.write_metrics(values)
 
 
-def _trial(ctx: StageContext, settings: config.Dense, task: DenseTask, init: str, folder: Path) -> Results:
+def _train_and_evaluate(
+    ctx: StageContext, settings: config.Dense, task: DenseTask, init: str, folder: Path
+) -> Results:
     state, encoder = interchange.load_encoder(ENCODER)
     model = task.build(ctx, encoder, state if init == "pretrained" else None)
     own = settings if init == "pretrained" else settings.scratch
@@ -165,13 +167,13 @@ def _trial(ctx: StageContext, settings: config.Dense, task: DenseTask, init: str
         )
     distributed.barrier()
     model.eval()
-    return task.judge(ctx, model, folder)
+    return task.evaluate(ctx, model, folder)
 
 
-def evaluated(
+def val_batches(
     ctx: StageContext, transform: Callable[..., Any], target: Callable[..., Any], *, batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """This rank's batches of val, each sample once over the ranks, with a log line every few seconds."""
+    """Load this rank's batches of val, each sample once over the ranks, with a log line every few seconds."""
     split = ctx.index.split("val")
     batches = evaluation_batches(
         split,
@@ -186,20 +188,20 @@ def evaluated(
     return with_progress(batches, len(split))
 
 
-def pictured(
+def picture_samples(
     ctx: StageContext, transform: Callable[..., Any], target: Callable[..., Any]
 ) -> Iterator[tuple[Tensor, Any, dict[str, Any]]]:
-    """A few images of val for pictures: as decoded, uint8 (3, H, W), its target, and the batch made of it."""
+    """Yield a few images of val for pictures: decoded, uint8 (3, H, W), with target, and as a batch."""
     split = ctx.index.split("val")
     count = min(PICTURES, len(split))
     for row in np.linspace(0, len(split) - 1, count).astype(int).tolist():
-        image, truth = decode(split.read(row)), target(split, row)
-        made, about = transform(image, truth)
-        yield image, truth, {"images": made[None], "targets": [about]}
+        image, annotation = decode(split.read(row)), target(split, row)
+        made, about = transform(image, annotation)
+        yield image, annotation, {"images": made[None], "targets": [about]}
 
 
-def _publish(ctx: StageContext, folder: Path, model_file: Path) -> None:
-    """Tables and pictures go to reports/<stage>, the rest beside the model."""
+def _copy_results(ctx: StageContext, folder: Path, model_file: Path) -> None:
+    """Copy tables and pictures to reports/<stage>, the rest next to the model."""
     reports = REPORTS / ctx.stage
     reports.mkdir(parents=True, exist_ok=True)
     model_file.parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +218,7 @@ def _publish(ctx: StageContext, folder: Path, model_file: Path) -> None:
 
 
 def _renamed(row: Mapping[str, float], first: str, others: Sequence[str]) -> dict[str, float]:
-    """The first training's columns by their own names, the others' as `<init>_<name>`."""
+    """Rename the columns: the first training's to `<name>`, the others' to `<init>_<name>`."""
     names = {f"{first}/{name}": name for name in CURVE}
     names |= {f"{other}/{name}": f"{other}_{name}" for other in others for name in CURVE}
     return {names.get(key, key): value for key, value in row.items()}

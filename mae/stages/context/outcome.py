@@ -1,4 +1,4 @@
-"""The outcome of a stage in a small file, work/<stage>/outcome.json, for whoever started the stage.
+"""The outcome of a stage in a small file, work/<stage>/outcome.json, for the process that started it.
 
     {"stage": "pretrain", "state": "interrupted", "message": "stopped after step 300; saved ...",
      "pid": 4711, "started": 1760000000.0, "ended": 1760000100.0, "run_id": "0f3c..."}
@@ -30,6 +30,7 @@ _log = logging.getLogger("mae.stages")
 
 
 def outcome_file(stage: str, params: Params) -> Path:
+    """Return the path of a stage's outcome."""
     return Path(params.runtime.work_dir) / stage / "outcome.json"
 
 
@@ -52,7 +53,7 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
 
 
 def record_run_id(stage: str, params: Params, run_id: str) -> None:
-    """Add the tracking run to the outcome of this process's stage; nothing where no outcome is recorded."""
+    """Add the tracking run to the outcome of this process's stage, where one is recorded."""
     file = outcome_file(stage, params)
     outcome = json.loads(file.read_text()) if file.is_file() else {}
     if outcome.get("state") == "running" and outcome["pid"] == os.getpid():

@@ -1,4 +1,4 @@
-"""A log line every few seconds while a set is evaluated, for whoever watches."""
+"""A log line every few seconds while a set is evaluated."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ _log = logging.getLogger("mae.stages")
 
 
 def with_progress(batches: Iterable[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
-    """The batches as they come; rank 0 says how many of all `count` images are done, for all ranks."""
+    """Yield the batches; rank 0 logs how many of the `count` images all ranks have evaluated."""
     log = _log.info if distributed.is_main() else lambda line: None
     progress = Progress(count, log, verb="evaluated")
     for batch in batches:

@@ -1,4 +1,4 @@
-"""What every training stage shares: device, shards, resume folder, MLflow run, and the end of them."""
+"""The context of a training stage: device, shards, resume folder, MLflow run, and their end."""
 
 import json
 import os
@@ -29,7 +29,7 @@ PICTURES = 8  # images that a stage draws, for a person to look at
 
 @dataclass(frozen=True)
 class StageContext:
-    """A training stage at work. Every rank has one; `run` does nothing on ranks other than 0."""
+    """The context of a running stage, one on every rank; `run` does nothing on ranks other than 0."""
 
     stage: str
     params: Params
@@ -42,37 +42,36 @@ class StageContext:
 
     @cached_property
     def encoder(self) -> dict[str, Any]:
-        """What describes the encoder: the file that the stage takes up, which may have come from elsewhere;
-        params.yaml where it takes none."""
+        """Return the encoder's config: that of the file that the stage reads, else that of params.yaml."""
         if self.encoder_file is None:
             return encoder_config(self.params)
         return interchange.load_encoder(require(self.encoder_file))[1]
 
     @property
     def img_size(self) -> int | tuple[int, int]:
-        """The encoder's, in pixels."""
+        """The image size of the encoder, in pixels."""
         size = self.encoder["img_size"]
         return size if isinstance(size, int) else tuple(size)
 
     @property
-    def can_judge(self) -> bool:
-        """Whether there are labels, and a validation split to ask about."""
+    def can_evaluate(self) -> bool:
+        """True where the shards have labels and a validation split."""
         return bool(self.index.classes) and "val" in self.index.about["splits"]
 
     @property
     def max_skipped(self) -> int:
-        """How many samples of the set may turn out undecodable."""
+        """The number of samples of the set that may be undecodable."""
         return getattr(self.params, self.files.section).max_rejected
 
     @property
     def normalize(self) -> Normalize:
-        """uint8 images to floats as the encoder takes them, on the device."""
+        """The transform of uint8 images to the encoder's floats, on the device."""
         return Normalize(self.encoder["mean"], self.encoder["std"]).to(self.device)
 
     def evaluation_batches(
         self, split: Split, *, batch_size: int = 256, samples: int | None = None, alone: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """This rank's part of a split as it is evaluated, every sample once over the ranks.
+        """Load this rank's part of a split for evaluation, every sample once over the ranks.
 
         samples: only so many, taken evenly out of the split. alone: all of them on this rank, in one batch.
         """
@@ -100,7 +99,7 @@ class StageContext:
         alone: bool = False,
         **options: Any,
     ) -> Iterator[dict[str, Any]]:
-        """This rank's part of the steps [start, stop) of a training with these settings.
+        """Load this rank's part of the steps [start, stop) of a training with these settings.
 
         settings: a section of params.yaml with `batch_size` and `accumulate`; alone: all of it on this rank;
         options: more arguments of `batches.training_batches` (rows, views, noise_shape, target ...).
@@ -122,7 +121,7 @@ class StageContext:
         )
 
     def checkpoints(self, name: str = "training") -> Checkpoints:
-        """Resume state of one training of this stage."""
+        """Return the checkpoints of one training of this stage."""
         return Checkpoints(self.folder / "checkpoints" / name, keep=self.params.runtime.keep_checkpoints)
 
     def fit_options(self, settings: Any, name: str = "") -> FitOptions:
@@ -151,13 +150,13 @@ class StageContext:
         )
 
     def precision(self, wanted: str) -> str:
-        """`auto` is bf16 on a GPU and fp32 on the CPU."""
+        """Resolve `auto`: bf16 on a GPU, fp32 on the CPU."""
         return {"auto": "bf16" if self.device.type == "cuda" else "fp32"}.get(wanted, wanted)
 
     def once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """`compute()`, or what it gave before this stage was interrupted; all ranks call it together.
+        """Return `compute()`, or its result from before an interruption; all ranks call it together.
 
-        The checkpoints of the training called `name` go once it is done: a stage may have dozens.
+        The checkpoints of the training `name` are deleted once it is done: a stage may have dozens.
         """
         file = self.folder / "checkpoints" / f"{name}.json"
         kept = distributed.broadcast(json.loads(file.read_text()) if file.is_file() else None)
@@ -171,7 +170,7 @@ class StageContext:
         return found
 
     def curve(self, names: Sequence[str]) -> list[dict[str, float]]:
-        """What this run logged, a row per step: `step`, and those of `names` that were logged at it."""
+        """Return the metrics that this run logged, a row per step: `step`, and the `names` logged at it."""
         rows: dict[int, dict[str, float]] = {}
         logged = tracking.history(self.folder / "run" / "metrics.jsonl")
         for name in names:
@@ -180,7 +179,7 @@ class StageContext:
         return [rows[step] for step in sorted(rows)]
 
     def write_metrics(self, values: dict[str, Any]) -> None:
-        """The stage's final numbers, into reports/<stage>/metrics.json and MLflow; on rank 0 only."""
+        """Write the final numbers to reports/<stage>/metrics.json and MLflow; on rank 0 only."""
         if distributed.is_main():
             (REPORTS / self.stage).mkdir(parents=True, exist_ok=True)
             write_json(REPORTS / self.stage / "metrics.json", values)
@@ -189,7 +188,7 @@ class StageContext:
 
 
 def encoder_config(params: Params) -> dict[str, Any]:
-    """What an encoder file says of itself: how to build it, and its images' colour statistics."""
+    """Return the config of an encoder file: its build arguments and its images' colour statistics."""
     size = params.encoder.img_size
     return {
         "name": params.encoder.name,
@@ -211,26 +210,26 @@ def open_stage(
 ) -> Iterator[StageContext]:
     """Open a training stage: its sections of params.yaml and its inputs' digests name its resume folder.
 
-    encoder_file: the encoder that it takes up, one of its inputs.
+    encoder_file: the encoder that the stage reads, one of its inputs.
 
     An interrupted stage finds its folder again and resumes, under changed code too; a changed one starts in a
     fresh folder. The checkpoints go when the stage is done, so that one that DVC repeats starts fresh.
     """
     runtime = params.runtime
-    taken_up = [] if encoder_file is None else [sha256_of(require(encoder_file))]
+    encoder_digest = [] if encoder_file is None else [sha256_of(require(encoder_file))]
     device = distributed.init(None if runtime.device == "auto" else runtime.device)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # The loader's processes need cores too; idle threads that spin on them cost a sixth of the speed.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - runtime.workers))
     try:
         index = _open_index(params, files)
-        folder = stage_folder(stage, params, [index.digest, *inputs, *taken_up])
+        folder = stage_folder(stage, params, [index.digest, *inputs, *encoder_digest])
         opened = tracked(
             stage,
             params,
             folder=folder,
             device=_name(device),
-            run_id=_run_to_go_on(folder / "checkpoints"),
+            run_id=_interrupted_run(folder / "checkpoints"),
             enabled=distributed.is_main(),
             interruptions=(Interrupted, KeyboardInterrupt),
             data=index.digest,
@@ -244,8 +243,8 @@ def open_stage(
         distributed.shutdown()
 
 
-def _run_to_go_on(checkpoints: Path) -> str | None:
-    """The tracking run of what an interrupted stage did last; None where it did nothing."""
+def _interrupted_run(checkpoints: Path) -> str | None:
+    """Return the tracking run of an interrupted stage's last work; None where there is none."""
     for path in sorted(checkpoints.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True):
         kept = json.loads(path.read_text()) if path.suffix == ".json" else {}
         run_id: str | None = kept.get("run_id") or Checkpoints(path).run_id()
@@ -255,7 +254,7 @@ def _run_to_go_on(checkpoints: Path) -> str | None:
 
 
 def _open_index(params: Params, files: DataSet) -> Index:
-    """The shards: their sizes checked, and their bytes where they were not checked before."""
+    """Open the shards; check their sizes, and their bytes unless those were checked before."""
     require(files.index)
     index = Index.open(files.shards)
     if distributed.local_rank() == 0:

@@ -1,4 +1,4 @@
-"""A stage's MLflow run and the identities that it leaves beside its results. Knows nothing of torch."""
+"""A stage's MLflow run, and the record that it writes next to its results. Imports no torch."""
 
 import json
 import logging
@@ -23,19 +23,19 @@ REPRODUCTION = "MAE_REPRODUCTION"  # set by a flow: the name that the runs of it
 
 
 def tracking_uri(params: Params) -> str:
-    """MLFLOW_TRACKING_URI where it is set, as everywhere with MLflow; else the parameters'."""
+    """Return MLFLOW_TRACKING_URI where it is set, as MLflow itself does; else `runtime.tracking_uri`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or params.runtime.tracking_uri
 
 
 def parent_file(params: Params) -> Path:
-    """The small file that names the run above this `dvc repro`'s runs."""
+    """Return the path of the file that names the parent run of this `dvc repro`."""
     return Path(params.runtime.work_dir) / PARENT
 
 
 def stage_folder(stage: str, params: Params, inputs: Sequence[str] = ()) -> Path:
-    """Name work/<stage>/<fingerprint>: of the seed, the stage's sections, its inputs' digests, its version.
+    """Return work/<stage>/<fingerprint>, by the seed, the stage's sections, its inputs and its version.
 
-    Version 1 adds nothing, so that what an older release began is still found.
+    Version 1 adds nothing, so that folders of older releases are still found.
     """
     values = [getattr(params, section) for section in STAGES[stage].sections_in(params)]
     version = results.version_of(stage, params)
@@ -56,7 +56,7 @@ def tracked(
     interruptions: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
     data: str | None = None,
 ) -> Iterator[tracking.Run]:
-    """Open the stage's run (`run_id`: go on with that one); at the end write reports/<stage>/run.json.
+    """Open the stage's run (`run_id`: resume that one); at the end write reports/<stage>/run.json.
 
     enabled: False on ranks other than 0. interruptions end it as KILLED, any other exception as FAILED.
     data: the digest of what the stage reads. The record names the code that began the stage, whatever is
@@ -112,7 +112,7 @@ def _code_that_began(stage: str, folder: Path, *, resumes: bool) -> results.Code
     if resumes and file.is_file():
         first = results.Code(**json.loads(file.read_text()))
         if first.digest != now.digest:
-            _log.warning("%s began with code %s and goes on with %s", stage, first.digest, now.digest)
+            _log.warning("%s started with code %s and resumes with %s", stage, first.digest, now.digest)
         return first
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, now.as_dict())
@@ -130,7 +130,7 @@ def _compared_code(stage: str, run: tracking.Run, code: results.Code) -> dict[st
 
 
 def _record(run: tracking.Run, params: Params, device: str, seconds: float) -> dict[str, Any]:
-    """The run; of its address only what names no path or password of this machine: these files travel."""
+    """Describe the run; its address without paths and passwords, because these files are shared."""
     return {
         "run_id": run.id,
         "tracking": tracking.redact(tracking_uri(params)),

@@ -1,4 +1,4 @@
-"""Fitting in the stage `tokenizer`: FSQ trained, k-means by mini-batches, components in one pass."""
+"""The fits of the stage `tokenizer`: FSQ by training, k-means by mini-batches, components in one pass."""
 
 import logging
 import shutil
@@ -44,13 +44,13 @@ _log = logging.getLogger("mae.stages")
 
 
 def fit_tokenizer(params: Params) -> None:
-    """Fit what params.tokenizer asks for, judge it on val, keep tokens if wanted, write all of it."""
+    """Fit the kind of params.tokenizer, evaluate it on val, cache tokens if wanted, write the results."""
     with open_stage("tokenizer", params) as ctx:
         given = params.tokenizer
         about = _config(params) | ({"shards": ctx.index.digest} if given.cache else {})
         seed_process(params.seed)
         try:
-            made = build_tokenizer(about).to(ctx.device)
+            tokenizer = build_tokenizer(about).to(ctx.device)
         except ValueError as error:
             raise config.InvalidParams(f"tokenizer: {error}") from None
         steps = EpochOrder(ctx.index.split("train").shard_of, seed=params.seed).steps(
@@ -58,15 +58,15 @@ def fit_tokenizer(params: Params) -> None:
         )
         fitted = None
         if given.kind == "pca":
-            _components(ctx, made, steps)
+            _components(ctx, tokenizer, steps)
         else:
-            fitted = _train(ctx, made, steps)
-        made.eval()
+            fitted = _train(ctx, tokenizer, steps)
+        tokenizer.eval()
         if given.cache:
-            _keep(ctx, made)
+            _cache(ctx, tokenizer)
         if distributed.is_main():
-            interchange.save_method(TOKENIZER, made.state_dict(), about)
-        write_results(ctx, made, steps, fitted)
+            interchange.save_method(TOKENIZER, tokenizer.state_dict(), about)
+        write_results(ctx, tokenizer, steps, fitted)
 
 
 def _config(params: Params) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _config(params: Params) -> dict[str, Any]:
 def _batches(
     ctx: StageContext, steps: int, start: int, attempt: int, *, alone: bool = False
 ) -> Generator[tuple[Tensor], None, None]:
-    """Images (n, C, H, W), augmented as pretraining's crops are and normalised, on the device."""
+    """Yield images (n, C, H, W), augmented like pretraining's crops and normalised, on the device."""
     params, given = ctx.params, ctx.params.tokenizer
     batches = ctx.training_batches(
         ctx.index.split("train"),
@@ -97,27 +97,27 @@ def _batches(
 
 
 def _accumulate(given: Tokenizer) -> int:
-    """Only FSQ holds activations; what the others make of a step they make of all its images at once."""
+    """Return the batches per step: only FSQ holds activations; other kinds take all images at once."""
     return given.accumulate if given.kind == "fsq" else 1
 
 
-def _train(ctx: StageContext, made: Any, steps: int) -> Fitted:
-    """By `fit`: FSQ with AdamW as its settings say, k-means with rates from 1, Lloyd's step, down to 0."""
+def _train(ctx: StageContext, tokenizer: Any, steps: int) -> Fitted:
+    """Train by `fit`: FSQ with AdamW and its settings, k-means with rates from 1 (Lloyd's step) down to 0."""
     given, options = ctx.params.tokenizer, ctx.fit_options(ctx.params.tokenizer)
     if given.kind == "fsq":
         peak, floor = scaled_lr(given.base_lr, given.batch_size), given.min_lr
         warmup = round(given.warmup_epochs * steps / given.epochs)
         optimizer: torch.optim.Optimizer = adamw(
-            made, lr=peak, betas=given.betas, weight_decay=given.weight_decay
+            tokenizer, lr=peak, betas=given.betas, weight_decay=given.weight_decay
         )
     else:
         peak, floor, warmup = 1.0, 0.0, 0
-        optimizer = sgd(made, lr=peak, momentum=0.0)
+        optimizer = sgd(tokenizer, lr=peak, momentum=0.0)
         options = replace(options, accumulate=_accumulate(given), precision="fp32", clip_grad=None)
         if ctx.checkpoints().latest() is None:
-            _start(ctx, made, steps)
+            _start(ctx, tokenizer, steps)
     return fit(
-        made,
+        tokenizer,
         partial(_batches, ctx, steps),
         optimizer,
         steps=steps,
@@ -126,44 +126,44 @@ def _train(ctx: StageContext, made: Any, steps: int) -> Fitted:
     )
 
 
-def _start(ctx: StageContext, made: Any, steps: int) -> None:
-    """Centres from a few vectors for each, out of the first batches, which every rank reads as a whole."""
-    wanted = _VECTORS * made.num_codes
+def _start(ctx: StageContext, tokenizer: Any, steps: int) -> None:
+    """Choose centres from a few vectors for each, of the first batches, which every rank reads in full."""
+    wanted = _VECTORS * tokenizer.num_codes
     generator = torch.Generator().manual_seed(ctx.params.seed)
     found: list[Tensor] = []
     batches = _batches(ctx, steps, 0, 0, alone=True)
     for (images,) in batches:
-        vectors = made.vectors(images).flatten(0, 1)
+        vectors = tokenizer.vectors(images).flatten(0, 1)
         # A share of each batch: the vectors of one image are alike.
         few = torch.randperm(len(vectors), generator=generator)[: max(1, len(vectors) // 2)]
         found.append(vectors[few.to(vectors.device)])
         if sum(map(len, found)) >= wanted:
             break
     batches.close()
-    _log.info("choosing %d centres of %d vectors", made.num_codes, sum(map(len, found)))
-    made.start(torch.cat(found)[:wanted], ctx.params.seed)
+    _log.info("choosing %d centres of %d vectors", tokenizer.num_codes, sum(map(len, found)))
+    tokenizer.start(torch.cat(found)[:wanted], ctx.params.seed)
 
 
-def _components(ctx: StageContext, made: Any, steps: int) -> None:
-    """In one pass, which an interruption begins anew."""
-    moments = Moments(made.components.shape[1], ctx.device)
+def _components(ctx: StageContext, tokenizer: Any, steps: int) -> None:
+    """Compute the components in one pass; an interrupted pass starts again."""
+    moments = Moments(tokenizer.components.shape[1], ctx.device)
     progress = Progress(steps, _log.info, verb="analysed", unit="batches")
     for (images,) in _batches(ctx, steps, 0, 0):
-        moments.add(patchify(images, made.patch_size).flatten(0, 1))
+        moments.add(patchify(images, tokenizer.patch_size).flatten(0, 1))
         progress.add(1)
     moments.sums = distributed.mean(moments.sums)
-    made.take(moments)
+    tokenizer.take(moments)
 
 
-def _keep(ctx: StageContext, made: Any) -> None:
-    """The tokens of every training image, in the one view that pretraining will have of it.
+def _cache(ctx: StageContext, tokenizer: Any) -> None:
+    """Cache the tokens of every training image, in the one view that pretraining will use.
 
     Ranks share the shards; a shard that an interrupted run finished is not computed again.
     """
     split, folder = ctx.index.split("train"), ctx.folder / "checkpoints" / "tokens"
     rows = missing(folder, split, distributed.rank(), distributed.world_size())
-    for name in cache_tokens(folder, split, _tokens(ctx, made, split, rows)):
-        _log.info("kept the tokens of %s", name)
+    for name in cache_tokens(folder, split, _tokens(ctx, tokenizer, split, rows)):
+        _log.info("cached the tokens of %s", name)
     distributed.barrier()
     if distributed.is_main():
         shutil.copytree(folder, TOKENS, dirs_exist_ok=True, copy_function=copy)
@@ -171,9 +171,9 @@ def _keep(ctx: StageContext, made: Any) -> None:
 
 @torch.no_grad()
 def _tokens(
-    ctx: StageContext, made: Any, split: Split, rows: np.ndarray
+    ctx: StageContext, tokenizer: Any, split: Split, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows (n,), codes (n, L)) of those rows of the split, in order."""
+    """Yield (rows (n,), codes (n, L)) of these rows of the split, in order."""
     progress = Progress(len(rows), _log.info, verb="tokenized")
     batches = evaluation_batches(
         split,
@@ -185,5 +185,5 @@ def _tokens(
     )
     for batch in batches:
         images = ctx.normalize(batch["images"].to(ctx.device, non_blocking=True))
-        yield batch["rows"].numpy(), made.encode(images).cpu().numpy()
+        yield batch["rows"].numpy(), tokenizer.encode(images).cpu().numpy()
         progress.add(len(batch["rows"]))

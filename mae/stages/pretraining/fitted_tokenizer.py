@@ -1,4 +1,4 @@
-"""What the stage `tokenizer` left, as pretraining takes it up."""
+"""The fitted tokenizer of the stage `tokenizer`, loaded for pretraining."""
 
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from mae.models.tokenizer import build_tokenizer
 
 
 def read_tokenizer(path: Path = TOKENIZER) -> nn.Module:
-    """The tokenizer, palette or basis of the file, frozen and in eval mode.
+    """Load the tokenizer, palette or basis of a file, frozen and in evaluation mode.
 
-    Raises MissingResult where there is none, ValueError naming the file and what is wrong with it.
+    Raises MissingResult without a file, ValueError naming a file that does not fit and why.
     """
     state, config = _opened(path)
     try:
@@ -31,29 +31,31 @@ def read_tokenizer(path: Path = TOKENIZER) -> nn.Module:
 
 
 def fitted_for(params: Params) -> nn.Module | None:
-    """What pretrain.target is made of; None where it needs nothing fitted."""
+    """Load the fitted module of pretrain.target; None where the target needs none."""
     return read_tokenizer() if params.pretrain.target in NEEDS else None
 
 
 def fitted_inputs(params: Params) -> list[str]:
-    """The digests of what pretraining reads of it."""
+    """Return the digest of the fitted module, as an input of pretraining; [] where it needs none."""
     return [sha256_of(require(TOKENIZER))] if params.pretrain.target in NEEDS else []
 
 
-def kept_tokens(params: Params, index: Index) -> CachedTokens | None:
-    """The training images' tokens, where the stage `tokenizer` kept them (tokenizer.cache) of such views.
+def cached_tokens(params: Params, index: Index) -> CachedTokens | None:
+    """Open the tokens that the stage `tokenizer` cached (tokenizer.cache); None where views differ.
 
-    Raises ValueError where they are of other shards.
+    Raises ValueError for tokens of other shards.
     """
     if other_views(params.pretrain) or not TOKENS.is_dir():
         return None
     if _opened(TOKENIZER)[1].get("shards") != index.digest:
-        raise ValueError(f"{TOKENS}: kept for other shards than {index.directory}; run the stage `tokenizer`")
+        raise ValueError(
+            f"{TOKENS}: tokens of other shards than {index.directory}; run `dvc repro tokenizer`"
+        )
     return CachedTokens(TOKENS, index.split("train"))
 
 
 def tokenizer_config(kind: str, grid: Any, patch_size: Any, channels: int, settings: dict[str, Any]) -> Any:
-    """What the file says of itself; `models.tokenizer.build_tokenizer` builds of it."""
+    """Return the config of a tokenizer file; `models.tokenizer.build_tokenizer` builds from it."""
     sizes = {"grid": list(grid), "patch_size": list(patch_size), "channels": channels}
     return {"task": "tokenizer", "kind": kind, **sizes, "settings": settings}
 
@@ -61,5 +63,5 @@ def tokenizer_config(kind: str, grid: Any, patch_size: Any, channels: int, setti
 def _opened(path: Path) -> tuple[Any, dict[str, Any]]:
     state, config = interchange.open_weights(require(path))
     if config is None or config.get("task") != "tokenizer":
-        raise ValueError(f"{path}: no file of the stage `tokenizer`")
+        raise ValueError(f"{path}: not a file of the stage `tokenizer`; run `dvc repro tokenizer`")
     return state, config

@@ -1,4 +1,4 @@
-"""The weights that a pretraining goes on from: the file `pretrain.init`, checked against the settings."""
+"""The weights that a pretraining starts from: the file `pretrain.init`, checked against the settings."""
 
 import logging
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _log = logging.getLogger("mae.stages")
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Where weights came from. digest: sha256 of the file; whole: the method's, not the encoder's alone."""
+    """The source of weights. digest: sha256 of the file; whole: all of a method, not an encoder alone."""
 
     file: str
     digest: str
@@ -32,7 +32,7 @@ class WeightSource:
 
 
 def method_config(params: Params) -> dict[str, Any]:
-    """What a method file says of itself: what its weights need to mean the same in another run."""
+    """Return the config of a method file: all that its weights need to mean the same in another run."""
     name = params.pretrain.method
     settings = getattr(params, name).model_dump()
     about = {"task": "pretrain", "method": name, "encoder": encoder_config(params), "settings": settings}
@@ -40,11 +40,11 @@ def method_config(params: Params) -> dict[str, Any]:
 
 
 def load_initial_weights(method: Any, params: Params) -> WeightSource | None:
-    """Give `method` the weights of pretrain.init; None where there is no such file to begin with.
+    """Load the weights of pretrain.init into `method`; None where the setting is null.
 
     A method file (models/pretrain/method.safetensors of any run) gives all of them, an encoder file
-    (encoder.safetensors, or one that `mae import` wrote) those of the encoder. What the target was fitted to
-    is of this run in any case.
+    (encoder.safetensors, or one that `mae import` wrote) those of the encoder. The fitted module of the
+    target is always this run's own.
     Raises ValueError naming the file, and each key of the parameters or weight that does not fit it.
     """
     if params.pretrain.init is None:
@@ -52,7 +52,7 @@ def load_initial_weights(method: Any, params: Params) -> WeightSource | None:
     file = Path(params.pretrain.init)
     try:
         state, config = interchange.open_weights(file)
-        # Older files hold what their target was fitted to; this run has its own.
+        # Older files hold the fitted module of their target; this run has its own.
         state = {name: value for name, value in state.items() if not name.startswith("target.")}
         whole = any(name.startswith("encoder.") for name in state)
         _check_settings(method, params, config, file, whole)
@@ -62,14 +62,14 @@ def load_initial_weights(method: Any, params: Params) -> WeightSource | None:
         raise ValueError(f"pretrain.init: {error}") from error
     part.load_state_dict(state)
     origin = WeightSource(params.pretrain.init, sha256_of(file), whole)
-    _log.info("going on from %s", origin)
+    _log.info("starting from %s", origin)
     return origin
 
 
 def _check_settings(
     method: Any, params: Params, config: dict[str, Any] | None, file: Path, whole: bool
 ) -> None:
-    """Shapes do not tell of heads, colour statistics or targets. A file without a config cannot tell."""
+    """Compare heads, colour statistics and targets, which shapes do not show; a file may have no config."""
     if config is None:
         return
     try:
@@ -92,7 +92,7 @@ def _check_settings(
 
 
 def _what_weights_mean(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys of params.yaml that a method file's config speaks of, apart from its encoder's."""
+    """Return the keys of params.yaml that a method file's config fixes, apart from its encoder's."""
     name, settings = config["method"], dict(config["settings"])
     target = config.get("target")
     if "norm_pix" in settings:  # what MAE's files said before there were other targets
@@ -102,7 +102,7 @@ def _what_weights_mean(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _architecture(vit: nn.Module) -> dict[str, Any]:
-    """The keys of params.yaml's `encoder` as this one was built, whatever timm's name for it said."""
+    """Read the keys of params.yaml's `encoder` from a built encoder, whatever its timm name says."""
     built: Any = vit
     block, embedding = built.blocks[0], built.patch_embed
     return {

@@ -1,4 +1,4 @@
-"""What the stage `pretrain` leaves: encoder and method files, metrics with their cost, curve and pictures."""
+"""The results of the stage `pretrain`: encoder and method files, metrics with cost, curve and pictures."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from mae.methods.pictures import pictures
 from mae.report.plots.curves import training_curve
 from mae.report.plots.panels import panels
 from mae.stages.context.stage_context import PICTURES, StageContext, encoder_config
-from mae.stages.pretraining.fitted_tokenizer import kept_tokens
+from mae.stages.pretraining.fitted_tokenizer import cached_tokens
 from mae.stages.pretraining.initial_weights import method_config
 
 
 def write_results(ctx: StageContext, method: Any, fitted: Fitted, steps: int, layers: list[float]) -> None:
-    """models/pretrain and reports/pretrain, on rank 0. `method` holds the weights to keep."""
+    """Write models/pretrain and reports/pretrain, on rank 0; `method` holds the weights to save."""
     params, reports = ctx.params, REPORTS / "pretrain"
     interchange.save_encoder(ENCODER, method.encoder.state_dict(), encoder_config(params))
     interchange.save_method(METHOD, method.state_dict(), method_config(params))
@@ -56,21 +56,21 @@ def write_results(ctx: StageContext, method: Any, fitted: Fitted, steps: int, la
 
 
 def _cost(ctx: StageContext, method: Any) -> dict[str, float]:
-    """Bytes at most in use; operations of forward and backward per image, of a batch as a rank gets it."""
+    """Measure the peak memory, and the operations of forward and backward per image of a rank's batch."""
     p, embedding = ctx.params.pretrain, method.encoder.patch_embed
     count = p.batch_size // p.accumulate // distributed.world_size()
     shape = (count, method.encoder.in_chans, *embedding.img_size)
     inputs = [torch.empty(shape, device="meta") for _ in range(method.views)]
     inputs += [torch.empty(count, dtype=torch.int64, device="meta")] if method.labels else []
     inputs += [torch.empty(count, *method.noise_shape, device="meta")] if method.noise_shape else []
-    if method.predicts and kept_tokens(ctx.params, ctx.index) is not None:
+    if method.predicts and cached_tokens(ctx.params, ctx.index) is not None:
         inputs.append(torch.empty(count, embedding.num_patches, dtype=torch.int64, device="meta"))
     memory = peak_memory(ctx.device)
     return {"flops_per_image": training_flops(method, *inputs), "peak_memory": memory}
 
 
 def _samples(ctx: StageContext, method: Any) -> tuple[Tensor, Tensor]:
-    """A few images (N, C, H, W), normalised, and noise (N, L) by the seed."""
+    """Return a few images (N, C, H, W), normalised, and noise (N, L) drawn by the seed."""
     batch = next(ctx.evaluation_batches(ctx.index.viewed, samples=PICTURES, alone=True))
     generator = torch.Generator().manual_seed(ctx.params.seed)
     noise = torch.rand(len(batch["images"]), *method.noise_shape, generator=generator)

@@ -1,4 +1,4 @@
-"""What the stage `tokenizer` leaves beside the weights: figures on val, a curve, rebuilt images."""
+"""The results of the stage `tokenizer` next to its weights: figures on val, a curve, rebuilt images."""
 
 import shutil
 from pathlib import Path
@@ -25,16 +25,16 @@ NOTES = {
 }
 
 
-def write_results(ctx: StageContext, made: Any, steps: int, fitted: Fitted | None) -> None:
-    """reports/tokenizer: metrics.json, curve.csv and pictures; all ranks come here together."""
+def write_results(ctx: StageContext, tokenizer: Any, steps: int, fitted: Fitted | None) -> None:
+    """Write metrics.json, curve.csv and pictures to reports/tokenizer; all ranks call it together."""
     kind = ctx.params.tokenizer.kind
-    figures = _figures(ctx, made)
+    figures = _figures(ctx, tokenizer)
     if not distributed.is_main():
         return
     shutil.rmtree(FOLDER / "pictures", ignore_errors=True)
     (FOLDER / "pictures").mkdir(parents=True)
-    rate = _curve(ctx, made) if fitted is None else _training_curve(ctx)
-    _draw(ctx, made, FOLDER / "pictures" / "rebuilt.png")
+    rate = _curve(ctx, tokenizer) if fitted is None else _training_curve(ctx)
+    _draw(ctx, tokenizer, FOLDER / "pictures" / "rebuilt.png")
     for picture in sorted((FOLDER / "pictures").iterdir()):
         ctx.run.picture(picture)
     values = {"kind": kind, **figures, "steps": steps, "pictures_note": NOTES[kind], **rate}
@@ -44,26 +44,28 @@ def write_results(ctx: StageContext, made: Any, steps: int, fitted: Fitted | Non
 
 
 @torch.no_grad()
-def _figures(ctx: StageContext, made: Any) -> dict[str, Any]:
-    """Over a split: the mean squared error of what comes back, and of the codes how many are in use, and how
-    many there would be at the same entropy if all were used alike (perplexity)."""
+def _figures(ctx: StageContext, tokenizer: Any) -> dict[str, Any]:
+    """Compute the mean squared error of rebuilt images over a split, and the use of the codes."""
     sums = torch.zeros(2, dtype=torch.float64)
-    counts = torch.zeros(getattr(made, "num_codes", 0), dtype=torch.float64)
+    counts = torch.zeros(getattr(tokenizer, "num_codes", 0), dtype=torch.float64)
     for batch in ctx.evaluation_batches(ctx.index.viewed):
         images = ctx.normalize(batch["images"].to(ctx.device, non_blocking=True))
-        error = made(images)["error"].item()
+        error = tokenizer(images)["error"].item()
         sums += torch.tensor([error * len(images), len(images)], dtype=torch.float64)
         if len(counts):
-            counts += made.encode(images).flatten().bincount(minlength=len(counts)).cpu()
+            counts += tokenizer.encode(images).flatten().bincount(minlength=len(counts)).cpu()
     error, samples = (distributed.mean(sums) * distributed.world_size()).tolist()
     found = {"error": error / samples, "samples": round(samples), "split": ctx.index.viewed.name}
     if not len(counts):
-        return found | {"explained_variance": made.explained.item(), "components": len(made.components)}
+        return found | {
+            "explained_variance": tokenizer.explained.item(),
+            "components": len(tokenizer.components),
+        }
     return found | code_use(distributed.mean(counts))
 
 
 def code_use(counts: Tensor) -> dict[str, Any]:
-    """Of how often each code was found, (K,)."""
+    """Return the number of codes in use and their perplexity, from the count of each code (K,)."""
     shares = counts[counts > 0] / counts.sum()
     return {
         "codes": len(counts),
@@ -73,7 +75,7 @@ def code_use(counts: Tensor) -> dict[str, Any]:
 
 
 def _training_curve(ctx: StageContext) -> dict[str, float]:
-    """The error over steps, as table and picture; returns the median images per second."""
+    """Write the error over steps as table and picture; return the median images per second."""
     rows = ctx.curve(("error", "loss", "lr", "grad_norm", "images_per_second"))
     write_csv(FOLDER / "curve.csv", rows)
     points = [(row["step"], row["error"]) for row in rows if "error" in row]
@@ -83,9 +85,11 @@ def _training_curve(ctx: StageContext) -> dict[str, float]:
     return {"images_per_second": rates[len(rates) // 2]}
 
 
-def _curve(ctx: StageContext, made: Any) -> dict[str, float]:
-    """Of principal components: the share of the variance that the first so many explain."""
-    shares = (made.variances.double().cumsum(0) / made.variances.sum() * made.explained).tolist()
+def _curve(ctx: StageContext, tokenizer: Any) -> dict[str, float]:
+    """Write the share of the variance that the first components explain, by their number."""
+    shares = (
+        tokenizer.variances.double().cumsum(0) / tokenizer.variances.sum() * tokenizer.explained
+    ).tolist()
     rows = [{"step": number, "explained": share} for number, share in enumerate(shares, 1)]
     write_csv(FOLDER / "curve.csv", rows)
     value_curve(
@@ -99,11 +103,11 @@ def _curve(ctx: StageContext, made: Any) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _draw(ctx: StageContext, made: Any, path: Path) -> None:
-    """Originals beside what comes back of them."""
+def _draw(ctx: StageContext, tokenizer: Any, path: Path) -> None:
+    """Draw original images next to the rebuilt ones."""
     batch = next(ctx.evaluation_batches(ctx.index.viewed, samples=PICTURES, alone=True))
     images = ctx.normalize(batch["images"].to(ctx.device))
-    rebuilt = unpatchify(made.round_trip(images).float(), made.patch_size, made.grid)
+    rebuilt = unpatchify(tokenizer.round_trip(images).float(), tokenizer.patch_size, tokenizer.grid)
     both = torch.stack([ctx.normalize.undo(one) for one in (images, rebuilt)], dim=1)
     note = NOTES[ctx.params.tokenizer.kind]
     panels(path, both.cpu().numpy() / 255, ("original", "rebuilt"), caption=note)

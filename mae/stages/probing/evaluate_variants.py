@@ -1,4 +1,4 @@
-"""Judging the fine-tuned classifier on other versions of ImageNet, their folders read where they lie."""
+"""Evaluation of the fine-tuned classifier on other versions of ImageNet, read from their own folders."""
 
 import hashlib
 import logging
@@ -36,8 +36,8 @@ _log = logging.getLogger("mae.stages")
 Part = dict[str, Any]
 
 
-def judge_sets(params: Params) -> None:
-    """Every set of robustness.sets; reports/robustness/metrics.json has `<set>_<figure>` of each."""
+def evaluate_sets(params: Params) -> None:
+    """Evaluate each set of robustness.sets; reports/robustness/metrics.json holds its `<set>_<figure>`."""
     roots: dict[str, Path] = {name: _root(params, name) for name in params.robustness.sets}
     folders = {name: _parts(name, root) for name, root in roots.items()}
     inputs = [sha256_of(require(CLASSIFIER))]
@@ -46,7 +46,7 @@ def judge_sets(params: Params) -> None:
         found: dict[str, dict[str, Part]] = {name: {} for name in folders}
         wanted = [(name, part, folder) for name, parts in folders.items() for part, folder in parts.items()]
         for number, (name, part, folder) in enumerate(wanted, 1):
-            one = ctx.once(f"{name}_{part}", partial(classifier.judge, SETS[name], folder))
+            one = ctx.once(f"{name}_{part}", partial(classifier.evaluate, SETS[name], folder))
             found[name][part] = one
             said = f"{name} {part}".strip(), 100 * one["top1"], one["samples"], number, len(wanted)
             if distributed.is_main():
@@ -58,12 +58,14 @@ def judge_sets(params: Params) -> None:
 
 
 class _Classifier:
-    """models/finetune as it was trained, with the classes that it knows."""
+    """The classifier of models/finetune, with the classes that it knows."""
 
     def __init__(self, ctx: StageContext) -> None:
         state, about = interchange.open_weights(require(CLASSIFIER))
         if about is None or "classes" not in about:
-            raise ValueError(f"{CLASSIFIER}: is no classifier of ours; run `dvc repro finetune`")
+            raise ValueError(
+                f"{CLASSIFIER}: not a classifier of the stage `finetune`; run `dvc repro finetune`"
+            )
         arguments = interchange.encoder_arguments(about)
         model = encoders.build(**arguments, num_classes=len(about["classes"]), pool=about["pool"])
         model.load_state_dict(state)
@@ -72,8 +74,8 @@ class _Classifier:
         self.size = arguments["img_size"]
         self.normalize = Normalize(about["mean"], about["std"]).to(ctx.device)
 
-    def judge(self, about: OtherSet, folder: Path) -> Part:
-        """Figures of one tree of class folders, for `StageContext.once`."""
+    def evaluate(self, about: OtherSet, folder: Path) -> Part:
+        """Evaluate one tree of class folders; return its figures."""
         given = self.ctx.params.robustness
         images = ClassFolders(folder, self.labels)
         names = images.classes if about.among_its_own else self.labels
@@ -99,18 +101,18 @@ class _Classifier:
 
 
 def _root(params: Params, name: str) -> Path:
-    """Where a set lies. Raises ValueError where nothing is there."""
+    """Find the folder of a set; raises ValueError without one."""
     places = [Path(params.robustness.root) / folder for folder in SETS[name].folders]
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
         raise ValueError(
-            f"{places[0]}: is not there; unpack {name} to it (or link it), or correct robustness.root"
+            f"{places[0]}: no such folder; unpack {name} there, link it, or correct robustness.root"
         )
     return found
 
 
 def _parts(name: str, root: Path) -> dict[str, Path]:
-    """Trees of class folders of a set: `<corruption>_<severity>` of ImageNet-C, one of any other."""
+    """Return the trees of class folders of a set: `<corruption>_<severity>` of ImageNet-C, one of others."""
     if name != CORRUPTED:
         return {"": root}
     parts: dict[str, Path] = {}
@@ -129,7 +131,7 @@ def _parts(name: str, root: Path) -> dict[str, Path]:
 
 
 def _write(ctx: StageContext, roots: dict[str, Path], found: dict[str, dict[str, Part]]) -> None:
-    """Tables, metrics, and the sets as the run's inputs; on rank 0."""
+    """Write tables and metrics, and log the sets as the run's inputs; on rank 0."""
     values: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for name, parts in found.items():
@@ -150,7 +152,7 @@ def _write(ctx: StageContext, roots: dict[str, Path], found: dict[str, dict[str,
 
 
 def _corrupted(parts: dict[str, Part]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """ImageNet-C's figures, and a row per corruption: its CE, and its top-1 error at each severity."""
+    """Return ImageNet-C's figures, and a row per corruption: its CE and its top-1 error at each severity."""
     errors = {
         corruption: [1 - parts[f"{corruption}_{severity}"]["top1"] for severity in SEVERITIES]
         for corruption in ALEXNET_ERRORS

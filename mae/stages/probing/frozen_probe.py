@@ -1,4 +1,4 @@
-"""A stage that trains a probe on the frozen encoder, and on the same encoder at random initialisation."""
+"""The common part of `linear` and `attentive`: a probe on the frozen encoder, and on a random one."""
 
 from collections.abc import Callable
 from functools import partial as bind
@@ -25,11 +25,11 @@ def evaluate_frozen(stage: str, params: Params, settings: config.Probe, protocol
         for name in names:
             training = bind(train, ctx, protocol, settings, name=name, random=name == RANDOM)
             saved = ctx.once(name, bind(_evaluate, training))
-            evaluations[name] = probe_results.restore(saved)
+            evaluations[name] = probe_results.from_json(saved)
         rate = probe_results.write_curve(ctx, "pretrained/")
         about = {"labels_per_class": settings.labels_per_class, "images_per_second": rate}
         ctx.write_metrics(probe_results.against_random(evaluations, params.seed) | about)
 
 
 def _evaluate(training: Callable[[], tuple[Any, Evaluation]]) -> dict[str, Any]:
-    return probe_results.keep(training()[1])
+    return probe_results.to_json(training()[1])

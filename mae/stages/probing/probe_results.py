@@ -1,4 +1,4 @@
-"""What a judgement leaves behind: final numbers with their intervals, curves, the answers themselves."""
+"""The results of an evaluation: final numbers with their intervals, curves, and the answers themselves."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from mae.files import atomic_write, write_csv, write_text
 from mae.report.plots.curves import partial_curve
 from mae.stages.context.stage_context import StageContext
 
-NO_LABELS = "the shards have no labels, or no val split, to judge by"
+NO_LABELS = "the shards have no labels, or no val split, to evaluate by"
 CURVE = ("loss", "lr", "grad_norm", "images_per_second")
 
 
 def metrics(found: Evaluation, seed: int) -> dict[str, Any]:
-    """Final numbers of one evaluation; top1_low and top1_high bound top1 at 95 % by bootstrap."""
+    """Return the final numbers of an evaluation; top1_low and top1_high are its 95 % bootstrap interval."""
     low, high = bootstrap_interval(found.correct, seed=seed)
     values = {
         "top1": found.top1,
@@ -33,14 +33,14 @@ def metrics(found: Evaluation, seed: int) -> dict[str, Any]:
 
 
 def trained(ctx: StageContext, found: Evaluation, settings: FineTune) -> dict[str, Any]:
-    """Final numbers of a stage that is one training, and its curve."""
+    """Write the curve of a stage with one training, and return its final numbers."""
     rate = write_curve(ctx, "")
     about = {"labels_per_class": settings.labels_per_class, "images_per_second": rate}
     return metrics(found, ctx.params.seed) | about
 
 
 def against_random(found: dict[str, Evaluation], seed: int) -> dict[str, Any]:
-    """Final numbers of the pretrained encoder, and its gain over the random one where that was judged."""
+    """Return the final numbers of the pretrained encoder, with its gain over a random one."""
     values = metrics(found["pretrained"], seed)
     if "random" in found:
         gain, low, high = paired_gain(found["pretrained"].correct, found["random"].correct, seed=seed)
@@ -48,8 +48,8 @@ def against_random(found: dict[str, Evaluation], seed: int) -> dict[str, Any]:
     return values
 
 
-def keep(found: Evaluation) -> dict[str, Any]:
-    """An evaluation as JSON, for `StageContext.once`; `restore` undoes it."""
+def to_json(found: Evaluation) -> dict[str, Any]:
+    """Turn an evaluation into JSON, for `StageContext.once`; `from_json` is the reverse."""
     plain = {name: getattr(found, name) for name in ("top1", "top5", "loss", "count", "skipped")}
     return plain | {
         "rows": found.rows.tolist(),
@@ -57,20 +57,20 @@ def keep(found: Evaluation) -> dict[str, Any]:
     }
 
 
-def restore(kept: dict[str, Any]) -> Evaluation:
-    correct = np.array([right == "1" for right in kept["correct"]], dtype=bool)
-    return Evaluation(**kept | {"rows": np.array(kept["rows"], dtype=np.int64), "correct": correct})
+def from_json(values: dict[str, Any]) -> Evaluation:
+    correct = np.array([right == "1" for right in values["correct"]], dtype=bool)
+    return Evaluation(**values | {"rows": np.array(values["rows"], dtype=np.int64), "correct": correct})
 
 
 def save_correct(folder: Path, found: Evaluation) -> None:
-    """folder/correct.npy: (N,) bool, whether each val sample was right, in row order."""
+    """Write folder/correct.npy, (N,) bool in row order: true where a val sample was classified right."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "correct.npy") as file:
         np.save(file, found.correct)
 
 
 def write_curve(ctx: StageContext, prefix: str) -> float | None:
-    """reports/<stage>/curve.csv of what was logged under `prefix`; returns the median images per second."""
+    """Write the metrics logged under `prefix` as reports/<stage>/curve.csv; return the median images/s."""
     if not distributed.is_main():
         return None
     rows = ctx.curve([prefix + name for name in CURVE])
@@ -81,7 +81,7 @@ def write_curve(ctx: StageContext, prefix: str) -> float | None:
 
 
 def write_blocks(ctx: StageContext, results: list[dict[str, Any]]) -> None:
-    """reports/partial: top-1 over the number of tuned blocks as CSV and PNG, and the curve of the largest."""
+    """Write top-1 over the number of tuned blocks as CSV and PNG, and the curve of the largest."""
     if not distributed.is_main():
         return
     folder = REPORTS / "partial"
@@ -96,8 +96,8 @@ def write_blocks(ctx: StageContext, results: list[dict[str, Any]]) -> None:
 
 
 def skip(ctx: StageContext, folder: Path | None = None) -> bool:
-    """Whether there is nothing to judge by; then the stage's files say so, and so does its run."""
-    if ctx.can_judge:
+    """Return True where there are no labels to evaluate by; the stage's files and run then say so."""
+    if ctx.can_evaluate:
         return False
     if distributed.is_main():
         ctx.run.tags({"skipped": NO_LABELS})

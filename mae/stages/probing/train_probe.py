@@ -1,4 +1,4 @@
-"""One training with labels by one row of PROTOCOLS, as the stages that judge have it."""
+"""A training with labels by one row of PROTOCOLS, with the settings of a stage."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ Settings = config.Probe | config.FineTune
 
 
 class Encoder:
-    """The encoder under judgement: how to build it, and its weights (None: MAE's random initialisation)."""
+    """The encoder to evaluate: its config and its weights (None: MAE's random initialisation)."""
 
     def __init__(self, config: dict[str, Any], state: dict[str, Any] | None) -> None:
         self.config, self.state = config, state
@@ -46,7 +46,7 @@ def train(
     blocks: float | None = None,
     random: bool = False,
 ) -> tuple[Classifier, Evaluation]:
-    """One training by one row of PROTOCOLS, and its evaluation on all of val."""
+    """Train a classifier by one row of PROTOCOLS and evaluate it on all of val."""
     params = ctx.params
     split = ctx.index.split("train")
     few = settings.labels_per_class
@@ -100,7 +100,7 @@ def _batches(
 
 
 def _recipe(settings: Settings) -> Recipe:
-    """The numbers of `settings` that a Recipe has; those that a section lacks concern other protocols."""
+    """Fill a Recipe from `settings`; the numbers that a section lacks concern other protocols."""
     known = {field.name for field in dataclasses.fields(Recipe)}
     return Recipe(**{name: value for name, value in settings.model_dump().items() if name in known})
 
@@ -117,7 +117,7 @@ def _evaluate(ctx: StageContext, classifier: Classifier, precision: str) -> Eval
 
 
 def save_classifier(ctx: StageContext, classifier: Classifier) -> None:
-    """One file in timm's names, which `timm.create_model(..., global_pool="avg", num_classes=K)` loads."""
+    """Write one file for `timm.create_model(..., global_pool="avg", num_classes=K)`, in timm's names."""
     weights = {**classifier.encoder.state_dict()}
     weights |= {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
     about = Encoder.read().config | {"classes": ctx.index.classes, "pool": "avg"}

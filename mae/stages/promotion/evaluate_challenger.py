@@ -1,6 +1,6 @@
-"""What the gate of `register` is told: each challenger beside its champion, on the same samples of today.
+"""The evaluations behind the gate of `register`: each challenger and its champion on the same samples.
 
-folder: for a champion that has to be fetched.
+folder: receives a champion that has to be downloaded.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from mae.config import Params
 from mae.config.paths import CLASSIFIER, DETECTION, DETECTOR, IMAGES, SEGMENTATION, SEGMENTER, DataSet
 from mae.data.shards.index import Index
 
-# Torch and the models are imported where something is judged: mostly, nothing has changed.
+# Torch and the models are imported where a model is evaluated: mostly, nothing has changed.
 
 
 def classification(params: Params, uri: str, folder: Path) -> registry.Decision:
-    """Top-1 of the classifiers, in which encoders are compared too."""
+    """Compare the classifiers, and with them the encoders, by top-1."""
     given, index = params.registry, Index.open(IMAGES.shards)
     champion = registry.champion_files(uri, given.classifier, folder)
     if not CLASSIFIER.is_file():
@@ -33,7 +33,7 @@ def classification(params: Params, uri: str, folder: Path) -> registry.Decision:
 
 
 def detection(params: Params, uri: str, folder: Path) -> registry.Decision:
-    """Box AP of the detectors."""
+    """Compare the detectors by box AP."""
     from mae.data.loading.annotations import Objects, ground_truth
     from mae.data.transforms.detection import detection_evaluation
     from mae.evaluation.confidence import paired_statistic_gain
@@ -41,9 +41,9 @@ def detection(params: Params, uri: str, folder: Path) -> registry.Decision:
     from mae.evaluation.detection.coco_ap import evaluate_detections
     from mae.stages.detect import RECORDS, RESAMPLES, finder, results_of
 
-    ours = MatchRecords.load(DETECTOR.parent / RECORDS)
+    challenger_records = MatchRecords.load(DETECTOR.parent / RECORDS)
     found = registry.champion_files(uri, params.registry.detector, folder)
-    theirs = None
+    champion_records = None
     if found is not None:
         index = Index.open(DETECTION.shards)
         categories = index.about["categories"]
@@ -52,41 +52,45 @@ def detection(params: Params, uri: str, folder: Path) -> registry.Decision:
         batches = _val(params, DETECTION, index, transform, target=Objects(categories), batch_size=8)
         results = results_of(batches, finder(model, normalize, device, "fp32"), about["categories"])
         known = {one["id"] for one in categories}
-        truth = ground_truth(index.split("val"), categories)
-        theirs = evaluate_detections(
-            truth, [one for one in results if one["category_id"] in known], "bbox"
+        annotations = ground_truth(index.split("val"), categories)
+        champion_records = evaluate_detections(
+            annotations, [one for one in results if one["category_id"] in known], "bbox"
         ).records
-    gain = theirs and paired_statistic_gain(
-        paired_ap(ours, theirs),
-        len(ours.image_ids),
+    gain = champion_records and paired_statistic_gain(
+        paired_ap(challenger_records, champion_records),
+        len(challenger_records.image_ids),
         confidence=params.registry.confidence,
         resamples=RESAMPLES,
         seed=params.seed,
     )
-    champion = None if theirs is None else ResampledAP(theirs)()
-    return _decided(params, ResampledAP(ours)(), champion, gain, len(ours.image_ids), "box AP")
+    champion = None if champion_records is None else ResampledAP(champion_records)()
+    return _decided(
+        params, ResampledAP(challenger_records)(), champion, gain, len(challenger_records.image_ids), "box AP"
+    )
 
 
 def segmentation(params: Params, uri: str, folder: Path) -> registry.Decision:
-    """mIoU of the segmenters."""
+    """Compare the segmenters by mIoU."""
     from mae.evaluation.confidence import paired_statistic_gain
     from mae.evaluation.segmentation.iou import iou_figures, paired_miou
     from mae.stages.segment import RECORDS, RESAMPLES
 
-    ours = np.load(SEGMENTER.parent / RECORDS)["counts"]
+    challenger_records = np.load(SEGMENTER.parent / RECORDS)["counts"]
     found = registry.champion_files(uri, params.registry.segmenter, folder)
-    theirs = None if found is None else _counts(params, found)
+    champion_records = None if found is None else _counts(params, found)
     gain = None
-    if theirs is not None:
+    if champion_records is not None:
         gain = paired_statistic_gain(
-            paired_miou(ours, theirs),
-            len(ours),
+            paired_miou(challenger_records, champion_records),
+            len(challenger_records),
             confidence=params.registry.confidence,
             resamples=RESAMPLES,
             seed=params.seed,
         )
-    champion = None if theirs is None else iou_figures(theirs)["mIoU"]
-    return _decided(params, iou_figures(ours)["mIoU"], champion, gain, len(ours), "mIoU")
+    champion = None if champion_records is None else iou_figures(champion_records)["mIoU"]
+    return _decided(
+        params, iou_figures(challenger_records)["mIoU"], champion, gain, len(challenger_records), "mIoU"
+    )
 
 
 def _decided(
@@ -105,7 +109,7 @@ def _decided(
 
 
 def _counts(params: Params, file: Path) -> np.ndarray:
-    """Pixel counts (n, 3, K) of a segmenter over val; it may know other categories than the data."""
+    """Count pixels (n, 3, K) of a segmenter over val; it may know other categories than the data."""
     from mae.data.loading.annotations import LabelMap
     from mae.data.transforms.segmentation import segmentation_evaluation
     from mae.evaluation.segmentation.iou import pixel_counts
@@ -129,9 +133,9 @@ def _counts(params: Params, file: Path) -> np.ndarray:
 
 
 def _correct(params: Params, index: Index, classifier: Path) -> np.ndarray:
-    """(N,) bool over val in row order: whether the classifier names the right class.
+    """Say for each sample of val, in row order, if the classifier names the right class: (N,) bool.
 
-    By name, so that a champion of fewer classes than the data has by now is judged on the same samples.
+    Classes are compared by name, so that a champion of fewer classes is evaluated on the same samples.
     """
     import torch
 
@@ -148,7 +152,7 @@ def _correct(params: Params, index: Index, classifier: Path) -> np.ndarray:
 
 
 def _opened(params: Params, file: Path) -> tuple[Any, dict[str, Any], Any, Any]:
-    """(model in evaluation mode, its config, normalize, device)."""
+    """Open a model: (model in evaluation mode, its config, normalize, device)."""
     import torch
 
     from mae.data.transforms.image import Normalize

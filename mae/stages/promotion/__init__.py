@@ -1,0 +1,1 @@
+"""Parts of the stage `register` that decide which model becomes champion."""
