@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from code_blocks import Block, blocks, commands, module_parses, parses
 from dvc.cli.parser import get_main_parser
-from stages.tiny import OURS_TO_SET, laid, run
+from stages.tiny import OURS_TO_SET, run, write_tiny_params
 
 from mae import __main__ as mae
 from mae import config
@@ -47,7 +47,7 @@ def finished(project, tmp_path_factory, migrated_store):
     ):
         shutil.copy(project / name, folder / name)
     shutil.copytree(project / "recipes", folder / "recipes")
-    params = laid(folder, project, migrated_store, *NO_DENSE_DATA)
+    params = write_tiny_params(folder, project, migrated_store, *NO_DENSE_DATA)
     run(folder, params, *STAGES)
     (folder / ".venv").mkdir()
     for entry in Path(sys.prefix).iterdir():

@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from matplotlib.figure import Figure
-from stages.tiny import laid
+from stages.tiny import write_tiny_params
 
 from mae import config
 from mae.config import recipe
@@ -35,7 +35,7 @@ class Bench:
 
     def begin(self, *settings: str) -> None:
         """Lay the tiny params.yaml, with these settings over it, into the folder."""
-        laid(self.folder, self.project, self.store, "runtime.log_every=1", *settings)
+        write_tiny_params(self.folder, self.project, self.store, "runtime.log_every=1", *settings)
 
     def begin_from(self, base: str, *settings: str) -> None:
         """Begin from a folder in which the stages of BASES[base] ran, with these settings over its own."""

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from ruamel.yaml import YAML
-from stages.tiny import OURS_TO_SET, laid
+from stages.tiny import OURS_TO_SET, write_tiny_params
 
 from mae import config
 
@@ -25,7 +25,7 @@ def copy(project, empty_repo, migrated_store, tmp_path_factory):
     """A working copy with the first stages of the project, at a size that a test can wait for."""
     folder = tmp_path_factory.mktemp("flow") / "copy"
     shutil.copytree(empty_repo, folder)
-    laid(folder, project, migrated_store, *LONGER)
+    write_tiny_params(folder, project, migrated_store, *LONGER)
     stages = YAML(typ="safe").load(project / "dvc.yaml")["stages"]
     kept = {name: stages[name] for name in ("versions", "ingest", "shard", "tokenizer", "pretrain")}
     for stage in kept.values():

@@ -1,7 +1,7 @@
 """One run of every stage, which the tests of stages look at."""
 
 import pytest
-from stages.tiny import ORDER, Watched, laid, run
+from stages.tiny import ORDER, SectionReads, run, write_tiny_params
 
 
 @pytest.fixture(scope="session")
@@ -14,9 +14,9 @@ def sections_read():
 def ran(project, tmp_path_factory, migrated_store, sections_read):
     """A directory in which every stage ran once, and its params."""
     folder = tmp_path_factory.mktemp("pipeline")
-    params = laid(folder, project, migrated_store)
+    params = write_tiny_params(folder, project, migrated_store)
     for stage in ORDER:
-        watched = Watched(params)
-        run(folder, watched, stage)
-        sections_read[stage] = watched.read
+        reads = SectionReads(params)
+        run(folder, reads, stage)
+        sections_read[stage] = reads.read
     return folder, params

@@ -1,4 +1,4 @@
-"""Where the shards are not, as in a clean clone, what is registered stays so."""
+"""Registered models stay registered without the shards, as in a clean clone."""
 
 import json
 

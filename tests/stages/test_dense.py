@@ -111,12 +111,12 @@ def test_a_new_detector_and_segmenter_meet_their_champions_on_the_same_images(ra
     for kind, stage, main in (("detector", "detect", "box_AP"), ("segmenter", "segment", "mIoU")):
         found, champion = decisions[kind], metrics(ran[0], stage)[main]
         assert found["challenger"] == pytest.approx(metrics(folder, stage)[main], abs=1e-9)
-        assert found["champion"] == pytest.approx(champion, abs=1e-6), "judged anew, with the same result"
+        assert found["champion"] == pytest.approx(champion, abs=1e-6), "evaluated anew, with the same result"
         assert found["low"] <= found["high"]
         assert found["promote"] == (found["gain"] > 0 and found["low"] > 0)
         versions = {model["version"]: model["aliases"] for model in found["models"]}
         assert "champion" in versions["2" if found["promote"] else "1"]
-    assert decisions["encoder"]["champion"] is None, "the encoder did not change: it is not judged again"
+    assert decisions["encoder"]["champion"] is None, "the encoder did not change: it is not evaluated again"
 
 
 def test_the_other_head_and_one_encoder_alone_are_one_key_each(ran, tmp_path):

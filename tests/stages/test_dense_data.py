@@ -1,4 +1,4 @@
-"""What sets of people's own a dense stage takes, and which it refuses before anything is trained."""
+"""The sets of users that a dense stage accepts, and those that it refuses before a training."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 import torch
 from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
-from stages.tiny import laid, run
+from stages.tiny import run, write_tiny_params
 
 from mae import interchange
 from mae.config.paths import DETECTION, DETECTOR, ENCODER
@@ -22,7 +22,7 @@ from mae.stages import detect
 @pytest.fixture
 def place(project, migrated_store, tmp_path):
     """A folder with a store, and params with these settings."""
-    return lambda *settings: (tmp_path, laid(tmp_path, project, migrated_store, *settings))
+    return lambda *settings: (tmp_path, write_tiny_params(tmp_path, project, migrated_store, *settings))
 
 
 def coco(root, split, sizes, annotations):
@@ -50,7 +50,7 @@ def maps(root, split, values):
     (root / "classes.txt").write_text("sky\nroad\n")
 
 
-def test_a_set_without_images_to_judge_by_is_refused_when_it_is_listed(place, tmp_path):
+def test_a_set_without_images_to_evaluate_by_is_refused_when_it_is_listed(place, tmp_path):
     coco(tmp_path / "coco", "train", [(40, 32)], [{"image_id": 0}])
     maps(tmp_path / "maps", "train", [0, 1])
     for task, source in (("detect", "coco"), ("segment", "label_maps")):
@@ -89,7 +89,9 @@ def encoder(ran, place):
 CROWD = {"iscrowd": 1, "segmentation": {"size": [32, 40], "counts": [0, 320, 960]}, "bbox": [0, 0, 10, 32]}
 
 
-def test_a_val_split_without_anything_to_judge_by_is_refused_before_training(encoder, tmp_path, monkeypatch):
+def test_a_val_split_without_anything_to_evaluate_by_is_refused_before_training(
+    encoder, tmp_path, monkeypatch
+):
     coco(tmp_path / "coco", "train", [(40, 32)], [{"image_id": 0}])
     coco(tmp_path / "coco", "val", [(40, 32)] * 2, [{"image_id": 0, **CROWD}])
     maps(tmp_path / "maps", "train", [0, 1])
@@ -128,7 +130,7 @@ def odd(root):
 
 
 @pytest.mark.slow
-def test_odd_images_are_detected_in_and_judged(encoder, tmp_path):
+def test_odd_images_are_detected_in_and_evaluated(encoder, tmp_path):
     settings = "{image_size: 64, max_objects: 20, steps: 6, batch_size: 6, milestones: [5]}"
     folder, params = encoder(
         f"ingest_detect={{source: coco, root: {odd(tmp_path / 'coco')}}}", f"detect={settings}"

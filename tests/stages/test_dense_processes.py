@@ -96,29 +96,29 @@ def in_two_processes(ran, tmp_path, stage):
 
 
 @pytest.mark.slow
-def test_two_processes_detect_and_judge_every_image_once(ran, tmp_path):
+def test_two_processes_detect_and_evaluate_every_image_once(ran, tmp_path):
     folder, index, found = in_two_processes(ran, tmp_path, "detect")
-    truth = ground_truth(index.split("val"), index.about["categories"])
-    assert found["samples"] == len(truth["images"])
+    annotations = ground_truth(index.split("val"), index.about["categories"])
+    assert found["samples"] == len(annotations["images"])
     for name, kind in (("box", "bbox"), ("mask", "segm")):
         results = json.loads((folder / f"models/detect/results_{name}.json").read_text())
-        assert {one["image_id"] for one in results} == {one["id"] for one in truth["images"]}
-        assert len({json.dumps(one, sort_keys=True) for one in results}) == len(results), "judged twice"
-        assert coco_figures(truth, results, kind)["AP"] == pytest.approx(found[f"{name}_AP"], abs=1e-9)
+        assert {one["image_id"] for one in results} == {one["id"] for one in annotations["images"]}
+        assert len({json.dumps(one, sort_keys=True) for one in results}) == len(results), "evaluated twice"
+        assert coco_figures(annotations, results, kind)["AP"] == pytest.approx(found[f"{name}_AP"], abs=1e-9)
 
 
 @pytest.mark.slow
-def test_two_processes_segment_and_judge_every_image_once(ran, tmp_path):
+def test_two_processes_segment_and_evaluate_every_image_once(ran, tmp_path):
     folder, index, found = in_two_processes(ran, tmp_path, "segment")
     split, ids = index.split("val"), [one["id"] for one in index.about["categories"]]
     place = np.full(256, 255, dtype=np.uint8)
     place[ids] = np.arange(len(ids))
     counts = []
     for row in range(len(split)):
-        truth = np.asarray(Image.open(io.BytesIO(split.member(row, "labels.png"))))
+        annotations = np.asarray(Image.open(io.BytesIO(split.member(row, "labels.png"))))
         drawn = folder / "models/segment/predictions" / f"{split.meta(row)['key']}.png"
         predicted = np.asarray(Image.open(drawn))
-        predicted, truth = (torch.from_numpy(place[values]) for values in (predicted, truth))
-        counts.append(pixel_counts(predicted, truth, len(ids)))
+        predicted, annotations = (torch.from_numpy(place[values]) for values in (predicted, annotations))
+        counts.append(pixel_counts(predicted, annotations, len(ids)))
     assert found["samples"] == len(split)
     assert iou_figures(np.stack(counts))["mIoU"] == pytest.approx(found["mIoU"], abs=1e-9)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from engine.processes import free_port
 from safetensors.torch import load_file
-from stages.tiny import OURS_TO_SET, laid, run
+from stages.tiny import OURS_TO_SET, run, write_tiny_params
 from torch.testing import assert_close
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ LONGER = ["pretrain.epochs=500", "pretrain.probe.every_epochs=0", "runtime.check
 def sharded(project, tmp_path_factory, migrated_store):
     """A directory with shards, and the encoder that one unbroken process makes of them."""
     folder = tmp_path_factory.mktemp("elastic")
-    run(folder, laid(folder, project, migrated_store, *LONGER), "ingest", "shard")
+    run(folder, write_tiny_params(folder, project, migrated_store, *LONGER), "ingest", "shard")
     assert start(folder, "unbroken").wait(timeout=300) == 0, (folder / "unbroken.log").read_text()
     unbroken = losses(folder), load_file(folder / "models/pretrain/encoder.safetensors")
     for written in ("models", "reports"):

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from stages.tiny import OURS_TO_SET, laid, run
+from stages.tiny import OURS_TO_SET, run, write_tiny_params
 
 from mae import config, tracking
 from mae.config import recipe
@@ -22,7 +22,7 @@ LONGER = ["pretrain.epochs=40", "runtime.checkpoint_every=10", "runtime.workers=
 def sharded(project, tmp_path_factory, migrated_store):
     """A directory with shards, and the encoder that an unbroken run makes of them."""
     folder = tmp_path_factory.mktemp("killed")
-    params = laid(folder, project, migrated_store, *LONGER)
+    params = write_tiny_params(folder, project, migrated_store, *LONGER)
     run(folder, params, "ingest", "shard", "pretrain")
     unbroken = (folder / "models/pretrain/encoder.safetensors").read_bytes()
     shutil.rmtree(folder / "models")

@@ -1,4 +1,4 @@
-"""An encoder with LayerScale, as CAE's recipes have it, goes through every stage that judges it."""
+"""An encoder with LayerScale, as CAE's recipes have it, goes through every stage that evaluates it."""
 
 import json
 import shutil
@@ -21,18 +21,18 @@ SETTINGS = [
     *(f"{task}={{inits: [pretrained], warmup_steps: 0}}" for task in ("detect", "segment")),
 ]
 pytestmark = pytest.mark.slow
-JUDGES = ("knn", "linear", "attentive", "partial", "finetune", "scratch", "detect", "segment")
+EVALUATIONS = ("knn", "linear", "attentive", "partial", "finetune", "scratch", "detect", "segment")
 
 
 @pytest.fixture(scope="module")
-def judged(ran, tmp_path_factory):
-    """The finished run's data, pretrained and judged anew with such an encoder."""
+def evaluated(ran, tmp_path_factory):
+    """The finished run's data, pretrained and evaluated anew with such an encoder."""
     folder = tmp_path_factory.mktemp("scaled")
     shutil.copytree(ran[0] / "data", folder / "data")
     for name in ("mlflow.db", "params.yaml"):
         shutil.copy(ran[0] / name, folder)
     list(recipe.lay(None, SETTINGS, onto=folder / "params.yaml"))
-    run(folder, config.load(folder / "params.yaml"), "pretrain", *JUDGES)
+    run(folder, config.load(folder / "params.yaml"), "pretrain", *EVALUATIONS)
     return folder
 
 
@@ -40,21 +40,22 @@ def weights(folder, name):
     return safetensors.torch.load_file(folder / f"models/{name}.safetensors")
 
 
-@pytest.mark.parametrize("stage", JUDGES)
-def test_its_figures_are_there(judged, stage):
-    found = json.loads((judged / f"reports/{stage}/metrics.json").read_text())
+@pytest.mark.parametrize("stage", EVALUATIONS)
+def test_its_figures_are_there(evaluated, stage):
+    found = json.loads((evaluated / f"reports/{stage}/metrics.json").read_text())
     main = {"detect": "box_AP", "segment": "mIoU"}.get(stage, "top1")
     assert 0 <= found[main] <= 1
 
 
-def test_its_scales_are_pretrained_and_trained_on(judged):
-    pretrained, about = interchange.load_encoder(judged / "models/pretrain/encoder.safetensors")
+def test_its_scales_are_pretrained_and_trained_on(evaluated):
+    pretrained, about = interchange.load_encoder(evaluated / "models/pretrain/encoder.safetensors")
     scales = [name for name in pretrained if name.endswith(".gamma")]
     assert about["init_values"] == 0.1
     assert len(scales) == 2 * about["depth"]
-    tuned = weights(judged, "finetune/classifier")
+    tuned = weights(evaluated, "finetune/classifier")
     inside = {
-        name.rpartition("encoder.")[2]: value for name, value in weights(judged, "segment/segmenter").items()
+        name.rpartition("encoder.")[2]: value
+        for name, value in weights(evaluated, "segment/segmenter").items()
     }
     for name in scales:
         assert (pretrained[name] - 0.1).abs().max() > 0

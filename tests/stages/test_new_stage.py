@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from stages.tiny import laid
+from stages.tiny import write_tiny_params
 
 LISTED = "train\tcat\t9\t0\t0\t\ta.jpg\ntrain\tdog\t9\t0\t0\t\tb.jpg\nval\tdog\t9\t0\t0\t\tc.jpg\n"
 
@@ -20,7 +20,7 @@ def copy(tmp_path, project, migrated_store):
         shutil.copytree(project / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "pyproject.toml"):
         shutil.copy(project / name, tmp_path / name)
-    laid(tmp_path, project, migrated_store)
+    write_tiny_params(tmp_path, project, migrated_store)
     (tmp_path / "data/ingest").mkdir(parents=True)
     (tmp_path / "data/ingest/listing.tsv").write_text(LISTED)
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}

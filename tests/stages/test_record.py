@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from stages.tiny import laid, run
+from stages.tiny import run, write_tiny_params
 
 from mae import results
 from mae.stages.context import tracked_run as tracked
@@ -17,7 +17,7 @@ TRAINED_BY = {"encoder": "pretrain", "classifier": "finetune", "detector": "dete
 @pytest.fixture
 def checkout(tmp_path, project, migrated_store, monkeypatch):
     """A git checkout with parameters; commit() makes another commit and gives its name."""
-    params = laid(tmp_path, project, migrated_store)
+    params = write_tiny_params(tmp_path, project, migrated_store)
     monkeypatch.chdir(tmp_path)
 
     def commit():

@@ -98,7 +98,7 @@ def folder(project_folder, tmp_path):
     return tmp_path
 
 
-def judged(folder, *settings):
+def evaluated(folder, *settings):
     if settings:
         list(recipe.lay(None, settings, onto=folder / "params.yaml"))
     run(folder, config.load(folder / "params.yaml"), "robustness")
@@ -119,7 +119,7 @@ def errors_by_hand(root, among, crop_pct=None):
 
 
 def test_the_figures_are_those_of_a_loop_by_hand_over_the_official_layouts(folder):
-    found = judged(folder)
+    found = evaluated(folder)
     root = folder / "data/robustness"
     assert found["imagenet_a_top1"] == pytest.approx(1 - errors_by_hand(root / "imagenet-a", IN_A))
     assert found["imagenet_sketch_top1"] == pytest.approx(1 - errors_by_hand(root / "sketch", WNIDS))
@@ -141,29 +141,29 @@ def test_the_figures_are_those_of_a_loop_by_hand_over_the_official_layouts(folde
     assert "jpeg compression" in [row["name"] for row in shown["corruptions"]["rows"]]
 
 
-def test_imagenet_a_is_judged_among_its_own_classes(folder):
+def test_imagenet_a_is_evaluated_among_its_own_classes(folder):
     root = folder / "data/robustness/imagenet-a"
     assert errors_by_hand(root, WNIDS) == pytest.approx(4 / 6)
-    assert judged(folder, "robustness.sets=[imagenet_a]")["imagenet_a_top1"] == 1
+    assert evaluated(folder, "robustness.sets=[imagenet_a]")["imagenet_a_top1"] == 1
 
 
-def test_what_is_finished_is_not_judged_again_after_an_interruption(folder, monkeypatch):
-    judge, calls = other_sets._Classifier.judge, []
+def test_what_is_finished_is_not_evaluated_again_after_an_interruption(folder, monkeypatch):
+    evaluate, calls = other_sets._Classifier.evaluate, []
 
     def counted(self, about, tree):
         calls.append(tree.name)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return judge(self, about, tree)
+        return evaluate(self, about, tree)
 
-    monkeypatch.setattr(other_sets._Classifier, "judge", counted)
+    monkeypatch.setattr(other_sets._Classifier, "evaluate", counted)
     with pytest.raises(Interrupted, match="stopped after step 3"):
-        judged(folder, "robustness.sets=[imagenet_c]")
+        evaluated(folder, "robustness.sets=[imagenet_c]")
     assert not (folder / "reports/robustness/metrics.json").exists()
-    found = judged(folder)
+    found = evaluated(folder)
     assert len(calls) == 75
     monkeypatch.undo()
-    assert judged(folder) == found
+    assert evaluated(folder) == found
     assert not list(folder.glob("work/robustness/*/checkpoints"))
 
 
@@ -183,10 +183,10 @@ def test_corruptions_may_lie_in_the_folders_of_their_archives(folder):
 
 def test_a_set_that_is_not_there_or_of_other_classes_is_named(folder):
     with pytest.raises(ValueError, match=r"imagenet-r: no such folder; unpack imagenet_r"):
-        judged(folder, "robustness.sets=[imagenet_r]")
+        evaluated(folder, "robustness.sets=[imagenet_r]")
     picture(folder / "other/imagenet-r/n99999999/a.jpg", 1)
     with pytest.raises(ValueError, match="n99999999: none of the 4 classes"):
-        judged(folder, "robustness.root=other")
+        evaluated(folder, "robustness.root=other")
 
 
 def test_without_sets_the_stage_imports_nothing_heavy_and_says_so(folder):
@@ -203,10 +203,10 @@ def test_without_sets_the_stage_imports_nothing_heavy_and_says_so(folder):
     assert not (folder / "work").exists()
 
 
-def test_without_labels_there_is_no_classifier_to_judge(folder):
+def test_without_labels_there_is_no_classifier_to_evaluate(folder):
     (folder / "models/finetune/classifier.safetensors").unlink()
     (folder / "models/finetune/SKIPPED.txt").write_text("no labels\n")
-    assert "no labels" in judged(folder)["skipped"]
+    assert "no labels" in evaluated(folder)["skipped"]
 
 
 @pytest.mark.slow
@@ -220,6 +220,6 @@ def test_real_images_of_imagenet_go_through_in_the_layout_of_imagenet_c(folder, 
                     path = root / corruption / str(severity) / name / f"{file.stem}.JPEG"
                     path.parent.mkdir(parents=True)
                     image.convert("RGB").resize((224, 224)).save(path, "JPEG", quality=100 - 18 * severity)
-    found = judged(folder, "robustness={root: real, sets: [imagenet_c]}")
+    found = evaluated(folder, "robustness={root: real, sets: [imagenet_c]}")
     assert found["imagenet_c_samples"] == 300
     assert 0 < found["imagenet_c_mCE"] < 2

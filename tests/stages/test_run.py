@@ -71,7 +71,7 @@ def test_the_report_tells_what_was_measured(ran):
     assert 'src="http' not in page
 
 
-def test_the_report_says_that_a_causal_encoder_is_judged_with_every_token_in_sight(ran, tmp_path):
+def test_the_report_says_that_a_causal_encoder_is_evaluated_with_every_token_in_sight(ran, tmp_path):
     folder, params = ran
     shutil.copytree(folder, tmp_path / "again")
     file = tmp_path / "again/reports/pretrain/metrics.json"
@@ -82,7 +82,7 @@ def test_the_report_says_that_a_causal_encoder_is_judged_with_every_token_in_sig
     assert "each token saw only itself and those before it" in results
 
 
-def test_the_first_model_is_champion_and_an_unchanged_one_is_not_judged_again(ran):
+def test_the_first_model_is_champion_and_an_unchanged_one_is_not_evaluated_again(ran):
     folder, params = ran
     decision = folder / "reports/register/decision.json"
     before = decision.read_bytes()
@@ -132,7 +132,7 @@ def test_every_stage_has_a_run_under_one_parent(ran):
     assert pictures == {"pictures/curve.png", "pictures/reconstructions.png"}
 
 
-def test_images_without_labels_are_pretrained_on_and_not_judged(ran, project, migrated_store, tmp_path):
+def test_images_without_labels_are_pretrained_on_and_not_evaluated(ran, project, migrated_store, tmp_path):
     folder, _ = ran
     images = tmp_path / "images"
     images.mkdir()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from engine.processes import run_ranks
-from stages.tiny import TINY, laid, run
+from stages.tiny import TINY, run, write_tiny_params
 from torch.testing import assert_close
 
 from mae import config
@@ -34,7 +34,7 @@ CACHED = ["tokenizer.cache=true", "pretrain={augment: none, flip: false}"]
 @pytest.fixture(scope="module")
 def sharded(project, tmp_path_factory, migrated_store):
     folder = tmp_path_factory.mktemp("tokenizer")
-    run(folder, laid(folder, project, migrated_store), "ingest", "shard")
+    run(folder, write_tiny_params(folder, project, migrated_store), "ingest", "shard")
     return folder
 
 
@@ -49,7 +49,7 @@ def metrics(folder, stage):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_fitted_judged_drawn_and_predicted(kind, sharded, project):
+def test_every_kind_is_fitted_evaluated_drawn_and_predicted(kind, sharded, project):
     params = given(sharded, project, *KINDS[kind])
     run(sharded, params, "tokenizer", "pretrain")
     found = metrics(sharded, "tokenizer")

@@ -36,7 +36,7 @@ ORDER = tuple(STAGES)
 OURS_TO_SET = ("MLFLOW_TRACKING_URI",)
 
 
-def laid(folder: Path, project: Path, store: Path, *more: str) -> config.Params:
+def write_tiny_params(folder: Path, project: Path, store: Path, *more: str) -> config.Params:
     """Give a folder the project's params, tiny and as `more` says, and a store with its tables made."""
     shutil.copy(project / "params.yaml", folder / "params.yaml")
     shutil.copy(store, folder / "mlflow.db")
@@ -44,7 +44,7 @@ def laid(folder: Path, project: Path, store: Path, *more: str) -> config.Params:
     return config.load(folder / "params.yaml")
 
 
-class Watched:
+class SectionReads:
     """Params that note which of their sections are read."""
 
     def __init__(self, params: config.Params) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from stages.tiny import laid, run
+from stages.tiny import run, write_tiny_params
 
 from mae.data.shards.write_shards import TooManyRejected
 from mae.engine.loop import Interrupted
@@ -19,7 +19,7 @@ from mae.stages.context.outcome import outcome_file, recorded_outcome
 @pytest.fixture
 def params(tmp_path, project, migrated_store, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return laid(tmp_path, project, migrated_store)
+    return write_tiny_params(tmp_path, project, migrated_store)
 
 
 def outcome(params, stage="knn"):

@@ -105,7 +105,7 @@ def test_a_file_from_before_there_were_targets_is_still_known(norm_pix, target, 
 
 
 def fitted(target, seed):
-    """What the stage `tokenizer` would leave for the tiny encoder, of images by that seed."""
+    """A file like that of the stage `tokenizer` for the tiny encoder, fitted to images by that seed."""
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
     if target == "tokens":
         made = KMeans((4, 4), (8, 8), codes=8)
