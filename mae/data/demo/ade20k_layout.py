@@ -1,4 +1,4 @@
-"""The demo's scenes in ADE20K's layout: a label map beside every image."""
+"""The demo's scenes in ADE20K's layout: a label map for every image."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def write_demo_ade20k(
 ) -> dict[str, Any]:
     """Write `root/ADEChallengeData2016`: images, annotations (training, validation) and objectInfo150.txt.
 
-    Values of the maps: 1 (zero) to 10 (nine) on a digit and close around its strokes, 11 the photograph
-    behind them, 0 a rim between the two, where nobody could tell. look: `dense_look(size)` unless given. The
-    rest is as of `demo.write_tree`.
+    Values of the maps: 1 (zero) to 10 (nine) on a digit and close around its strokes, 11 on the photograph
+    behind, 0 on the ambiguous rim between the two. look: default `dense_look(size)`. For the other arguments,
+    the result and errors see `write_tree`.
     """
     settings = DemoSettings({"train": train, "val": val}, size, seed, look or dense_look(size))
     return write_tree(root, "ADEChallengeData2016", _write, settings, len(NAMES), log)
 
 
 def label_map(scene: Scene) -> NDArray[np.uint8]:
-    """(size, size): what each pixel shows, by the values above.
+    """Draw the label map (size, size) of a scene, with the values above.
 
-    Digits are drawn as an annotator would outline them, a sixth of their height around the strokes: these are
-    a pixel or two wide, an eighth of the picture, and a loss over pixels that are nearly all photograph
-    learned where digits are long before it learned which.
+    A digit's region reaches a sixth of its height around the strokes, like an annotator's outline. The
+    strokes alone are a pixel or two wide, an eighth of the picture: with them, the loss over nearly all
+    photograph taught the places of digits long before their classes.
     """
     labels = np.full(scene.unsure.shape, len(NAMES), dtype=np.uint8)
     bodies = [(digit, max(1, round((digit.box[3] - digit.box[1]) / 6))) for digit in scene.digits]
@@ -56,7 +56,7 @@ def label_map(scene: Scene) -> NDArray[np.uint8]:
 
 
 def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """(H, W) with all that is at most `by` pixels away, along rows and columns, of what it has."""
+    """Dilate a mask (H, W) by `by` pixels along rows and columns."""
     return np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(2 * by + 1))) > 0
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mae.data.demo.imagenet_layout import DemoSettings, Log, ScenesBySplit, jpeg, write_file, write_tree
 from mae.data.demo.scenes import CLASSES, Look, Scene, dense_look
 
-_FIRST_ID = {"train": 1, "val": 1_000_001}  # of images: no two alike over both splits
-_CROWD_EVERY = 25  # scenes: in one of so many, the digits of a class are one crowd
+_FIRST_ID = {"train": 1, "val": 1_000_001}  # of images, unique over both splits
+_CROWD_EVERY = 25  # one scene in so many has the digits of a class as one crowd
 
 
 def write_demo_coco(
@@ -31,14 +31,14 @@ def write_demo_coco(
 
     The categories are the digits, ids 1 (zero) to 10 (nine). Masks are exact to the pixel: polygons along
     the pixels' edges, one for each part, or uncompressed run lengths where a mask has a hole or is a crowd.
-    look: `dense_look(size)` unless given. The rest is as of `demo.write_tree`.
+    look: default `dense_look(size)`. For the other arguments, the result and errors see `write_tree`.
     """
     settings = DemoSettings({"train": train, "val": val}, size, seed, look or dense_look(size))
     return write_tree(root, "coco", _write, settings, len(CLASSES), log)
 
 
 def segmentation_of(mask: NDArray[np.bool_]) -> list[list[float]] | dict[str, Any]:
-    """COCO's `segmentation` of a mask (H, W): polygons [x, y, x, y ...], or run lengths if it has a hole."""
+    """Make COCO's `segmentation` of a mask (H, W): polygons [x, y, x, y ...], or run lengths for a hole."""
     loops = _outlines(mask)
     if all(_is_clockwise(loop) for loop in loops):
         return [[float(value) for corner in loop for value in corner] for loop in loops]
@@ -46,7 +46,7 @@ def segmentation_of(mask: NDArray[np.bool_]) -> list[list[float]] | dict[str, An
 
 
 def run_lengths_of(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """A mask (H, W) as uncompressed run lengths: of 0 and 1 in turn, column by column."""
+    """Encode a mask (H, W) as uncompressed run lengths: of 0 and 1 in turn, column by column."""
     flat = mask.ravel(order="F").astype(np.int8)
     ends = np.flatnonzero(np.diff(flat, prepend=0, append=1 - flat[-1]))
     return {"size": list(mask.shape), "counts": np.diff(ends, prepend=0).tolist()}
@@ -116,29 +116,27 @@ def _annotation(label: int, mask: NDArray[np.bool_], segmentation: Any, *, iscro
 
 
 def _outlines(mask: NDArray[np.bool_]) -> list[list[tuple[int, int]]]:
-    """Closed paths of corners (x, y) along the edges of the pixels that are set, these to the right.
+    """Trace closed paths of corners (x, y) along the edges of set pixels, with these to the right.
 
     Paths around a part run clockwise, around a hole the other way. Pixels that touch at a corner only are
-    parts of their own.
+    separate parts.
     """
     padded = np.pad(mask, 1)
     within = padded[1:-1, 1:-1]
     steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    # Which neighbour is unset, where its edge begins (x, y) and which way it runs.
+    # The unset neighbour, the start (x, y) of the edge to it, and the edge's direction.
     for (down, right), (x, y), step in (
         ((-1, 0), (0, 0), (1, 0)),
         ((0, 1), (1, 0), (0, 1)),
         ((1, 0), (1, 1), (-1, 0)),
         ((0, -1), (0, 1), (0, -1)),
     ):
-        beside = np.roll(padded, (-down, -right), axis=(0, 1))[1:-1, 1:-1]
-        for row, column in np.argwhere(within & ~beside).tolist():
+        neighbour = np.roll(padded, (-down, -right), axis=(0, 1))[1:-1, 1:-1]
+        for row, column in np.argwhere(within & ~neighbour).tolist():
             steps.setdefault((column + x, row + y), []).append(step)
     loops = []
     while steps:
-        at = min(
-            steps
-        )  # leftmost: no corner of two pixels, so one way leads out of it and the path ends there
+        at = min(steps)  # leftmost: no corner of two pixels, so one edge leaves it and the path ends there
         step = (0, 0)
         loop = []
         while at in steps:
@@ -156,6 +154,6 @@ def _outlines(mask: NDArray[np.bool_]) -> list[list[tuple[int, int]]]:
 
 
 def _is_clockwise(loop: list[tuple[int, int]]) -> bool:
-    """As seen on a screen, where y grows downwards."""
+    """Tell the direction of a path on a screen, where y grows downwards."""
     ahead = [*loop[1:], loop[0]]
     return sum(x * v - u * y for (x, y), (u, v) in zip(loop, ahead, strict=True)) > 0

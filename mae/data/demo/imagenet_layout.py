@@ -1,6 +1,6 @@
-"""Writes the embedded demo: real pixels in an official layout, offline and the same everywhere.
+"""The embedded demo in ImageNet's layout: real pixels, offline, the same on every machine.
 
-Here is ImageNet's layout, and how any of them becomes a tree that is whole or not there.
+`write_tree` writes the tree of any layout atomically.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from mae.data.demo.scenes import CLASSES, Look, Scene, check, scenes
 from mae.files import write_json
 from mae.progress import Progress
 
-FORMAT = 1  # raise it whenever the same settings give other files, or directories of old ones stay in place
+FORMAT = 1  # raise it whenever the same settings give other files; otherwise old trees stay in place
 _MTIME = 1_262_304_000  # 2010-01-01: a listing of names, sizes and times is then the same on every machine
-_QUALITY = 95  # JPEG, with colour at full resolution: subsampled, it would smear strokes of this size
+_QUALITY = 95  # JPEG, with colour at full resolution: subsampling would smear strokes of this size
 
 
 Log = Callable[[str], None]
@@ -40,10 +40,10 @@ def write_demo(
     look: Look | None = None,
     log: Log | None = None,
 ) -> dict[str, Any]:
-    """Write `root/imagenet/{train,val}/<class id>/<name>.JPEG` and `synset_words.txt`; return what is there.
+    """Write `root/imagenet/{train,val}/<class id>/<name>.JPEG` and `synset_words.txt`.
 
-    train, val: numbers of scenes; size: their side in pixels; see `scenes` for what they show and
-    `write_tree` for how the tree is written, what is returned and raised; its marker is `root/.complete`.
+    train, val: numbers of scenes; size: their side in pixels; see `scenes` for their content. For writing,
+    the result and errors see `write_tree`; the marker is `root/.complete`.
     """
     settings = DemoSettings({"train": train, "val": val}, size, seed, look or Look())
     return write_tree(root, "imagenet", _write_imagenet, settings, len(CLASSES), log, marker=".complete")
@@ -51,7 +51,7 @@ def write_demo(
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Which scenes: how many of each split, their side in pixels, seed and look."""
+    """The settings of a demo: numbers of scenes by split, their side in pixels, seed and look."""
 
     counts: dict[str, int]
     size: int
@@ -59,12 +59,12 @@ class DemoSettings:
     look: Look
 
     def check(self) -> None:
-        """Raises ValueError, naming the setting, where there are no such scenes."""
+        """Raise ValueError, naming the setting, where such scenes are impossible."""
         for split, count in self.counts.items():
             check(split, count, size=self.size, seed=self.seed, look=self.look)
 
     def scenes(self, split: str, log: Log) -> Iterator[Scene]:
-        """The scenes of a split, telling every thousandth and the last."""
+        """Compose the scenes of a split, and log progress."""
         count = self.counts[split]
         progress = Progress(count, log, verb="demo: wrote", unit=f"{split} scenes")
         for scene in scenes(split, count, size=self.size, seed=self.seed, look=self.look):
@@ -82,14 +82,14 @@ def write_tree(
     *,
     marker: str | None = None,
 ) -> dict[str, Any]:
-    """Have `write(folder, scenes by split)` fill `root/name`, unless it holds just that already.
+    """Fill `root/name` by `write(folder, scenes by split)`, unless it holds the same demo already.
 
-    The tree appears whole: it is written under another name, then moved into place. A marker beside it
-    (`root/.name.complete`) holds the settings' digest and what was written, so a second call does nothing,
-    and other settings (or files that are missing or cut) write anew. One writer at a time.
+    The tree appears whole: it is written under another name, then renamed. A marker next to it
+    (`root/.name.complete`) holds the settings' digest and the size of the tree. So a second call does
+    nothing, and other settings, or missing and cut files, write it anew. One writer at a time.
 
     Returns: digest, files, bytes, counts (scenes by split), classes. Raises ValueError for impossible
-    settings, and where `root/name` is there but not the demo's.
+    settings, and where `root/name` exists but is not a demo.
     """
     settings.check()
     identity = {"format": FORMAT, **asdict(settings)}
@@ -98,7 +98,7 @@ def write_tree(
     known = _read_marker(marker_file)
     if known is None and folder.exists():
         raise ValueError(
-            f"{folder} is not the demo's (no {marker_file.name} beside it): move it, or write elsewhere"
+            f"{folder} is not the demo's (no {marker_file.name} next to it): move it, or write elsewhere"
         )
     if known is not None and known["digest"] == digest and _weigh(folder) == (known["files"], known["bytes"]):
         return known
@@ -123,12 +123,12 @@ def write_tree(
 
 
 def class_id(label: int) -> str:
-    """The folder of a class, in the form of a WordNet id: an n and eight figures."""
+    """Name the folder of a class in the form of a WordNet id: an n and eight digits."""
     return f"n{label:08d}"
 
 
 def name_of(scene: Scene) -> str:
-    """A file name without extension, formed as ILSVRC's: train tells the class, val does not."""
+    """Name a file, without extension, as ILSVRC does: the class is in the name in train, not in val."""
     if scene.split == "train":
         return f"{class_id(scene.label)}_{scene.index}"
     return f"demo_{scene.split}_{scene.index + 1:08d}"
@@ -146,26 +146,26 @@ def _write_imagenet(folder: Path, scenes_by_split: ScenesBySplit) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """A file of the demo, its time the same everywhere."""
+    """Write a file of the demo, with the same modification time everywhere."""
     path.write_bytes(content)
     os.utime(path, (_MTIME, _MTIME))
 
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) encoded, hardly with loss."""
+    """Encode an image (H, W, 3) with little loss."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
 def _weigh(folder: Path) -> tuple[int, int]:
-    """Numbers of files and of bytes below a folder."""
+    """Count the files and bytes below a folder."""
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return len(sizes), sum(sizes)
 
 
 def _read_marker(path: Path) -> dict[str, Any] | None:
-    """What the marker says; None where there is none. One that cannot be read fits no settings."""
+    """Read the marker; None where it is missing. A damaged one fits no settings."""
     try:
         found = json.loads(path.read_text())
         return found if {"digest", "files", "bytes"} <= set(found) else {"digest": "unreadable"}

@@ -1,10 +1,10 @@
-"""Composes the demo's scenes: handwritten digits on crops of photographs, with exact masks and boxes.
+"""The demo's scenes: handwritten digits composed on crops of photographs, with exact masks and boxes.
 
-scikit-learn brings 1,797 handwritten digits (UCI, 8 x 8 grey levels) and two photographs. A scene is a
+scikit-learn contains 1,797 handwritten digits (UCI, 8 x 8 grey levels) and two photographs. A scene is a
 darkened crop of a photograph with several digits on it, each another sample, turned, stretched and tinted;
-they are of one class, the scene's, or of any (`Look.mixed`). Training and validation share neither a
-handwritten digit nor a region of a photograph, and as the digits lie in the order in which they were
-collected, validation digits come mostly from other writers.
+they have the class of the scene, or any class (`Look.mixed`). Training and validation share neither a
+handwritten digit nor a region of a photograph. The digits are in the order of their collection, so that
+validation digits come mostly from other writers.
 """
 
 import math
@@ -23,33 +23,33 @@ SPLITS = ("train", "val")
 _DIGITS = {"train": (0, 1400), "val": (1400, 1797)}  # rows of load_digits
 _COLUMNS = {"train": (0.0, 0.72), "val": (0.72, 1.0)}  # part of a photograph's width
 _GLYPH = 8  # px
-_PAD = 3  # rows and columns of nothing around a glyph, so that smooth enlarging fades out within it
-_SEEN = 0.5  # ink from which on a pixel is the digit's
-_UNSURE = (0.35, 0.65)  # ink of which nobody could tell whether it is the digit or what is behind it
+_PAD = 3  # empty rows and columns around a glyph, so that smooth enlarging fades out inside
+_SEEN = 0.5  # ink from which on a pixel belongs to the digit
+_UNSURE = (0.35, 0.65)  # ink between digit and background, ambiguous to a person
 
 
 @dataclass(frozen=True)
 class Look:
-    """What scenes look like. Pairs are the ends of uniform draws; a cell is the scene's side over `rows`."""
+    """The appearance of scenes. Pairs are bounds of uniform draws; a cell is the scene's side over `rows`."""
 
     rows: int = 2  # the digits stand in rows x rows cells
-    missing: float = 0.0  # chance of a cell to stay empty; one digit there is, unless the scene is empty
+    missing: float = 0.0  # chance of a cell to stay empty; one digit remains, unless the scene is empty
     empty: float = 0.0  # chance of a scene to show no digit at all
-    mixed: bool = False  # whether every digit has a class of its own
+    mixed: bool = False  # each digit draws its own class
     height: tuple[float, float] = (0.85, 1.1)  # of a digit, in cells
     shift: float = 0.12  # either way from the cell's middle, in cells
     turn: float = 15.0  # degrees either way
     stretch: tuple[float, float] = (0.85, 1.15)  # width over height
     ink: tuple[float, float] = (0.8, 1.0)  # of full intensity, per digit and colour channel
-    light: tuple[float, float] = (0.1, 0.4)  # what is left of the photograph's brightness
+    light: tuple[float, float] = (0.1, 0.4)  # factor on the photograph's brightness
     crop: tuple[float, float] = (1.0, 4.0)  # side of the photograph's crop over the scene's
 
 
 @dataclass(frozen=True)
 class Digit:
-    """One digit of a scene: its class 0-9, what is seen of it and the tight box around that.
+    """One digit of a scene: its class 0-9, its visible mask and the tight box of that.
 
-    mask is (size, size) bool and disjoint from the other digits' (a later one covers an earlier one); box is
+    mask: (size, size) bool, disjoint from those of other digits (a later one covers an earlier one); box:
     (left, top, right, bottom) in whole pixels, right and bottom exclusive.
     """
 
@@ -60,7 +60,7 @@ class Digit:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture, image (size, size, 3) uint8 RGB, and all that is known about it, whatever the layout.
+    """One picture, image (size, size, 3) uint8 RGB, with its annotations, for each layout.
 
     unsure: (size, size) bool, the rim of strokes: neither clearly ink nor clearly background.
     """
@@ -69,16 +69,16 @@ class Scene:
     index: int
     label: int
     image: NDArray[np.uint8]
-    background: str  # which photograph: "china" or "flower"
+    background: str  # name of the photograph: "china" or "flower"
     digits: tuple[Digit, ...]
     unsure: NDArray[np.bool_]
 
 
 def scenes(split: str, count: int, *, size: int, seed: int, look: Look | None = None) -> Iterator[Scene]:
-    """The first `count` scenes of "train" or "val", side `size` px, classes in turn.
+    """Compose the first `count` scenes of "train" or "val", side `size` px, classes in turn.
 
-    Scene k depends on (split, k, size, seed, look) alone: asking for more changes none. Raises ValueError for
-    an unknown split, a size below 16 px, fewer scenes than classes, or a look that no scene can have.
+    Scene k depends on (split, k, size, seed, look) alone: a larger count changes none. Raises ValueError for
+    an unknown split, a size below 16 px, fewer scenes than classes, or an impossible look.
     """
     look = look or Look()
     check(split, count, size=size, seed=seed, look=look)
@@ -86,12 +86,13 @@ def scenes(split: str, count: int, *, size: int, seed: int, look: Look | None = 
 
 
 def dense_look(size: int) -> Look:
-    """Many digits of any class, as tall in pixels as in 28 px scenes of two rows; a few scenes are empty."""
+    """Make a look of many digits of any class, as tall as in 28 px scenes of two rows; few scenes are
+    empty."""
     return Look(rows=max(1, round(size / 14)), missing=0.4, empty=0.04, mixed=True)
 
 
 def check(split: str, count: int, *, size: int, seed: int, look: Look) -> None:
-    """Raises ValueError, naming the setting, where `scenes` could not give what is asked for."""
+    """Raise ValueError, naming the setting, where `scenes` cannot compose such scenes."""
     if split not in SPLITS:
         raise ValueError(f"demo split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
     if count < len(CLASSES):
@@ -118,7 +119,7 @@ def _compose(split: str, index: int, *, size: int, seed: int, look: Look) -> Sce
     background, canvas = _background(split, rng, size, look)
     filled = rng.random(look.rows**2) >= look.missing
     filled[rng.integers(filled.size)] = True
-    if look.empty and rng.random() < look.empty:  # no draw where it could change nothing
+    if look.empty and rng.random() < look.empty:  # no draw where it cannot change anything
         filled[:] = False
     owner = np.full((size, size), -1, dtype=np.int16)
     unsure = np.zeros((size, size), dtype=bool)
@@ -126,11 +127,11 @@ def _compose(split: str, index: int, *, size: int, seed: int, look: Look) -> Sce
     for cell in np.flatnonzero(filled).tolist():
         middle = np.array([cell % look.rows, cell // look.rows]) + 0.5
         labels[cell] = int(rng.integers(len(CLASSES))) if look.mixed else label
-        ink, window = _draw(_glyph(split, labels[cell], rng), middle, rng, size, look)
+        ink, part = _draw(_glyph(split, labels[cell], rng), middle, rng, size, look)
         colour = (255 * rng.uniform(*look.ink, size=3)).astype(np.float32)
-        canvas[window] += ink[..., None] * (colour - canvas[window])
-        owner[window][ink >= _SEEN] = cell
-        unsure[window] = np.where(ink < _UNSURE[0], unsure[window], ink <= _UNSURE[1])
+        canvas[part] += ink[..., None] * (colour - canvas[part])
+        owner[part][ink >= _SEEN] = cell
+        unsure[part] = np.where(ink < _UNSURE[0], unsure[part], ink <= _UNSURE[1])
     masks = {cell: owner == cell for cell in np.unique(owner[owner >= 0]).tolist()}
     return Scene(
         split=split,
@@ -146,12 +147,12 @@ def _compose(split: str, index: int, *, size: int, seed: int, look: Look) -> Sce
 def _background(
     split: str, rng: np.random.Generator, size: int, look: Look
 ) -> tuple[str, NDArray[np.float32]]:
-    """A darkened, perhaps mirrored crop of the split's part of a photograph: (size, size, 3) in [0, 255]."""
+    """Draw a darkened, perhaps mirrored crop of the split's part of a photo: (size, size, 3) in [0, 255]."""
     photos = _photos()
     name = sorted(photos)[int(rng.integers(len(photos)))]
     photo = photos[name]
     left, right = (part * photo.width for part in _COLUMNS[split])
-    # The same largest crop for both splits, or validation would show its photographs at another scale.
+    # The same largest crop for both splits: otherwise validation has photographs at another scale.
     largest = min(photo.height, *((b - a) * photo.width for a, b in _COLUMNS.values()))
     low, high = (min(times * size, largest) for times in look.crop)
     side = rng.uniform(low, high)
@@ -169,12 +170,12 @@ def _glyph(split: str, label: int, rng: np.random.Generator) -> Image.Image:
 def _draw(
     glyph: Image.Image, middle: NDArray[np.float64], rng: np.random.Generator, size: int, look: Look
 ) -> tuple[NDArray[np.float32], tuple[slice, slice]]:
-    """A glyph around `middle` (x, y, in cells): the ink on each pixel (h, w) in [0, 1], and which pixels."""
+    """Draw a glyph around `middle` (x, y, in cells): the ink (h, w) in [0, 1], and its place in the scene."""
     cell = size / look.rows
     height, stretch = cell * rng.uniform(*look.height), rng.uniform(*look.stretch)
     angle = math.radians(rng.uniform(-look.turn, look.turn))
     x, y = cell * (middle + rng.uniform(-look.shift, look.shift, size=2))
-    # Pillow wants the way back: from a pixel of the scene to a place in the padded glyph.
+    # Pillow wants the inverse map: from a pixel of the scene to a place in the padded glyph.
     across, along, centre = _GLYPH / (height * stretch), _GLYPH / height, _PAD + _GLYPH / 2
     cos, sin = math.cos(angle), math.sin(angle)
     back = (
@@ -194,7 +195,7 @@ def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 @cache
 def _photos() -> dict[str, Image.Image]:
-    from sklearn.datasets import load_sample_images  # seconds to import: only when something is composed
+    from sklearn.datasets import load_sample_images  # seconds to import: only when a scene is composed
 
     bunch: Any = load_sample_images()
     names = [Path(path).stem for path in bunch.filenames]
@@ -203,7 +204,7 @@ def _photos() -> dict[str, Image.Image]:
 
 @cache
 def _glyphs(split: str) -> list[NDArray[np.uint8]]:
-    """Per class the split's handwritten digits, (count, 14, 14): 8 x 8 in a border of nothing."""
+    """Load the split's handwritten digits by class, (count, 14, 14): 8 x 8 in an empty border."""
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()

@@ -1,1 +1,1 @@
-"""Listings of a source: the manifest, and drift and statistics of listed images."""
+"""Listings of a source: the manifest, drift between two listings, statistics of listed images."""

@@ -1,4 +1,4 @@
-"""What changed between two listings of a source: which images, and the classes' shares among the new ones.
+"""Differences between two listings of a source: the images, and the shares of classes among the new ones.
 
 Listings of a million images are compared by 64-bit hashes of their lines, in a few seconds.
 """
@@ -17,10 +17,11 @@ QUANTILE = 0.99
 
 @dataclass(frozen=True)
 class Difference:
-    """Row numbers, ascending: `removed` of the earlier listing, the others of the later one.
+    """Row numbers, ascending: `removed` of the earlier listing, all others of the later one.
 
-    An image is its path; changed is one of another size, time, class, split or annotation. by_class: (2, C)
-    images of each of `classes`, in the earlier listing and among those new or changed; C is 0 without labels.
+    A path identifies an image; a changed one has another size, time, class, split or annotation. by_class:
+    (2, C) numbers of images of each of `classes`, in the earlier listing and among the new or changed ones; C
+    is 0 without labels.
     """
 
     new: np.ndarray
@@ -32,12 +33,12 @@ class Difference:
 
     @property
     def new_or_changed(self) -> np.ndarray:
-        """Rows of the later listing that are new or changed."""
+        """The new or changed rows of the later listing, ascending."""
         return np.union1d(self.new, self.changed)
 
 
 def compare(before: Listing, after: Listing) -> Difference:
-    """How `after` differs from `before`."""
+    """Compare two listings of one source."""
     classes: dict[bytes, int] = {}
     path_before, line_before, class_before = _table(before, classes)
     path_after, line_after, class_after = _table(after, classes)
@@ -58,9 +59,9 @@ def compare(before: Listing, after: Listing) -> Difference:
 
 
 def _table(listing: Listing, classes: dict[bytes, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each line: hashes (n,) of the image's path and of all that is said, and its class (n,) by `classes`.
+    """Hash each line's path (n,) and the whole line (n,), and number its class (n,) by `classes`.
 
-    Two of a million lines share a 64-bit hash once in tens of millions of listings.
+    In a listing of a million lines two share a 64-bit hash with a chance of one in tens of millions.
     """
     paths, lines = (np.zeros(len(listing), dtype=np.int64) for _ in range(2))
     labels = np.zeros(len(listing), dtype=np.int64)
@@ -72,11 +73,11 @@ def _table(listing: Listing, classes: dict[bytes, int]) -> tuple[np.ndarray, np.
 
 
 def class_shift(before: np.ndarray, arrived: np.ndarray, seed: int) -> tuple[float, float]:
-    """(shift, chance) between the class counts (C,) of images that were there and of those that arrived.
+    """Measure the shift between the class counts (C,) of earlier and of new images, as (shift, chance).
 
-    shift: half the L1 distance between the shares, from 0 (the same) to 1 (no class in common). chance: what
-    as many images drawn evenly from those before stay below in 99 of 100 cases; few images of many classes
-    always look shifted. Both 0 where either side has no labelled image.
+    shift: half the L1 distance between the shares, from 0 (equal) to 1 (no class in common). chance: the 99th
+    percentile of the shift of as many images drawn from the earlier shares, since few images of many classes
+    always look shifted. Both are 0 where either side has no labelled image.
     """
     if not before.sum() or not arrived.sum():
         return 0.0, 0.0

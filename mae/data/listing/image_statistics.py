@@ -1,4 +1,4 @@
-"""What a sample of listed images looks like in numbers, and how far two samples lie apart."""
+"""Statistics of a sample of listed images, and distances between two samples."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mae.data.sources.base import Entry
 # brightness and contrast: mean and deviation of the luma; sharpness: mean step between neighbouring pixels;
 # saturation: mean; all in [0, 1]. side: root of the area, in pixels; aspect: width over height.
 STATISTICS = ("brightness", "contrast", "saturation", "sharpness", "side", "aspect")
-BLANK = 0.01  # of contrast: nothing is to be seen in an image below it
+BLANK = 0.01  # contrast below which an image shows nothing
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Images that were looked at: values (n, S) over STATISTICS of those that decode; bad: how many do not.
+    """A sample of images: values (n, S) over STATISTICS of those that decode; bad: the number that do not.
 
     thumbnails: (k, 3, side, side) in [0, 1] of the first few.
     """
@@ -31,12 +31,12 @@ class Sample:
 
     @property
     def undecodable(self) -> float:
-        """As a share of the images looked at; 0 of none."""
+        """The share of images that do not decode; 0 for an empty sample."""
         return self.bad / max(1, self.bad + len(self.values))
 
     @property
     def blank(self) -> float:
-        """The share of blank ones among those that decode."""
+        """The share of blank images among those that decode."""
         if not len(self.values):
             return 0.0
         return float((self.values[:, STATISTICS.index("contrast")] < BLANK).mean())
@@ -45,7 +45,8 @@ class Sample:
 def measure(
     listing: Listing, rows: np.ndarray, *, most: int, seed: int, shown: int = 8, side: int = 64
 ) -> Sample:
-    """Look at up to `most` of the rows, drawn by `seed`; the first `shown` as thumbnails of side x side."""
+    """Measure up to `most` of the rows, drawn by `seed`; keep thumbnails, side x side, of the first
+    `shown`."""
     drawn = np.random.default_rng(seed).permutation(rows)[:most]
     values: list[list[float]] = []
     thumbnails: list[np.ndarray] = []
@@ -66,7 +67,7 @@ def measure(
 
 
 def statistics(image: np.ndarray) -> list[float]:
-    """STATISTICS of an image (H, W, 3) uint8."""
+    """Compute STATISTICS of an image (H, W, 3) uint8."""
     height, width = image.shape[:2]
     luma = image @ _LUMA / 255
     highest, lowest = image.max(axis=2).astype(np.float32), image.min(axis=2)
@@ -84,7 +85,7 @@ def statistics(image: np.ndarray) -> list[float]:
 
 
 def distances(one: Sample, other: Sample) -> dict[str, tuple[float, float]]:
-    """Statistic -> (distance, p): two-sample Kolmogorov-Smirnov, 0 (the same) to 1 (nothing in common).
+    """Compare two samples by Kolmogorov-Smirnov: statistic -> (distance from 0, equal, to 1, disjoint; p).
 
     {} where either sample is empty.
     """
@@ -94,7 +95,7 @@ def distances(one: Sample, other: Sample) -> dict[str, tuple[float, float]]:
 
     found = {}
     for column, name in enumerate(STATISTICS):
-        # Rounded: what a decoder does in its last digit is no difference.
+        # Rounded: a decoder's last digit is no difference.
         result = ks_2samp(one.values[:, column].round(6), other.values[:, column].round(6), method="asymp")
         found[name] = (float(result.statistic), float(result.pvalue))
     return found

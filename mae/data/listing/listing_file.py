@@ -1,4 +1,4 @@
-"""A listing on disk: `listing.tsv`, one line per image, beside the `manifest.json` that sums it up."""
+"""A listing on disk: `listing.tsv`, one line per image, next to its summary `manifest.json`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 
 
 def line_of(entry: Entry) -> bytes:
-    """The entry's line of a listing, newline included."""
+    """Format an entry as a line of a listing, newline included."""
     texts = (entry.split, entry.class_name or "", entry.container, entry.path)
     split, name, container, path = (_escape(text) for text in texts)
     numbers = f"{entry.size}\t{entry.mtime_ns}\t{entry.offset}"
-    # The last column only where there is something in it: sources of classes keep the bytes they always had.
+    # The last column only where it is not empty: listings of classes keep their bytes.
     annotation = f"\t{_escape(entry.annotation)}" if entry.annotation else ""
     return os.fsencode(f"{split}\t{name}\t{numbers}\t{container}\t{path}{annotation}\n")
 
@@ -45,7 +45,7 @@ def _unescape(text: str) -> str:
 
 
 class Listing:
-    """A listing read in place: rows by number, without holding their names in memory."""
+    """A listing read in place: rows by number, without all names in memory."""
 
     def __init__(self, directory: str | os.PathLike):
         self.directory = Path(directory)
@@ -79,21 +79,21 @@ class Listing:
         return Path(self.manifest["root"])
 
     def rows(self, split: str) -> np.ndarray:
-        """Row numbers of a split, in listing order."""
+        """List the row numbers of a split, in listing order."""
         return np.flatnonzero(self._splits == SPLITS.index(split))
 
     def sizes(self, rows: np.ndarray) -> np.ndarray:
-        """Listed sizes in bytes (a broken link counts as none)."""
+        """Look up listed sizes in bytes (0 for a broken link)."""
         return np.maximum(self._sizes[rows], 0)
 
     def identities(self) -> np.ndarray:
-        """(n,) uint64: a digest of each row's whole line, the same while an image is listed as it was."""
+        """Digest each row's whole line, (n,) uint64: equal while an image is listed unchanged."""
         lines = zip(self._starts[:-1].tolist(), self._starts[1:].tolist(), strict=True)
         digests = b"".join(blake2b(self._map[start:end], digest_size=8).digest() for start, end in lines)
         return np.frombuffer(digests, dtype="<u8")
 
     def lines(self) -> Iterator[bytes]:
-        """The listing's lines, newline included, one at a time."""
+        """Read the listing's lines, newline included, one at a time."""
         self._map.seek(0)
         return iter(self._map.readline, b"")
 

@@ -1,7 +1,7 @@
-"""The cheap description of a source: `listing.tsv`, one line per image, and `manifest.json` over it.
+"""The listing of a source: `listing.tsv`, one line per image, and its summary `manifest.json`.
 
-Made of names, sizes and times (and the annotations of images that have some) without opening an image, so it
-can be remade at every run; equal sources give equal bytes.
+It is made of names, sizes, times and annotations without opening an image, so that every run can afford it;
+equal sources give equal bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT = 1
 
 
 def open_source(kind: str, root: str | os.PathLike, val_fraction: float = 0.0) -> Source:
-    """The source of that kind at `root`. Raises SourceError for a kind that there is not."""
+    """Open the source of that kind at `root`. Raises SourceError for an unknown kind."""
     if kind not in SOURCES:
         raise SourceError(f"source kind {kind!r} is not one of {', '.join(sorted(SOURCES))}")
     return SOURCES[kind](root, val_fraction=val_fraction)
@@ -40,10 +40,10 @@ def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
     """List the source into out_dir/listing.tsv and out_dir/manifest.json.
 
     The manifest: kind, root, splits {name: {count, bytes}}, classes (sorted; empty without labels),
-    class_info, ignored (files that are no images), fingerprint (sha256 over names, sizes, times, and
-    annotations); of images with annotations also task and categories (`Source.annotation_info`). Files are
-    rewritten only where they would differ. A source is not read again while its `unchanged_key` is that of
-    the listing already there.
+    class_info, ignored (the number of files that are no images), fingerprint (sha256 over names, sizes, times
+    and annotations); with annotations also task and categories (`Source.annotation_info`). Files are
+    rewritten only where they differ. A source is not read again while its `unchanged_key` equals that of the
+    existing listing.
 
     Raises: SourceError for an empty split, or a class of `val` that `train` does not have.
     """
@@ -80,7 +80,7 @@ def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
 
 
 class _Census:
-    """Counts per split and the classes met, gathered while the listing streams by."""
+    """Counts per split and the classes, collected while the listing is written."""
 
     def __init__(self) -> None:
         self.splits: dict[str, dict[str, int]] = {}
@@ -107,15 +107,15 @@ class _Census:
                 "out; raise it, or set it to 0 for no val split"
             )
         strange = sorted(self.classes["val"] - self.classes["train"])
-        if strange and not fraction:  # files held out by name may have taken a small class along as a whole
+        if strange and not fraction:  # files held out by name may hold a small class as a whole
             more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
             raise SourceError(
-                f"{source.root}: val has classes that train has not: {', '.join(strange[:3])}{more}"
+                f"{source.root}: val has classes that train lacks: {', '.join(strange[:3])}{more}"
             )
 
 
 def _unchanged(out: Path, source: Source, key: dict[str, list[int]]) -> dict[str, Any] | None:
-    """The manifest already there, if it was made of the same unchanged files and its listing is whole."""
+    """Load the existing manifest, if the files of the source are unchanged and its listing is whole."""
     manifest = read_json(out / MANIFEST)
     if manifest is None:
         return None
@@ -135,7 +135,7 @@ def _replace_if_different(new: Path, old: Path) -> None:
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
-    """sha256 over what the manifest says of the source (where it lies excepted)."""
+    """Compute the sha256 over the manifest without the path of the source."""
     return hashlib.sha256(
         json_bytes({name: value for name, value in manifest.items() if name != "root"})
     ).hexdigest()

@@ -1,1 +1,1 @@
-"""Batches out of an index: epoch order, samples, workers, token cache, remote shards."""
+"""Loading: batches from an index, with epoch order, samples, workers, token cache and remote shards."""

@@ -1,4 +1,4 @@
-"""Reading the annotations of finished shards: a sample's objects or label map, and a split's ground truth."""
+"""Annotations of finished shards: a sample's objects or label map, and a split's ground truth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IGNORE = 255
 
 
 class Objects:
-    """Callable (split, row) -> the objects of an image, for detection. Cheap to send to another process.
+    """A callable (split, row) -> the objects of an image, for detection. Cheap to send to another process.
 
     categories: the index's [{"id", "name"}]. The target: image_id (int or str), width, height (pixels) and
     annotations, the official fields (id, category_id, bbox [x, y, w, h] in pixels, area, iscrowd,
@@ -39,7 +39,7 @@ class Objects:
 
 
 class LabelMap:
-    """Callable (split, row) -> uint8 tensor (H, W) of 0-based category indices, IGNORE where not labelled.
+    """A callable (split, row) -> uint8 tensor (H, W) of 0-based category indices, IGNORE where not labelled.
 
     categories: the index's [{"id": value in the maps, "name"}], at most 255; ignore: values that mean "not
     labelled". Cheap to send to another process. Raises: ShardError for shards without label maps.
@@ -47,7 +47,7 @@ class LabelMap:
 
     def __init__(self, categories: Sequence[Mapping[str, Any]], ignore: Sequence[int] = ()) -> None:
         if len(categories) > IGNORE:
-            raise ValueError(f"{len(categories)} categories: 8 bits tell {IGNORE} apart")
+            raise ValueError(f"{len(categories)} categories: label maps in 8 bits hold at most {IGNORE}")
         self._values, self._ignore = [int(one["id"]) for one in categories], list(ignore)
         self._table: np.ndarray | None = None
 
@@ -63,11 +63,11 @@ class LabelMap:
 
 
 def ground_truth(split: Split, categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The split as an official instances json: images, annotations, categories, in the shards' order.
+    """Build an official instances json of the split: images, annotations, categories, in the shards' order.
 
-    Annotations keep their ids where all are whole numbers from 1 on and no two alike; otherwise all are
-    numbered anew from 1, since COCO's evaluation takes an id of 0 for "nothing matched".
-    Raises: ShardError for shards without such annotations.
+    Annotations keep their ids where all are different whole numbers from 1 on; otherwise all are numbered
+    anew from 1, since COCO's evaluation reads an id of 0 as "nothing matched". Raises: ShardError for shards
+    without such annotations.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

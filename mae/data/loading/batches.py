@@ -1,7 +1,7 @@
-"""Batches out of local shards: the order's samples, decoded and augmented in worker processes.
+"""Batches from local shards: samples in epoch order, decoded and augmented in worker processes.
 
-A sample's randomness comes from (seed, attempt, its position in the stream) alone, so batches are the same
-for any number of workers and, taken over the ranks, for any number of ranks. A dict per (micro-)batch:
+The randomness of a sample comes from (seed, attempt, its position in the stream) alone, so batches are equal
+for any number of workers and, taken over all ranks, for any number of ranks. A dict per (micro-)batch:
 
     images   uint8 (n, 3, h, w), or a list of those, one per view
     labels   int64 (n,), -1 where unlabelled          rows   int64 (n,), rows of the split
@@ -28,7 +28,7 @@ from mae.data.shards.index import Split
 
 
 class TooManySkipped(RuntimeError):
-    """More samples could not be decoded than `max_skipped` allows."""
+    """More undecodable samples than `max_skipped` allows."""
 
 
 def training_batches(
@@ -52,14 +52,14 @@ def training_batches(
     shuffle_window: int = 8,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
-    """Batches of the steps [start, stop): `accumulate` micro-batches a step.
+    """Load the batches of the steps [start, stop): `accumulate` micro-batches a step.
 
-    Each holds global_batch / world / accumulate samples. transform: one decoded image -> one augmented (or,
-    for several views that belong together, a tuple); called `views` times a sample. rows: only these rows of
-    the split. noise_shape: what a method wants drawn by torch.rand for every sample. target: reads what
-    belongs to a row's image (boxes, a label map); the transform then takes and gives (image, target).
-    attempt: another value draws anew for the same samples. A sample that does not decode gives its place to
-    the next row that does; more than `max_skipped` of them on this rank are an error.
+    Each holds global_batch / world / accumulate samples. transform: a decoded image -> an augmented one (or a
+    tuple of views that belong together); called `views` times a sample. rows: only these rows of the split.
+    noise_shape: the shape of the noise that a method wants from torch.rand for every sample. target: reads
+    the target of a row (boxes, a label map); the transform then maps (image, target) to (image, target).
+    attempt: another value draws anew for the same samples. shuffle_window: see `EpochOrder`. The next row
+    that decodes replaces a sample that does not; more than `max_skipped` of them on this rank are an error.
 
     Raises: ValueError for sizes that do not divide, or several views of samples with targets;
     TooManySkipped naming the sample; ShardError.
@@ -92,11 +92,11 @@ def evaluation_batches(
     seed: int = 0,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
-    """Every sample once over all ranks, in order, the last batch short; no `noise`.
+    """Load every sample once over all ranks, in order, the last batch short; without `noise`.
 
     Ranks take every world-th sample, so they may differ by one sample and by one batch: gather at the end,
-    not per batch. What does not decode is left out and counted. target: as of `training_batches`, which
-    says what is raised, too.
+    not per batch. Samples that do not decode are left out and counted. target and errors: as for
+    `training_batches`.
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch size {batch_size}, rank {rank} of {world}")
@@ -108,7 +108,7 @@ def evaluation_batches(
 
 
 class _TrainingRequests:
-    """What to load, micro-batch by micro-batch: (n, 2) arrays of stream position and row."""
+    """Requests to the dataset, one per micro-batch: (n, 2) arrays of stream position and row."""
 
     def __init__(
         self,
@@ -138,17 +138,16 @@ class _TrainingRequests:
 def checked_batches(
     samples: Any, requests: Any, workers: int, prefetch: int, max_skipped: int
 ) -> Iterator[Batch]:
-    """A dataset's batches through `workers` processes, its undecodable samples added up and bounded.
+    """Load a dataset's batches through `workers` processes; count its undecodable samples against a bound.
 
-    samples: a dataset, with its `sample_transform`. requests: what to ask it for, in order; None where it
-    streams.
+    samples: a dataset, with its `sample_transform`. requests: its indices, in order; None for a stream.
     """
     skipped: list[str] = []
     for batch in _started(samples, requests, workers, prefetch):
         skipped += batch.pop("undecodable")
         if len(skipped) > max_skipped:
             raise TooManySkipped(
-                f"{len(skipped)} samples cannot be decoded, {max_skipped} are allowed (max_skipped); "
+                f"{len(skipped)} samples cannot be decoded, {max_skipped} are allowed (shard.max_rejected); "
                 f"last: {skipped[-1]}"
             )
         if "images" in batch:
@@ -174,8 +173,8 @@ def _started(samples: Any, requests: Any, workers: int, prefetch: int) -> Iterat
         **options,
     )
     with signals_blocked(), warnings.catch_warnings():
-        # Python 3.12 warns of any thread at a fork; `start_method` forks only where all are OpenMP's, which
-        # idle, and of which a worker (one thread by torch's own setting) never asks anything.
+        # Python 3.12 warns of any thread at a fork; `start_method` forks only where all threads are OpenMP's.
+        # Those idle, and a worker (one thread by torch's own setting) never uses them.
         warnings.filterwarnings("ignore", r".*multi-threaded, use of fork", DeprecationWarning)
         return iter(loader)
 

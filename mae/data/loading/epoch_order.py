@@ -1,7 +1,7 @@
-"""Which sample, when: an endless, seeded stream over the rows of a split, epoch after epoch.
+"""The order of samples: an endless, seeded stream over the rows of a split, epoch after epoch.
 
-Step s of global batch G takes the stream positions [s * G, (s + 1) * G); of those, rank r of W takes
-[r::W]. So no sample is lost or doubled, every rank makes equal steps, and any step can be begun at.
+Step s of global batch G takes the stream positions [s * G, (s + 1) * G), and rank r of W takes [r::W] of
+them. So no sample is lost or doubled, all ranks make the same steps, and training can start at any step.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import numpy as np
 
 
 class EpochOrder:
-    """The order of rows, from their shards, a seed and nothing else.
+    """The order of rows, made from their shards and a seed alone.
 
     Within an epoch shards come in random order and rows are shuffled inside windows of `shuffle_window`
     consecutive shards: nearly a full shuffle (the shards are class-mixed already), while few files are read
     at a time.
 
-    shard_of_row: (n,) the shard that holds each row; the plan's rows are 0..n-1.
+    shard_of_row: (n,) the shard that holds each row; the rows are 0..n-1.
     """
 
     def __init__(self, shard_of_row: np.ndarray, *, seed: int, shuffle_window: int = 8) -> None:
         if len(shard_of_row) == 0:
-            raise ValueError("a plan needs at least one sample")
+            raise ValueError("an epoch order needs at least one sample")
         if shuffle_window < 1:
             raise ValueError(f"shuffle_window is {shuffle_window}: it must be at least 1")
         self.seed, self.shuffle_window = seed, shuffle_window
-        # Rows in shard order, and where each shard begins among them.
+        # Rows in shard order, and the start of each shard among them.
         self._by_shard = np.argsort(shard_of_row, kind="stable")
         shards, starts = np.unique(np.asarray(shard_of_row)[self._by_shard], return_index=True)
         self._starts = np.append(starts, len(shard_of_row))
@@ -38,7 +38,7 @@ class EpochOrder:
         return len(self._by_shard)
 
     def order(self, epoch: int) -> np.ndarray:
-        """All rows once, (n,) int64, in the order of that epoch; another epoch has another order."""
+        """Order all rows once, (n,) int64, for that epoch; each epoch has another order."""
         rng = np.random.default_rng([self.seed, epoch])
         shards = rng.permutation(self._shards)
         parts = []
@@ -51,7 +51,7 @@ class EpochOrder:
         return np.concatenate(parts)
 
     def rows_at(self, start: int, stop: int) -> np.ndarray:
-        """Rows at the stream positions [start, stop), (stop - start,) int64, across epochs."""
+        """Find the rows at the stream positions [start, stop), (stop - start,) int64, across epochs."""
         if not 0 <= start <= stop:
             raise ValueError(f"no stream positions [{start}, {stop})")
         positions = np.arange(start, stop)
@@ -63,7 +63,8 @@ class EpochOrder:
         return rows
 
     def steps(self, epochs: float, global_batch: int) -> int:
-        """How many steps show every sample `epochs` times (rounded up: the last step may begin another)."""
+        """Count the steps that show every sample `epochs` times (rounded up: the last may begin another
+        epoch)."""
         if epochs <= 0 or global_batch < 1:
             raise ValueError(f"no steps for {epochs} epochs at a global batch of {global_batch}")
         return max(1, math.ceil(epochs * len(self) / global_batch - 1e-9))

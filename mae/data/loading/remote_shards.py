@@ -1,4 +1,4 @@
-"""Batches streamed from remote shards (http, s3, any command) through the webdataset package."""
+"""Batches streamed from remote shards (http, s3, any command) with the webdataset package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CURL_SCHEMES = ("http", "https", "sftp", "ftps", "scp", "hf", "htgs")
 
 
 class RemoteUnavailable(RuntimeError):
-    """The program that fetches this kind of address is not installed."""
+    """A missing program that fetches this kind of address."""
 
 
 def remote_batches(
@@ -41,17 +41,17 @@ def remote_batches(
     max_skipped: int = 0,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
-    """`batches` batches of `batch_size` for this rank, out of shards drawn with replacement.
+    """Stream `batches` batches of `batch_size` for this rank, from shards drawn with replacement.
 
-    urls: addresses, or one with braces (`http://host/train-{000000..000031}.tar`). http is fetched by curl,
-    `s3://` by `aws s3 cp`, `pipe:command` by that command's output. shuffle: samples held back for mixing.
-    start: the step to begin at; another one draws another stream. The batches are as the local loaders',
-    with `keys` (texts) in place of `rows`.
+    urls: addresses, or one with braces (`http://host/train-{000000..000031}.tar`). curl fetches http, `aws s3
+    cp` fetches `s3://`, and `pipe:command` is the output of that command. shuffle: size of the mixing buffer,
+    in samples. start: the step to begin at; another one draws another stream. The batches are those of the
+    local loaders, with `keys` (texts) in place of `rows`.
 
-    What this cannot promise, and the local loaders can: an epoch (a sample may come twice before another
-    comes once); the same batches for another number of ranks or workers; the same batches after a resume
-    (they differ from those of an unbroken run, though not in distribution); and that a shard cut short on
-    the way is noticed: webdataset ends it silently, and its lost samples are missing from the mix.
+    Unlike the local loaders, this cannot promise an epoch (a sample may come twice before another comes
+    once), equal batches for other numbers of ranks or workers, equal batches after a resume (they differ from
+    those of an unbroken run, but not in distribution), or an error for a shard that is cut short in transfer:
+    webdataset ends it silently, and its lost samples are missing from the mix.
 
     max_skipped: samples that do not decode plus shards that cannot be fetched, on this rank.
     Raises: RemoteUnavailable naming the missing program; TooManySkipped naming sample or shard; ValueError.
@@ -65,7 +65,7 @@ def remote_batches(
 
 
 class _Stream(IterableDataset):
-    """One worker's share of the batches, each made whole in the worker."""
+    """One worker's share of the batches; the worker builds each batch whole."""
 
     def __init__(
         self,
@@ -139,8 +139,10 @@ class _Stream(IterableDataset):
 
     def _note(self, bad: list[str], what: str) -> None:
         bad.append(what)
-        if len(bad) > self.max_skipped:  # with nothing to be had the stream would go on for ever
-            raise TooManySkipped(f"more than {self.max_skipped} samples or shards skipped; last: {what}")
+        if len(bad) > self.max_skipped:  # otherwise a stream of bad samples would never end
+            raise TooManySkipped(
+                f"more than {self.max_skipped} samples or shards unreadable; last: {what}"
+            )
 
 
 def _addresses(urls: str | Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ _ALIGNED = 16  # bytes: where in a shared block a tensor of any type may begin
 
 
 class Images(Protocol):
-    """Encoded images by row, wherever they lie: a split of shards (`Split`) or `ClassFolders`."""
+    """Encoded images by row: a split of shards (`Split`) or `ClassFolders`."""
 
     def __len__(self) -> int: ...
 
@@ -27,12 +27,12 @@ class Images(Protocol):
     def label(self, row: int) -> int: ...
 
     def place(self, row: int) -> str:
-        """Where the row's image lies, for a person to find it."""
+        """Name the place of the row's image, for a person to find it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What became of one image; `target` holds one value where the sample has a target, else none."""
+    """One transformed image; `target` holds one value where the sample has a target, else none."""
 
     views: list[torch.Tensor]
     noise: torch.Tensor | None
@@ -41,11 +41,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleTransform:
-    """How a decoded image becomes what the batch holds of it, whichever loader brought it.
+    """The way from a decoded image to its part of the batch, the same for each loader.
 
-    transform: one image -> one augmented, or a tuple of views that belong together, called `views` times;
-    where samples have targets, (image, target) -> (image, target), called once. noise_shape: drawn by
-    torch.rand beside them, before the transform.
+    transform: an image -> an augmented one or a tuple of views that belong together, called `views` times;
+    with targets (image, target) -> (image, target), called once. noise_shape: shape of the noise that
+    torch.rand draws before the transform.
     """
 
     transform: Callable[..., Any]
@@ -53,7 +53,8 @@ class SampleTransform:
     noise_shape: Sequence[int] | None = None
 
     def __call__(self, image: torch.Tensor, seed: Iterable[int], *target: Any) -> Sample:
-        """Of an image uint8 (3, H, W) and its target, if any: all that is drawn comes from `seed` alone."""
+        """Transform an image uint8 (3, H, W) and its target, if any; all randomness comes from `seed`
+        alone."""
         seed_generators(*seed)
         noise = None if self.noise_shape is None else torch.rand(tuple(self.noise_shape))
         if target:
@@ -67,10 +68,11 @@ class SampleTransform:
 
 
 class Samples(Dataset):
-    """Loads a whole request at a time: (n, 2) of stream position and place in `rows` -> a batch.
+    """A dataset that loads a whole request at a time: (n, 2) of stream position and place in `rows` -> a
+    batch.
 
-    target: reads what belongs to a row's image, and is called for images that decode. replace: the next row
-    that decodes stands in for one that does not.
+    target: reads the target of a row, for images that decode. replace: use the next row that decodes in place
+    of one that does not.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Samples(Dataset):
         replace: bool,
     ) -> None:
         if target is not None and sample_transform.views != 1:
-            raise ValueError(f"{sample_transform.views} views of samples with targets: only one can be had")
+            raise ValueError(f"{sample_transform.views} views of samples with targets: set views to 1")
         self.split, self.sample_transform, self.rows = split, sample_transform, rows
         self.seed, self.target, self.replace = seed, target, replace
 
@@ -109,7 +111,8 @@ class Samples(Dataset):
         }
 
     def _decoded(self, place: int, bad: list[str]) -> tuple[int, torch.Tensor | None]:
-        """The image at that place, or the next that decodes; None where none does or may stand in."""
+        """Decode the image at that place, or the next that decodes; None where none does or may replace
+        it."""
         for step in range(len(self.rows) if self.replace else 1):
             row = int(self.rows[(place + step) % len(self.rows)])
             try:
@@ -120,7 +123,7 @@ class Samples(Dataset):
 
 
 def collate(made: Sequence[Sample]) -> Batch:
-    """A batch's "images", "noise" and "targets", as far as there are any; nothing of no samples."""
+    """Collate the "images", "noise" and "targets" of a batch, if any; {} for no samples."""
     batch: Batch = {}
     if not made:
         return batch
@@ -137,11 +140,11 @@ def collate(made: Sequence[Sample]) -> Batch:
 
 
 def _with_targets(images: list[torch.Tensor], targets: list[Any]) -> tuple[Any, list[Any]]:
-    """Images stacked where they are of one size; what is not stacked shares memory where it must travel."""
+    """Stack images of one size; in a worker, put tensors that are not stacked into one shared block."""
     alike = len({image.shape for image in images}) == 1
     if get_worker_info() is None:
         return torch.stack(images) if alike else images, targets
-    # As they are, every tensor would be sent as an open file of its own, of which a process has few.
+    # Sent one by one, every tensor would need an open file of its own, and a process may open few.
     places: list[tuple[Any, Any]] = [] if alike else [(images, at) for at in range(len(images))]
     targets = [dict(one) if isinstance(one, dict) else one for one in targets]
     for one in targets:
@@ -154,10 +157,10 @@ def _with_targets(images: list[torch.Tensor], targets: list[Any]) -> tuple[Any, 
 
 
 def _stack(images: list[torch.Tensor]) -> torch.Tensor:
-    """Equal images (3, h, w) -> (n, 3, h, w), made where the main process can read it."""
+    """Stack images (3, h, w) of one size into (n, 3, h, w), in memory that the main process can read."""
     if get_worker_info() is None:
         return torch.stack(images)
-    # In a worker: straight into shared memory, which spares the copy on the way to the main process.
+    # In a worker: straight into shared memory, which saves the copy to the main process.
     size = sum(image.nbytes for image in images)
     storage = images[0].untyped_storage()._new_shared(size)
     out = torch.empty(0, dtype=images[0].dtype).set_(storage).view(len(images), *images[0].shape)
@@ -165,7 +168,7 @@ def _stack(images: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _in_one_block(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Copies of the tensors in one piece of shared memory."""
+    """Copy the tensors into one block of shared memory."""
     starts = np.cumsum([0] + [-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in tensors]).tolist()
     if starts[-1] == 0:
         return tensors

@@ -1,4 +1,4 @@
-"""The process's random generators, set for one sample and given back afterwards."""
+"""The random generators of the process, seeded for one sample and restored afterwards."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 
 def seed_generators(*entropy: int) -> None:
-    """Set torch's, numpy's and random's global generators from non-negative integers.
+    """Seed the global generators of torch, numpy and random from non-negative integers.
 
-    Each gets its own draw of a hash of them all, so that close positions give unrelated streams.
+    Each gets its own draw from a hash of all integers, so that close positions give unrelated streams.
     """
     first, second, third = np.random.SeedSequence(entropy).generate_state(3).tolist()
     torch.default_generator.manual_seed(first)  # torch.manual_seed also seeds every GPU, .17 ms each time
@@ -23,7 +23,7 @@ def seed_generators(*entropy: int) -> None:
 
 @contextmanager
 def preserved_generators() -> Iterator[None]:
-    """Whatever happens to the three generators inside, the caller finds them as they were."""
+    """Restore the three generators on exit to their state on entry."""
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Visual tokens of a split, computed once and kept: an .npy file for each shard, read by row."""
+"""The cache of a split's visual tokens: computed once, an .npy file for each shard, read by row."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from mae.data.shards.split import Split
 from mae.files import atomic_write
 
-_OPEN = 32  # shards whose tokens stay mapped; a plan goes through few at a time
+_OPEN = 32  # shards whose tokens stay mapped; the epoch order reads few at a time
 
 
 class CachedTokens:
-    """The tokens of a split's rows, from `folder`, where `cache_tokens` wrote them.
+    """The tokens of a split's rows, from the `folder` that `cache_tokens` filled.
 
-    Raises FileNotFoundError for a shard without tokens, when it is first asked for.
+    Raises FileNotFoundError at the first read of a shard without tokens.
     """
 
     def __init__(self, folder: Path, split: Split) -> None:
@@ -27,7 +27,7 @@ class CachedTokens:
         self._read = lru_cache(_OPEN)(self._mapped)
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """Rows (n,) of the split -> codes (n, L) int64."""
+        """Look up the codes (n, L) int64 of rows (n,) of the split."""
         places = zip(self._shard[rows].tolist(), self._place[rows].tolist(), strict=True)
         return np.stack([self._read(shard)[place] for shard, place in places]).astype(np.int64)
 
@@ -36,22 +36,22 @@ class CachedTokens:
 
 
 def file_name(shard: str) -> str:
-    """Of a shard's tokens: train-000001.tar -> train-000001.npy."""
+    """Name the file of a shard's tokens: train-000001.tar -> train-000001.npy."""
     return f"{Path(shard).stem}.npy"
 
 
 def missing(folder: Path, split: Split, rank: int = 0, world: int = 1) -> np.ndarray:
-    """This rank's rows of the split, ascending, in shards whose tokens are not kept yet."""
+    """List this rank's rows of the split, ascending, in shards whose tokens are not cached yet."""
     there = [(folder / file_name(name)).is_file() for name in split.shards]
-    mine = np.array([not kept and at % world == rank for at, kept in enumerate(there)], dtype=bool)
+    mine = np.array([not cached and at % world == rank for at, cached in enumerate(there)], dtype=bool)
     return np.flatnonzero(mine[split.shard_of])
 
 
 def cache_tokens(folder: Path, split: Split, found: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[str]:
-    """Write the tokens of whole shards; yields each one's name once it is written, whole or not at all.
+    """Write the tokens of whole shards; yield the name of each shard when its file is written.
 
     found: (rows (n,), codes (n, L)) with the rows of `missing`, in order; rows that could not be decoded are
-    left out, and have zeros, which nobody asks for.
+    left out of it and get zeros, which are never read.
     """
     shard_of, place = split.shard_of, _places(split.shard_of)
     counts = np.bincount(shard_of, minlength=len(split.shards))
@@ -62,7 +62,7 @@ def cache_tokens(folder: Path, split: Split, found: Iterable[tuple[np.ndarray, n
             if shard not in open_:
                 open_[shard] = np.zeros((counts[shard], codes.shape[1]), dtype=np.uint16)
             open_[shard][place[rows[here]]] = codes[here]
-        for shard in sorted(open_)[:-1]:  # the last may go on in the next batch
+        for shard in sorted(open_)[:-1]:  # the last may continue in the next batch
             yield _write(folder, split.shards[shard], open_.pop(shard))
     for shard, array in sorted(open_.items()):
         yield _write(folder, split.shards[shard], array)
@@ -75,7 +75,7 @@ def _write(folder: Path, shard: str, array: np.ndarray) -> str:
 
 
 def _places(shard_of: np.ndarray) -> np.ndarray:
-    """Each row's place among the rows of its shard, (n,) int64."""
+    """Number each row among the rows of its shard, (n,) int64."""
     order = np.argsort(shard_of, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(shard_of))])
     places = np.empty(len(shard_of), dtype=np.int64)

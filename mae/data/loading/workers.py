@@ -1,7 +1,7 @@
-"""The loader's worker processes: how they start, and that a signal to their group does not end them.
+"""The loader's worker processes: their start method, and their shield from signals to the process group.
 
 A pre-emption or a Ctrl-C reaches every process of the group. The training then saves its state at the end of
-its step, for which it may still need a batch; a worker that died of the same signal would take that away.
+its step, for which it may still need a batch; a worker that died of the same signal could not deliver it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
-# The main thread, and those that feed another loader's queues: a worker never touches what they lock.
+# The main thread, and those that feed another loader's queues: a worker never touches their locks.
 _HARMLESS = ("MainThread", "QueueFeederThread")
 _SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """What is started in this block, a fork server too, is born with SIGTERM and SIGINT blocked."""
+    """Start processes in this block, a fork server too, with SIGTERM and SIGINT blocked."""
     resource_tracker.ensure_running()  # started later, it would unblock them again
     former = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
@@ -35,10 +35,9 @@ def signals_blocked() -> Iterator[None]:
 
 
 def obey_parent_only(parent: int, worker: int) -> None:
-    """A `worker_init_fn`, with functools.partial(obey_parent_only, os.getpid()): end on that process's signal
-    alone.
+    """End this worker on a signal of its parent alone: a `worker_init_fn`, by partial(..., os.getpid()).
 
-    The parent's own terminate() must go on working, or leaving a loader early would hang.
+    The parent's own terminate() must still work, or leaving a loader early would hang.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
@@ -51,11 +50,11 @@ def obey_parent_only(parent: int, worker: int) -> None:
 
 
 def start_method(*parts: Any) -> Any:
-    """How worker processes start that are sent those parts: a dataset and what it calls.
+    """Choose the start method of worker processes that receive those parts: a dataset and its callables.
 
-    By fork, at no cost, where this process runs no threads of its own and no GPU. Else a fork could copy
-    a lock that another thread holds: then workers are forked off a fresh server process, which first
-    imports once what they need (5 s of CPU for torch, 13 with torchvision, 20 with timm).
+    Fork, at no cost, where this process runs no threads of its own and no GPU. Otherwise a fork could copy a
+    lock that another thread holds: then workers are forked off a fresh server process, which imports their
+    modules once (5 s of CPU for torch, 13 with torchvision, 20 with timm).
     """
     others = [thread for thread in threading.enumerate() if thread.name not in _HARMLESS]
     if sys.platform == "linux" and not others and not torch.cuda.is_initialized():

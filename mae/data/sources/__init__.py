@@ -1,1 +1,1 @@
-"""Raw sets of images, as they are handed out."""
+"""Sources: raw sets of images in the layouts of their publishers."""

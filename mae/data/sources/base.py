@@ -1,7 +1,7 @@
-"""Where raw images lie: each source streams what it holds as entries, in one stated order.
+"""The base of all sources: each streams its images as entries, in an order that depends on names alone.
 
-A source lists; it opens no image. Listings hold names, sizes and times only, so listing ImageNet takes
-seconds, and they are streamed: one directory is sorted at a time.
+A source lists, and opens no image. A listing holds names, sizes and times only, so listing ImageNet takes
+seconds; it is streamed, with one directory sorted at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 SPLITS = ("train", "val")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-# Images that a shard mostly cannot hold: listed too, so that sharding (by content) reports each by name.
+# Formats that shards mostly cannot hold: listed too, so that sharding (by content) rejects each by name.
 _OTHER = (
     ".avif .bmp .cr2 .dng .gif .heic .heif .ico .j2k .jfif .jp2 .jxl .nef .pgm .ppm .psd .svg .tga .tif .tiff"
 )
@@ -25,22 +25,22 @@ BROKEN_LINK = -1
 
 
 class SourceError(ValueError):
-    """The source does not look as its kind must; the message names the path and what was expected."""
+    """A source without the layout of its kind; the message names the path and the expected layout."""
 
 
 class Faults:
-    """What is wrong with one file or folder, gathered so that one error tells of all of it."""
+    """The faults of one file or folder, collected so that one error names all of them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._found: dict[str, list[str]] = {}
 
     def add(self, what: str, example: str) -> None:
-        """what: plural, as of 'images without a label map'; example: which one it is."""
+        """Add a fault. what: plural, such as 'images without a label map'; example: the faulty one."""
         self._found.setdefault(what, []).append(example)
 
     def raise_if_any(self) -> None:
-        """Raises SourceError with the number of each fault and up to three examples, where there are any."""
+        """Raise SourceError with the number of each fault and up to three examples, if there are any."""
         if self._found:
             said = (
                 f"{len(all_of)} {what}: {', '.join(all_of[:3])}{', ...' if len(all_of) > 3 else ''}"
@@ -52,11 +52,10 @@ class Faults:
 class Entry(NamedTuple):
     """One listed image.
 
-    size: bytes, or BROKEN_LINK. offset: where its bytes begin in the file `container` (a path below the
-    root), or -1 and "" where the image is a file of its own at `path` (below the root). annotation: JSON of
-    what belongs to the image, as its source states it: "" where the source has classes or nothing;
-    {"image_id", "width", "height", "annotations"} (see `coco`); {"map", "size", "mtime_ns"} (see
-    `label_maps`).
+    size: bytes, or BROKEN_LINK. offset: start of its bytes in the file `container` (a path below the root),
+    or -1 and "" where the image is a file of its own at `path` (below the root). annotation: JSON of the
+    image's annotations as its source gives them: "" where the source has classes or no labels; {"image_id",
+    "width", "height", "annotations"} (see `coco`); {"map", "size", "mtime_ns"} (see `label_maps`).
     """
 
     split: str
@@ -70,32 +69,32 @@ class Entry(NamedTuple):
 
 
 class Source(Protocol):
-    """What every kind of source offers. `ignored` is complete once `entries` has been exhausted."""
+    """The interface of a source. `ignored` counts other files, completely once `entries` is exhausted."""
 
     kind: str
     root: Path
     ignored: int
 
     def entries(self) -> Iterator[Entry]:
-        """Every image, in an order that depends on names alone. Raises SourceError."""
+        """Stream every image, in an order that depends on names alone. Raises SourceError."""
 
     def unchanged_key(self) -> dict[str, list[int]]:
-        """Name -> numbers of all that decides the listing, such as a file's [size, mtime_ns]: while they
-        stay, it is not read again. {} of a source that knows none before `entries`."""
+        """Return name -> numbers, such as a file's [size, mtime_ns], of all that decides the listing: while
+        they stay equal, the source is not read again. {} where they are unknown before `entries`."""
 
     def class_info(self) -> dict[str, dict]:
-        """Class name -> whatever the source knows of it (id, words); {} where it knows nothing."""
+        """Return class name -> details from the source (id, words); {} where there are none."""
 
     def annotation_info(self) -> dict[str, Any]:
-        """{} of a source of classes. Else, complete once `entries` has been exhausted:
+        """Describe the annotations, once `entries` is exhausted; {} for a source of classes.
 
-        task: "detect" or "segment"; categories: [{"id", "name"}] by ascending id, which is the official id or
-        the value in label maps; for "segment" ignore: the values that mean "not labelled".
+        task: "detect" or "segment"; categories: [{"id", "name"}] by ascending id, the official id or the
+        value in label maps; for "segment" ignore: the values that mean "not labelled".
         """
 
 
 class FoundFile(NamedTuple):
-    """A file met on a walk: its path below the root, with size and time."""
+    """A file of a walk: its path below the root, with size and time."""
 
     path: str
     size: int
@@ -103,27 +102,27 @@ class FoundFile(NamedTuple):
 
 
 def is_image(name: str) -> bool:
-    """Whether the file name is an image's, of a kind that shards hold or of another."""
+    """Tell whether the file name is that of an image, of a format that shards hold or of another."""
     extension = os.path.splitext(name)[1].lower()
     return extension in EXTENSIONS or extension in OTHER_IMAGES
 
 
 def held_out(path: str, fraction: float) -> bool:
-    """Whether this path belongs to the validation part: by hash, so it does not move when files are added."""
+    """Tell whether this path belongs to val: by hash, so that it stays there when files are added."""
     digest = hashlib.sha256(os.fsencode(path)).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def directories(path: Path) -> list[str]:
-    """Names of the visible directories in a directory (links followed), sorted."""
+    """List the names of visible directories in a directory (links followed), sorted."""
     with os.scandir(path) as scan:
         return sorted(entry.name for entry in scan if entry.is_dir() and not entry.name.startswith("."))
 
 
 def walk(root: Path, top: str) -> Iterator[FoundFile]:
-    """Every visible file below root/top, names sorted within each directory; links are followed.
+    """Stream every visible file below root/top, names sorted within each directory; links are followed.
 
-    A directory that contains itself by a link is entered once. Hidden names (leading dot) are passed over.
+    A directory that contains itself by a link is entered once. Hidden names (leading dot) are skipped.
     """
     yield from _walk(root, top, ())
 
@@ -146,7 +145,7 @@ def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterato
                 continue
             status = entry.stat()
         except OSError:
-            if not entry.is_symlink():  # a directory that may not be read is an error, not a gap
+            if not entry.is_symlink():  # a directory without read permission is an error, not a gap
                 raise
             yield FoundFile(path, BROKEN_LINK, 0)
             continue
@@ -154,7 +153,7 @@ def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterato
 
 
 def stat_digest(files: Iterable[FoundFile]) -> list[int]:
-    """[A number made of names, sizes and times]: another one for any other files."""
+    """Digest names, sizes and times into [a number] that differs for any other files."""
     digest = hashlib.sha256()
     for found in files:
         digest.update(os.fsencode(f"{found.path}\0{found.size}\0{found.mtime_ns}\0"))
@@ -162,7 +161,7 @@ def stat_digest(files: Iterable[FoundFile]) -> list[int]:
 
 
 def file_at(root: Path, path: str) -> FoundFile | None:
-    """The file that a list names by its path below the root; None where there is none below it."""
+    """Find the file that a list names by its path below the root; None where there is none."""
     path = posixpath.normpath(path)
     if path.startswith(("/", "../")):
         return None
@@ -174,20 +173,20 @@ def file_at(root: Path, path: str) -> FoundFile | None:
 
 
 def require_directory(path: Path, expected: str) -> None:
-    """Raises SourceError unless `path` is a directory."""
+    """Raise SourceError unless `path` is a directory."""
     if not path.is_dir():
         what = "is not a directory" if path.exists() else "does not exist"
         raise SourceError(f"{path}: {what}; expected {expected}")
 
 
 def refuse_val_fraction(kind: str, val_fraction: float) -> None:
-    """Raises SourceError where a share of a set that has a val split of its own is to be held out."""
+    """Raise SourceError for a `val_fraction` of a set that has an official val split."""
     if val_fraction:
         raise SourceError(f"{kind} has an official val split: val_fraction must be 0")
 
 
 def checked_fraction(value: float) -> float:
-    """The value, once it is known to be a fraction. Raises SourceError."""
+    """Return the value if it is a fraction. Raises SourceError."""
     if not 0.0 <= value < 1.0:
         raise SourceError(f"val_fraction is {value}: it must be at least 0 and below 1")
     return value

@@ -1,4 +1,4 @@
-"""Images in class folders, read where they lie: for sets that are judged on, without listing or shards."""
+"""Images in class folders, read in place: for evaluation sets without listing or shards."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mae.data.sources.base import SourceError, directories, is_image, require_di
 class ClassFolders:
     """The images of `root/<class>/`, by row, in the order of their names: `Images` for a loader.
 
-    labels: class name -> label. classes: names of the folders that there are, sorted. digest: sha256 over the
-    paths and sizes, 16 hex digits. Holds the paths of this one tree.
+    labels: class name -> label. classes: the sorted names of the folders. digest: sha256 over the paths and
+    sizes, 16 hex digits.
 
     Raises: SourceError naming folders that are no known class, or that hold no image.
     """
@@ -30,7 +30,7 @@ class ClassFolders:
         strange = [name for name in self.classes if name not in labels]
         if strange:
             named = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
-            raise SourceError(f"{self.root}: {named}: none of the {len(labels)} classes that are known")
+            raise SourceError(f"{self.root}: {named}: not among the {len(labels)} known classes")
         self._paths: list[str] = []
         found_labels: list[int] = []
         digest = hashlib.sha256()
@@ -50,7 +50,7 @@ class ClassFolders:
         return len(self._paths)
 
     def read(self, row: int) -> bytes:
-        """The encoded image of a row."""
+        """Read the encoded image of a row."""
         return (self.root / self._paths[row]).read_bytes()
 
     def label(self, row: int) -> int:

@@ -1,4 +1,4 @@
-"""COCO-style detection sets: an instances json beside a folder of images, for each split."""
+"""COCO-style detection sets: an instances json and a folder of images for each split."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _NAMES = {"train": ("train",), "val": ("val", "valid")}
 
 
 class CocoSource:
-    """COCO 2017 as it is handed out, or anything of its form.
+    """The COCO 2017 set, or any set in its form.
 
-    The images are those that the json lists. An entry's annotation is JSON: image_id (int or str), width,
+    The json lists the images. An entry's annotation is JSON: image_id (int or str), width,
     height (pixels), annotations [{"id", "category_id", "bbox" [x, y, w, h] in pixels, "area", "iscrowd",
-    "segmentation": polygons, run lengths or nothing}] in the file's order. Whether those fit the image is
-    found when it is sharded; that the file hangs together is found here. Without a json for val, a fraction
-    `val_fraction` of train's images is held out by a hash of their names.
+    "segmentation": polygons, run lengths or nothing}] in the file's order. The json is checked here;
+    sharding checks that annotations fit their image. Without a json for val, a fraction `val_fraction` of
+    train's images is held out by a hash of their names.
     """
 
     kind = "coco"
@@ -61,7 +61,7 @@ class CocoSource:
             yield from self._split("val", *val, fraction=0.0)
 
     def unchanged_key(self) -> dict[str, list[int]]:
-        """Looks at every file but into none: parsing the jsons of all of COCO takes a minute and 4 GB."""
+        """Read sizes and times alone: parsing the jsons of all of COCO takes a minute and 4 GB."""
         require_directory(self.root, _EXPECTED)
         key: dict[str, list[int]] = {f"val_fraction {self.val_fraction}": []}
         for file, folder in filter(None, (_places(self.root, split) for split in SPLITS)):
@@ -101,7 +101,7 @@ class CocoSource:
             yield Entry(target, path, None, found.size, found.mtime_ns, annotation=annotation)
 
     def _agree(self, file: Path, categories: dict[int, str]) -> None:
-        """Take train's table; raises SourceError where val's says anything else."""
+        """Take train's table; raise SourceError where val's differs."""
         if not self._categories:
             self._categories = categories
         for number, name in categories.items():
@@ -113,7 +113,7 @@ class CocoSource:
 
 
 def _places(root: Path, split: str) -> tuple[Path, str] | None:
-    """The split's json and its folder of images (below the root); None where there is neither."""
+    """Find the split's json and its folder of images (below the root); None where neither exists."""
     wanted = [
         (f"annotations/instances_{name}{year}.json", f"{name}{year}")
         for name in _NAMES[split]
@@ -142,7 +142,7 @@ def _places(root: Path, split: str) -> tuple[Path, str] | None:
 def _placed(
     file: Path, images: list[dict[str, Any]], files: dict[str, FoundFile], folder: str
 ) -> dict[str, dict[str, Any]]:
-    """Path of the image's file below the root -> the json's row. Raises SourceError for files not there."""
+    """Match files to the json: path below the root -> row. Raises SourceError for missing files."""
     faults = Faults(file)
     placed: dict[str, dict[str, Any]] = {}
     for image in images:

@@ -1,4 +1,4 @@
-"""What an instances json of COCO's form says: its tables, checked for hanging together."""
+"""Instances jsons in COCO's form: their tables, checked for consistency."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FIELDS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 
 
 def read_tables(file: Path) -> dict[str, list[dict[str, Any]]]:
-    """The three tables of an instances json. Raises SourceError where they are not there."""
+    """Read the three tables of an instances json. Raises SourceError where one is missing."""
     try:
         about = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -28,7 +28,7 @@ def read_tables(file: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def category_names(file: Path, table: list[dict[str, Any]]) -> dict[int, str]:
-    """Official id -> name."""
+    """Read the table of categories: official id -> name."""
     faults = Faults(file)
     names: dict[int, str] = {}
     for row in table:
@@ -44,7 +44,7 @@ def category_names(file: Path, table: list[dict[str, Any]]) -> dict[int, str]:
 
 
 def annotations_by_image(file: Path, about: dict[str, Any], categories: set[int]) -> dict[Any, list[dict]]:
-    """Image id -> its annotations, reduced to the fields that count."""
+    """Group the annotations by image id, reduced to the fields in use."""
     faults = Faults(file)
     ids: set[int | str] = set()
     for image in about["images"]:
@@ -89,7 +89,7 @@ def _image_fault(image: dict[str, Any]) -> str | None:
 
 
 def _annotation_fault(row: dict[str, Any]) -> str | None:
-    """What is wrong with the form of an annotation; whether it fits its image is another question."""
+    """Name the fault in the form of an annotation, if any; sharding checks that it fits its image."""
     box = row["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(_number(side) for side in box):
         return f"bbox is {box!r}: expected [x, y, width, height]"

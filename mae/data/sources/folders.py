@@ -1,4 +1,4 @@
-"""Images as files in folders: a folder for each class, or images without labels."""
+"""Folders of images: a folder for each class, or images without labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mae.data.sources.base import (
 
 
 class _Folder:
-    """What both have: a root, a share held out by name, and nothing to add to manifest or index."""
+    """The common part of both kinds: a root, and a fraction held out by name."""
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         self.root = Path(root)
@@ -42,7 +42,7 @@ class FolderSource(_Folder):
     """ImageNet-style class folders: `train/<class>/...` and `val/<class>/...`.
 
     The class is the first folder; files may lie deeper. Tiny-ImageNet's `val/images` with
-    `val/val_annotations.txt` is read too. With no `val`, or with neither (the root's folders are then the
+    `val/val_annotations.txt` is supported. Without `val`, or without both (the root's folders are then the
     classes), a fraction `val_fraction` of the files is held out by a hash of their names.
     """
 
@@ -52,11 +52,11 @@ class FolderSource(_Folder):
         require_directory(self.root, "class folders, or train/<class>/ and val/<class>/")
         names = directories(self.root)
         if "train" not in names and "val" in names:
-            raise SourceError(f"{self.root}: has val/ but no train/; expected train/<class>/ beside it")
+            raise SourceError(f"{self.root}: has val/ but no train/; expected train/<class>/ next to it")
         if "train" not in names:
             yield from self._labelled("", held_out_too=True)
             return
-        self.ignored += sum(1 for _ in self._beside(("train", "val")))
+        self.ignored += sum(1 for _ in self._other_files(("train", "val")))
         yield from self._labelled("train", held_out_too="val" not in names)
         if "val" not in names:
             return
@@ -66,7 +66,7 @@ class FolderSource(_Folder):
         else:
             yield from self._labelled("val", held_out_too=False)
 
-    def _beside(self, taken: tuple[str, ...]) -> Iterator[FoundFile]:
+    def _other_files(self, taken: tuple[str, ...]) -> Iterator[FoundFile]:
         with os.scandir(self.root) as scan:
             names = sorted(entry.name for entry in scan if entry.name not in taken)
         for name in names:
@@ -108,7 +108,7 @@ class FolderSource(_Folder):
 
 
 class FlatSource(_Folder):
-    """A folder of images without labels, searched to any depth; `val_fraction` held out by name."""
+    """A folder of images without labels, of any depth; a fraction `val_fraction` is held out by name."""
 
     kind = "flat"
 

@@ -1,5 +1,5 @@
-"""ILSVRC-2012 as it is handed out: `ILSVRC2012_img_train.tar` (a tar of one tar per class),
-`ILSVRC2012_img_val.tar` and the devkit, read where they lie.
+"""ILSVRC-2012 in its official archives: `ILSVRC2012_img_train.tar` (a tar of one tar per class),
+`ILSVRC2012_img_val.tar` and the devkit, read in place.
 
 Nothing is extracted: an entry is an offset into one of the two tars.
 """
@@ -25,8 +25,8 @@ _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 class ImageNetTarSource:
     """The official tars in one folder, with the devkit as a folder or as `.tar.gz`.
 
-    Classes are wnids (`n01440764`); the devkit's own numbering is used for the ground truth only and is
-    handed on by `class_info`.
+    Classes are wnids (`n01440764`); the devkit's own numbers serve the ground truth only; `class_info` passes
+    them on.
     """
 
     kind = "imagenet_tar"
@@ -94,7 +94,7 @@ class ImageNetTarSource:
         raise SourceError(f"{packed}: holds no {DEVKIT}/{name}")
 
     def _synsets(self) -> dict[int, tuple[str, str]]:
-        """ILSVRC2012_ID -> (wnid, words) of the leaf classes."""
+        """Read ILSVRC2012_ID -> (wnid, words) of the leaf classes."""
         from scipy.io import loadmat
 
         try:
@@ -146,7 +146,7 @@ class ImageNetTarSource:
 
 
 def _members(file: IO[bytes] | _FilePart, name: Path) -> Iterator[tarfile.TarInfo]:
-    """The regular files of a tar by their headers alone; raises SourceError where one is cut short."""
+    """Stream the regular files of a tar from their headers alone; raise SourceError where it is cut short."""
     file.seek(0, os.SEEK_END)
     end = file.tell()
     file.seek(0)
@@ -158,7 +158,7 @@ def _members(file: IO[bytes] | _FilePart, name: Path) -> Iterator[tarfile.TarInf
                     raise SourceError(f"{name}: cut short within {member.name}; fetch it again")
                 if member.isreg():
                     yield member
-            # tarfile takes a file that stops between two members, or within a header, for a whole one.
+            # For tarfile a file that stops between two members, or within a header, is whole.
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise SourceError(f"{name}: cut short at byte {tar.offset}; fetch it again")
@@ -167,7 +167,7 @@ def _members(file: IO[bytes] | _FilePart, name: Path) -> Iterator[tarfile.TarInf
 
 
 class _FilePart(io.RawIOBase):
-    """A part of an open file, seen as a file of its own. Reads only what it is asked for."""
+    """A part of an open file as a file of its own. It reads only the bytes asked for."""
 
     def __init__(self, file: IO[bytes], start: int, size: int):
         self._file, self._start, self._size, self._at = file, start, size, 0

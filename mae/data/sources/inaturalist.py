@@ -23,13 +23,13 @@ _NAMES = "categories.json"
 
 
 class _INaturalist:
-    """One year's set as the competition hands it out (github.com/visipedia/inat_comp).
+    """One year's set in the layout of the competition (github.com/visipedia/inat_comp).
 
     `train<year>.json` and `val<year>.json` lie in the root, in `annotations/` or in `train_val<year>/`; their
-    `file_name` says where an image lies below the root. A class is its official number and name
-    ("0042 Danaus plexippus"), so that labels count as the official ones do; names come from `categories.json`
-    where there is one, for some years' jsons know numbers alone. What the jsons do not list (the test set) is
-    not looked at.
+    `file_name` is the path of an image below the root. A class is its official number and name
+    ("0042 Danaus plexippus"), so that labels sort as the official ones do; names come from `categories.json`,
+    if it exists, since the jsons of some years hold numbers alone. Images that no json lists (the test set)
+    are ignored.
     """
 
     kind: str
@@ -68,7 +68,7 @@ class _INaturalist:
         return found
 
     def _class_names(self, file: Path, table: list[dict[str, Any]]) -> dict[int, str]:
-        """Official number -> class. Raises SourceError where val has another table than train."""
+        """Map official numbers to classes. Raises SourceError where val has another table than train."""
         names = category_names(file, table)
         names |= {number: name for number, name in self._better_names().items() if number in names}
         groups = {int(row["id"]): row.get("supercategory") for row in table}
@@ -124,19 +124,25 @@ class _INaturalist:
 
 
 class INat2017Source(_INaturalist):
+    """iNaturalist 2017."""
+
     kind = "inat2017"
 
 
 class INat2018Source(_INaturalist):
+    """iNaturalist 2018."""
+
     kind = "inat2018"
 
 
 class INat2019Source(_INaturalist):
+    """iNaturalist 2019."""
+
     kind = "inat2019"
 
 
 def _category_of_image(annotations: list[dict[str, Any]], faults: Faults) -> dict[Any, Any]:
-    """Image id -> number of its category."""
+    """Map image ids to the numbers of their categories."""
     numbers: dict[Any, Any] = {}
     for row in annotations:
         image_id, number = row.get("image_id"), row.get("category_id")

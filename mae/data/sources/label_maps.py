@@ -1,4 +1,4 @@
-"""Segmentation sets: images with a label map each, a PNG whose pixel values are class numbers."""
+"""Segmentation sets: images with a label map each, a PNG with class numbers as pixel values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mae.data.sources.base import (
     walk,
 )
 
-MAX_CLASSES = 255  # category indices are kept in 8 bits, of which 255 means "not labelled"
+MAX_CLASSES = 255  # category indices are stored in 8 bits, and 255 means "not labelled"
 # In the order of their values 0..10; 11 is void (SegNet's release of CamVid).
 CAMVID = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian",
@@ -30,12 +30,12 @@ CAMVID = (
 
 
 class LabelMapSource:
-    """People's own data: images/{train,val}/ and labels/{train,val}/ with a map <same stem>.png for each
-    image, classes.txt, whose line k (from 0) names value k, 255 meaning "not labelled".
+    """A user's own data: images/{train,val}/, labels/{train,val}/ with a map <same stem>.png for each image,
+    and classes.txt, whose line k (from 0) names value k; 255 means "not labelled".
 
-    Files may lie deeper, in both alike. With no images/val, or neither (images/ and labels/ themselves), a
+    Files may lie deeper, in both folders alike. Without images/val, or with images/ and labels/ alone, a
     fraction `val_fraction` is held out by a hash of the names. An entry's annotation is JSON: map (path below
-    the root), size (bytes), mtime_ns. The maps are read when they are sharded.
+    the root), size (bytes), mtime_ns. Sharding reads the maps.
     """
 
     kind = "label_maps"
@@ -73,7 +73,7 @@ class LabelMapSource:
             yield from self._split(split, images, labels, fraction)
 
     def unsplit(self) -> tuple[str, str]:
-        """Folders of images and maps where nothing is split yet."""
+        """Name the folders of images and maps of a set without splits."""
         return "images", "labels"
 
     def unchanged_key(self) -> dict[str, list[int]]:
@@ -86,7 +86,7 @@ class LabelMapSource:
         return {"task": "segment", "categories": self.categories(), "ignore": list(self.ignore)}
 
     def categories(self) -> list[dict[str, Any]]:
-        """[{"id": value in the maps, "name"}]. Raises SourceError where the names cannot be read."""
+        """Read [{"id": value in the maps, "name"}]. Raises SourceError where the names cannot be read."""
         file = self.root / "classes.txt"
         names = [line.strip() for line in _lines(file)]
         return _numbered(file, dict(enumerate(names)))
@@ -126,9 +126,9 @@ class LabelMapSource:
 
 
 class Ade20kSource(LabelMapSource):
-    """ADE20K scene parsing as it is handed out: ADEChallengeData2016 (this folder or its parent is the root)
-    with images/ and annotations/ {training, validation}, value 0 meaning "other", 1..150 being the classes
-    that objectInfo150.txt names."""
+    """ADE20K scene parsing in its official layout: ADEChallengeData2016 (the root or a folder in it) with
+    images/ and annotations/ {training, validation}. Value 0 means "other"; objectInfo150.txt names the
+    classes 1..150."""
 
     kind = "ade20k"
     expected = "ADEChallengeData2016 with {images,annotations}/{training,validation}/ and objectInfo150.txt"
@@ -159,8 +159,8 @@ class Ade20kSource(LabelMapSource):
 
 
 class CamVidSource(LabelMapSource):
-    """CamVid in SegNet's layout: CamVid (this folder or its parent is the root) with train/, trainannot/,
-    val/, valannot/: 11 classes, 11 meaning void."""
+    """CamVid in SegNet's layout: CamVid (the root or a folder in it) with train/, trainannot/, val/,
+    valannot/; 11 classes, and value 11 means void."""
 
     kind = "camvid"
     expected = "CamVid with train/, trainannot/, val/, valannot/"
@@ -181,12 +181,12 @@ class CamVidSource(LabelMapSource):
 
 
 def _inside(root: Path, name: str) -> Path:
-    """The folder of that name in `root`, else `root` itself."""
+    """Enter the folder of that name in `root`, if it exists."""
     return root / name if (root / name).is_dir() else root
 
 
 def _lines(file: Path) -> list[str]:
-    """A text file's lines, without empty ones at the end."""
+    """Read a text file's lines, without empty ones at the end."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -195,9 +195,10 @@ def _lines(file: Path) -> list[str]:
 
 
 def _numbered(file: Path, names: dict[int, str]) -> list[dict[str, Any]]:
-    """The category table of value -> name. Raises SourceError for none, too many, empty or equal names."""
+    """Make the category table from value -> name. Raises SourceError for no, too many, empty or equal
+    names."""
     if not names or len(names) > MAX_CLASSES:
-        raise SourceError(f"{file}: names {len(names)} classes; 1 to {MAX_CLASSES} can be told apart")
+        raise SourceError(f"{file}: names {len(names)} classes; expected 1 to {MAX_CLASSES}")
     faults = Faults(file)
     for value, name in names.items():
         if not name:

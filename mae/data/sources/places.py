@@ -23,25 +23,25 @@ _LINE = re.compile(r"(.+?)[ ,\t]+(\d+)")
 
 
 class _Places:
-    """Lists and images as places.csail.mit.edu and places2.csail.mit.edu hand them out.
+    """Lists and images in the layouts of places.csail.mit.edu and places2.csail.mit.edu.
 
     A line of a list is a path and a number. A class is its official number and scene ("149 field/wild"), so
-    that labels count as the official ones do; scenes come from the table of categories or, without it, from
-    the folders that training images lie in.
+    that labels sort as the official ones do; scenes come from the table of categories or, without it, from
+    the folders of training images.
     """
 
     kind: str
     lists: tuple[str, str]  # of train and val
     table: str
     list_folders: tuple[str, ...]
-    image_folders: tuple[tuple[str, str], ...]  # of train and val, the first pair that is there
+    image_folders: tuple[tuple[str, str], ...]  # of train and val; the first existing pair counts
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         refuse_val_fraction(self.kind, val_fraction)
         self.root = Path(root)
         self.ignored = 0
         self._scenes: dict[int, str] = {}
-        self._complete = False  # whether a table said which scenes there are
+        self._complete = False  # whether a table lists all scenes
 
     def entries(self) -> Iterator[Entry]:
         require_directory(self.root, f"the official {' and '.join(self.lists)} and the images they list")
@@ -110,13 +110,15 @@ class _Places:
 
     def _fault(self, number: int, scene: str, found: FoundFile | None) -> str | None:
         if number not in self._scenes:
-            return "images of a class that there is not"
+            return "images of an unknown class"
         if scene and scene != self._scenes[number]:
             return "images in a folder of another class"
-        return None if found else "images whose file is not there"
+        return None if found else "images whose file is missing"
 
 
 class Places205Source(_Places):
+    """Places205."""
+
     kind = "places205"
     lists = ("train_places205.csv", "val_places205.csv")
     table = "categoryIndex_places205.csv"
@@ -127,6 +129,8 @@ class Places205Source(_Places):
 
 
 class Places365Source(_Places):
+    """Places365-Standard."""
+
     kind = "places365"
     lists = ("places365_train_standard.txt", "places365_val.txt")
     table = "categories_places365.txt"
@@ -140,7 +144,7 @@ class Places365Source(_Places):
 
 
 def _read_table(file: Path) -> dict[int, str]:
-    """Number -> scene, of lines such as "/f/field/wild 149"."""
+    """Read number -> scene from lines such as "/f/field/wild 149"."""
     faults = Faults(file)
     scenes: dict[int, str] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
@@ -157,7 +161,7 @@ def _read_table(file: Path) -> dict[int, str]:
 
 
 def _scene(folder: str) -> str:
-    """ "/f/field/wild" -> "field/wild": the letter that folders are gathered under is no part of the name."""
+    """Shorten "/f/field/wild" to "field/wild": the folder of the first letter is not part of the name."""
     return folder.strip("/").partition("/")[2]
 
 

@@ -1,8 +1,8 @@
 """Augmentation of images with objects: one geometry for pixels, polygons and masks; boxes follow the masks.
 
-Images are uint8 (3, H, W) of any size, targets those of `annotations.Objects`. What comes out is a square of
-`size` pixels: the image in its top left corner, the rest of one colour, by default the mean of ImageNet's,
-which is about zero once normalised. Randomness is drawn from torch's global generator.
+Images are uint8 (3, H, W) of any size, targets those of `annotations.Objects`. The result is a square of
+`size` pixels: the image in its top left corner, the rest in one colour, by default ImageNet's mean, which is
+about zero after normalization. Randomness comes from torch's global generator.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def large_scale_jitter(
     fill: Sequence[int] = _MEAN_COLOUR,
     max_objects: int = 500,
 ) -> Callable[[torch.Tensor, Target], Pair]:
-    """ViTDet's training augmentation (arXiv 2203.16527, after Copy-Paste's arXiv 2012.07177).
+    """Build ViTDet's training augmentation (arXiv 2203.16527, after Copy-Paste's arXiv 2012.07177).
 
-    The image is resized (bilinear) so that its longer side is `size` times a factor drawn from `scale`; of
-    what is larger than the square a random part is taken; half of all images are mirrored (`flip`).
+    The image is resized (bilinear) so that its longer side is `size` times a factor drawn from `scale`; a
+    random part is cut where it is larger than the square; half of all images are mirrored (`flip`).
 
     Gives (image uint8 (3, size, size), target): image_id; boxes (n, 4) float32, [left, top, right, bottom] in
-    pixels, tight around what is seen of the masks; labels (n,) int64, 0-based; masks (n, size, size) uint8, 0
-    or 1. Crowds are left out, as is what is no longer seen. Of more than max_objects the largest are kept:
-    masks take size x size bytes each.
+    pixels, tight around the visible masks; labels (n,) int64, 0-based; masks (n, size, size) uint8, 0
+    or 1. Crowds and invisible objects are left out. The largest `max_objects` remain: masks take size x size
+    bytes each.
 
-    Raises: ValueError for a size, scale or colour that cannot be.
+    Raises: ValueError for an impossible size, scale or colour.
     """
     if not 0 < scale[0] <= scale[1] or max_objects < 1:
         raise ValueError(f"scale {scale}: expected 0 < low <= high; max_objects {max_objects}: at least 1")
@@ -51,10 +51,11 @@ def large_scale_jitter(
 
 
 def detection_evaluation(size: int, *, fill: Sequence[int] = _MEAN_COLOUR) -> Callable[..., Pair]:
-    """The image with its longer side resized (bilinear) to `size`, in the corner of a square.
+    """Build the evaluation transform: the longer side resized (bilinear) to `size`, in the corner of a
+    square.
 
     A callable (image, target or None) -> (image uint8 (3, size, size), target): size, the original (H, W);
-    inner, the (h, w) of what shows the image, in pixels; image_id, where it was given.
+    inner, the (h, w) of the image in the square, in pixels; image_id, if given.
     """
     return _DetectionEvaluation(_checked(size, fill), tuple(fill))
 
@@ -127,7 +128,7 @@ class _LargeScaleJitter:
 
 @dataclass(frozen=True)
 class _View:
-    """Which part of the resized image is seen, and whether mirrored; all in pixels."""
+    """The visible part of the resized image, perhaps mirrored; all in pixels."""
 
     original: tuple[int, int]
     resized: tuple[int, int]
@@ -138,12 +139,12 @@ class _View:
     mirrored: bool
 
     def of(self, resized: torch.Tensor) -> torch.Tensor:
-        """The part of a resized image or mask (C, rows, columns)."""
+        """Cut the part from a resized image or mask (C, rows, columns)."""
         part = resized[:, self.top : self.top + self.height, self.left : self.left + self.width]
         return part.flip(-1) if self.mirrored else part
 
     def moved(self, polygon: Sequence[float]) -> np.ndarray:
-        """Corners [x, y, x, y ...] of the original image -> (n, 2) of the part."""
+        """Map corners [x, y, x, y ...] of the original image to (n, 2) of the part."""
         points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
         down, across = (new / old for new, old in zip(self.resized, self.original, strict=True))
         points = points * (across, down) - (self.left, self.top)
@@ -154,33 +155,34 @@ class _View:
 
 @dataclass(frozen=True)
 class _Patch:
-    """What is seen of an object: a mask (h, w) uint8 and the box (left, top, right, bottom) it fills."""
+    """The visible part of an object: a mask (h, w) uint8 and its box (left, top, right, bottom)."""
 
     mask: np.ndarray
     box: tuple[int, int, int, int]
 
 
 def _seen(annotation: Mapping[str, Any], view: _View) -> _Patch | None:
-    """What is seen of an object, None for nothing."""
+    """Find the visible part of an object, None for nothing."""
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, Mapping):
         return _seen_runs(segmentation, view)
     polygons = [view.moved(polygon) for polygon in segmentation]
-    # Rasterised in a window around it, an object costs its own size, not the image's.
+    # Rasterized in a box around it, an object costs its own size, not the image's.
     low = np.floor(np.min([points.min(0) for points in polygons], axis=0)).astype(int).clip(0)
     high = np.ceil(np.max([points.max(0) for points in polygons], axis=0)).astype(int) + 1
     width, height = (np.minimum(high, (view.width, view.height)) - low).tolist()
     if width < 1 or height < 1:
         return None
-    # COCO rounds corners to fifths of a pixel: done before the shift, the pixels are those without a window.
+    # COCO rounds corners to fifths of a pixel: done before the shift, the pixels equal those of the whole
+    # image.
     corners = [(np.trunc(5 * points + 0.5) / 5 - low).ravel().tolist() for points in polygons]
     mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(corners, height, width)))
     return _tight(mask, int(low[1]), int(low[0]))
 
 
 def _seen_runs(segmentation: Mapping[str, Any], view: _View) -> _Patch | None:
-    window = (view.top, view.height), (view.left, view.width)
-    found = visible_mask(segmentation, view.resized, window)
+    part = (view.top, view.height), (view.left, view.width)
+    found = visible_mask(segmentation, view.resized, part)
     if found is None:
         return None
     mask, top, left = found
@@ -190,7 +192,7 @@ def _seen_runs(segmentation: Mapping[str, Any], view: _View) -> _Patch | None:
 
 
 def _tight(mask: np.ndarray, top: int, left: int) -> _Patch | None:
-    """A mask whose corner lies at (top, left), cut to what is set in it; None where nothing is."""
+    """Cut a mask with its corner at (top, left) to its set pixels; None where there are none."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if len(rows) == 0:
         return None
@@ -200,7 +202,7 @@ def _tight(mask: np.ndarray, top: int, left: int) -> _Patch | None:
 
 
 def _sides(height: int, width: int, longest: float) -> tuple[int, int]:
-    """(height, width) scaled so that the longer side is `longest`, in whole pixels."""
+    """Scale (height, width) to a longer side of `longest`, in whole pixels."""
     factor = longest / max(height, width)
     return max(1, round(height * factor)), max(1, round(width * factor))
 

@@ -1,7 +1,7 @@
-"""Augmentation per use: callables from one decoded image, uint8 (3, H, W), to uint8 (3, h, w).
+"""Augmentation of one decoded image: callables from uint8 (3, H, W) to uint8 (3, h, w).
 
-They draw from the global generators of torch, random and numpy, which the loader seeds for every sample;
-they can be sent to worker processes. Everything stays uint8 until `Normalize`, which runs on the device.
+They draw from the global generators of torch, random and numpy, which the loader seeds for every sample, and
+can be sent to worker processes. Everything stays uint8 until `Normalize`, which runs on the device.
 Sizes are an int (a square side) or (height, width), in pixels.
 """
 
@@ -24,7 +24,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _BICUBIC = InterpolationMode.BICUBIC
 _SQUAREST = (3 / 4, 4 / 3)
-# A sliver that is resized whole would take gigabytes; beyond this aspect its ends are never in the crop.
+# Resizing a whole sliver would take gigabytes; beyond this aspect its ends are never in the crop.
 _MAX_ASPECT = 16
 
 
@@ -37,9 +37,9 @@ def pretraining(
     crop: str = "random",
     jitter: tuple[float, float, float, float] | None = None,
 ) -> Transform:
-    """MAE's pretraining augmentation (paper, section 4.1 and Table 1e).
+    """Build MAE's pretraining augmentation (paper, section 4.1 and Table 1e).
 
-    crop: "random" (random resized crop, the default), "fixed" (a window of the final size out of the image
+    crop: "random" (random resized crop, the default), "fixed" (a crop of the final size from the image
     resized to 256/224 of it) or "centre" (with flip=False the table's "none"). scale, ratio: area fraction
     and aspect of the random crop. jitter: brightness, contrast, saturation, hue strengths, or None.
     """
@@ -59,9 +59,10 @@ def pretraining(
 
 
 def byol_crop(size: Size, *, flip: bool = True) -> Transform:
-    """The linear probe's crop, as BYOL's: area 8-100 %, drawn once, sides clamped to the image's; and flip.
+    """Build the linear probe's crop, BYOL's: area 8-100 %, drawn once, sides clamped to the image's; and
+    flip.
 
-    Where torchvision draws again, this clamps, so crops are larger: mean area .526 of a square image.
+    torchvision draws again where this clamps, so crops are larger here: mean area .526 of a square image.
     """
     return _RandomCrop(_pair(size), (0.08, 1.0), _SQUAREST, flip=flip, sampler=_ClampedCrop)
 
@@ -75,10 +76,10 @@ def finetuning(
     rand_augment: str | None = "rand-m9-mstd0.5-inc1",
     mean: Sequence[float] = IMAGENET_MEAN,
 ) -> Transform:
-    """Random resized crop, flip, timm's RandAugment by its configuration string (None for none).
+    """Build random resized crop, flip, and timm's RandAugment by its configuration string (None for none).
 
-    mean: colour (0 to 1) that fills what RandAugment moves out of view. Random erasing, mixup and cutmix
-    work on whole batches, on the device, and are not part of this.
+    mean: colour (0 to 1) that fills the borders that RandAugment moves into view. Random erasing, mixup and
+    cutmix work on whole batches, on the device, and are not part of this.
     """
     height_width = _pair(size)
     crop = _RandomCrop(height_width, scale, ratio, flip=flip)
@@ -88,9 +89,9 @@ def finetuning(
 
 
 def evaluation(size: Size, *, crop_pct: float | None = None) -> Transform:
-    """The centre of the image resized (bicubic) so that it covers size / crop_pct.
+    """Build the centre crop of the image resized (bicubic) to cover size / crop_pct.
 
-    crop_pct: by default 224/256 up to 224 pixels and 1.0 above, as MAE evaluates.
+    crop_pct: by default 224/256 up to 224 pixels and 1.0 above, as in MAE's evaluation.
     """
     height_width = _pair(size)
     if crop_pct is None:
@@ -101,9 +102,9 @@ def evaluation(size: Size, *, crop_pct: float | None = None) -> Transform:
 
 
 class RandAugment:
-    """timm's RandAugment on a uint8 tensor, by way of PIL. timm is imported at the first call, not before."""
+    """timm's RandAugment on a uint8 tensor, by way of PIL. The first call imports timm."""
 
-    needs = ("timm.data.auto_augment",)  # heavy modules, which the loader's workers then import once for all
+    needs = ("timm.data.auto_augment",)  # heavy modules, which the loader's fork server imports once
 
     def __init__(self, config: str, size: int, mean: Sequence[float]) -> None:
         self.config, self.size, self.mean = config, size, tuple(mean)
@@ -130,14 +131,15 @@ class RandAugment:
 
 
 def _posterize(image: Any, bits: int, **_: Any) -> Any:
-    """Keep the highest bits. At full strength timm asks for 0, which was black until Pillow 13 refused it."""
+    """Keep the highest bits. At full strength timm asks for 0: black, but Pillow 13 refuses it."""
     from PIL import Image, ImageOps
 
     return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)
 
 
 class Normalize(nn.Module):
-    """uint8 images (N, C, H, W) of range 0-255 -> (value / 255 - mean) / std in float32, on their device."""
+    """Normalization of uint8 images (N, C, H, W) to (value / 255 - mean) / std in float32, on their
+    device."""
 
     scale: torch.Tensor
     shift: torch.Tensor
@@ -153,7 +155,7 @@ class Normalize(nn.Module):
         return images.float() * self.scale - self.shift
 
     def undo(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised images back to uint8, rounded and clamped to 0-255."""
+        """Map normalized images back to uint8, rounded and clamped to 0-255."""
         return ((images.float() + self.shift) / self.scale).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -175,8 +177,8 @@ class _RandomCrop:
         self.sampler = sampler(size, scale=tuple(scale), ratio=tuple(ratio))
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        # v2 draws the crop; torch itself resizes it: v2 on the way would take .15 ms an image to find the
-        # kernel and copy a part of a picture pixel by pixel.
+        # v2 draws the crop, torch resizes it: v2's own resizing would add .15 ms an image for dispatch and a
+        # slow copy of the part.
         at = self.sampler.make_params([image])
         bottom, right = at["top"] + at["height"], at["left"] + at["width"]
         part = image[None, :, at["top"] : bottom, at["left"] : right]
@@ -185,7 +187,7 @@ class _RandomCrop:
 
 
 class _ClampedCrop(v2.RandomResizedCrop):
-    """One draw; a side that does not fit becomes the image's."""
+    """A crop from one draw; a side that does not fit becomes the image's."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = flat_inputs[0].shape[-2:]
@@ -204,7 +206,7 @@ class _ClampedCrop(v2.RandomResizedCrop):
 
 
 class _Cover:
-    """Resize, keeping the aspect, to the smallest size that covers (height, width) / crop_pct."""
+    """A resize, with the aspect kept, to the smallest size that covers (height, width) / crop_pct."""
 
     def __init__(self, size: tuple[int, int], crop_pct: float) -> None:
         self.size = [int(side / crop_pct) for side in size]
@@ -223,7 +225,7 @@ class _Cover:
 
 
 class _Sequence:
-    """One transform after another."""
+    """Transforms in sequence."""
 
     def __init__(self, steps: Sequence[Transform]) -> None:
         self.steps = tuple(steps)

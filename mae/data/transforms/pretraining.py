@@ -1,4 +1,4 @@
-"""Augmentations by the name that `pretrain.augment` has: MAE's Table 1e and MoCo v3's two views."""
+"""The augmentations of `pretrain.augment` by name: MAE's Table 1e and MoCo v3's two views."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torchvision.transforms import v2
 
 from mae.data.transforms.image import Size, Transform, pretraining
 
-# Brightness, contrast, saturation, hue: MoCo v3's (arXiv 2104.02057). MAE's Table 1e does not tell its own.
+# Brightness, contrast, saturation, hue: MoCo v3's (arXiv 2104.02057). MAE's Table 1e does not give its own.
 JITTER = (0.4, 0.4, 0.2, 0.1)
 _SOLARIZE = 128
 
 
 class TwoViews:
-    """One image -> its two views: crop, flip, jitter, grey, blur, solarize (BYOL's, arXiv 2006.07733, B).
+    """Two views of one image: crop, flip, jitter, grey, blur, solarize (BYOL's, arXiv 2006.07733, B).
 
     The views differ: the first is always blurred, the second seldom, and only the second is solarized.
     scale: area fraction of the crops. Blur: standard deviation .1 to 2 pixels, over a tenth of the side.
@@ -45,7 +45,7 @@ class TwoViews:
 
 
 AUGMENTATIONS: dict[str, Callable[..., Transform | TwoViews]] = {
-    # What the table calls "none" is not mirrored either: set `flip` to false.
+    # The table's "none" is not mirrored either: set `flip` to false.
     "none": lambda size, *, scale, flip: pretraining(size, flip=flip, crop="centre"),
     "fixed_crop": lambda size, *, scale, flip: pretraining(size, flip=flip, crop="fixed"),
     "crop": pretraining,
@@ -57,9 +57,9 @@ AUGMENTATIONS: dict[str, Callable[..., Transform | TwoViews]] = {
 def augmentation(
     name: str, size: Size, *, views: int = 1, scale: tuple[float, float] = (0.2, 1.0), flip: bool = True
 ) -> tuple[Callable[[torch.Tensor], Any], int]:
-    """The transform of that name, and how often the loader must call it to get `views` views of an image.
+    """Build the transform of that name, and count the loader's calls for `views` views of an image.
 
-    "two_views" gives both in one call; any other gives one a call, so that views differ by chance alone.
+    "two_views" makes both in one call; the others make one a call, so that views differ by chance alone.
     Raises ValueError for an unknown name, or two views for a method that takes one.
     """
     if name not in AUGMENTATIONS:

@@ -1,8 +1,8 @@
-"""Augmentation of images with label maps, as the field's ADE20K recipe has it (mmsegmentation's).
+"""Augmentation of images with label maps, by the common ADE20K recipe (mmsegmentation's).
 
 Images are uint8 (3, H, W) of any size, label maps uint8 (H, W) of category indices, 255 where not labelled.
-Images are resized with antialiased bilinear weights, maps by their nearest pixel. Randomness is drawn from
-torch's global generator. Sizes are an int (a square side) or (height, width), in pixels.
+Images are resized with antialiased bilinear weights, maps by the nearest pixel. Randomness comes from torch's
+global generator. Sizes are an int (a square side) or (height, width), in pixels.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torchvision.transforms.v2 import functional
 Pair = tuple[torch.Tensor, dict[str, Any]]
 
 IGNORE = 255
-_MEAN_COLOUR = (124, 116, 104)  # 255 times ImageNet's mean, rounded: about zero once normalised
-_LONGEST = 4  # times the short side, as the recipe's scale of (2048, 512); else a sliver takes gigabytes
-_TRIES = 10  # crops drawn anew while one class fills too much
+_MEAN_COLOUR = (124, 116, 104)  # 255 times ImageNet's mean, rounded: about zero after normalization
+_LONGEST = 4  # times the short side, from the recipe's scale (2048, 512); without it a sliver takes gigabytes
+_TRIES = 10  # new crops while one class fills too much
 
 
 def segmentation_training(
@@ -35,14 +35,15 @@ def segmentation_training(
     jitter: bool = True,
     fill: Sequence[int] = _MEAN_COLOUR,
 ) -> Callable[[torch.Tensor, torch.Tensor], Pair]:
-    """Resize, crop, mirror and distort: (image, labels) -> (image uint8 (3, *crop), {"labels": uint8 crop}).
+    """Build resize, crop, flip and distortion: (image, labels) -> (image uint8 (3, *crop), {"labels": uint8
+    crop}).
 
-    short: the side that the shorter one is resized to (default: the crop's shorter) before a factor drawn
-    from `ratio`; the longer stays within four times of that. The crop is drawn anew, ten times at most, until
-    no class has more than max_class_share of its labelled pixels and there are two classes. What the image
-    does not reach gets the colour `fill` and the label 255. jitter: see `distort`.
+    short: the length of the shorter side (default: the crop's shorter side), times a factor drawn from
+    `ratio`; the longer side stays within four times that. The crop is drawn anew, ten times at most, until it
+    has two classes and none with more than max_class_share of its labelled pixels. Pixels outside the image
+    get the colour `fill` and the label 255. jitter: see `distort`.
 
-    Raises: ValueError for settings that cannot be; on call, for a map of another size than its image.
+    Raises: ValueError for impossible settings; on call, for a map of another size than its image.
     """
     height, width = (crop, crop) if isinstance(crop, int) else crop
     short = min(height, width) if short is None else short
@@ -55,9 +56,10 @@ def segmentation_training(
 
 
 def segmentation_evaluation(short: int) -> Callable[..., Pair]:
-    """The whole image with its shorter side resized to `short`, or its longer to four times that if less.
+    """Build the resize of whole images to a shorter side of `short`, or a longer side of four times that if
+    less.
 
-    A callable (image, labels or None) -> (image uint8 (3, h, w), {"labels": the map as it was, "size": (H, W)
+    A callable (image, labels or None) -> (image uint8 (3, h, w), {"labels": the unchanged map, "size": (H, W)
     of the original}).
     """
     if short < 1:
@@ -66,7 +68,7 @@ def segmentation_evaluation(short: int) -> Callable[..., Pair]:
 
 
 def distort(image: torch.Tensor) -> torch.Tensor:
-    """Photometric distortion of uint8 (3, H, W), each part half of the time, clipped to 0-255 after each.
+    """Distort the colours of uint8 (3, H, W), each part half of the time, clipped to 0-255 after each.
 
     Brightness moves by up to 32, contrast and saturation are multiplied by .5 to 1.5, the hue turns by up to
     36 degrees (the recipe's 18 are steps of a circle of 180). Contrast comes second or last.
@@ -99,7 +101,9 @@ class _Training:
 
     def __call__(self, image: torch.Tensor, labels: torch.Tensor) -> Pair:
         if labels.shape != image.shape[-2:]:
-            raise ValueError(f"label map {tuple(labels.shape)} of an image {tuple(image.shape[-2:])}")
+            raise ValueError(
+                f"label map of size {tuple(labels.shape)} for an image of size {tuple(image.shape[-2:])}"
+            )
         low, high = self.ratio
         short = self.short * (low + torch.rand((), dtype=torch.float64).item() * (high - low))
         sides = _sides(labels.shape[0], labels.shape[1], short)
@@ -117,7 +121,8 @@ class _Training:
         return made, {"labels": map_}
 
     def _cropped(self, labels: np.ndarray, sides: tuple[int, int]) -> tuple[int, int, np.ndarray]:
-        """Where the crop begins in the resized image, and its labels, at most (h, w) of the crop."""
+        """Draw the corner of the crop in the resized image, and cut its labels, at most (h, w) of the
+        crop."""
         rows, columns = (
             ((np.arange(new) + 0.5) * (old / new)).astype(np.int64)
             for new, old in zip(sides, labels.shape, strict=True)
@@ -149,7 +154,8 @@ class _Evaluation:
 
 
 def _sides(height: int, width: int, short: float) -> tuple[int, int]:
-    """(height, width), the aspect kept, with the shorter `short` or the longer four times that, if less."""
+    """Scale (height, width), aspect kept, to a shorter side `short` or a longer of four times that, if
+    less."""
     factor = min(short / min(height, width), _LONGEST * short / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
@@ -159,7 +165,7 @@ def _resized(image: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
 
 
 def _mapped(pixels: np.ndarray, steps: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Values times a factor plus an offset, step by step, by way of a table of all 256."""
+    """Multiply values by a factor and add an offset, step by step, through a table of all 256 values."""
     steps = [step for step in steps if step != (1.0, 0.0)]
     if not steps:
         return pixels
@@ -170,7 +176,7 @@ def _mapped(pixels: np.ndarray, steps: Sequence[tuple[float, float]]) -> np.ndar
 
 
 def _recoloured(pixels: np.ndarray, saturation: float, turn: float) -> np.ndarray:
-    """(H, W, 3) RGB with its saturation multiplied and its hue turned by that part of the circle."""
+    """Multiply the saturation of (H, W, 3) RGB and turn its hue by that part of the circle."""
     hsv = np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert("HSV"))
     hsv[..., 0] += np.uint8(round(256 * turn) % 256)
     hsv[..., 1] = _mapped(hsv[..., 1], [(saturation, 0.0)])

@@ -220,7 +220,7 @@ def test_an_undecodable_sample_gives_its_place_to_the_next_and_is_counted(damage
 def test_too_many_undecodable_samples_are_an_error_naming_sample_and_shard(damaged, workers):
     key = damaged.split("train").meta(3)["key"]
     with pytest.raises(
-        TooManySkipped, match=rf"max_skipped.*sample (0+3|0+4|{key}) \(train/.*train-000000\.tar"
+        TooManySkipped, match=rf"shard\.max_rejected.*sample (0+3|0+4|{key}) \(train/.*train-000000\.tar"
     ):
         batches(damaged.split("train"), workers=workers)
 

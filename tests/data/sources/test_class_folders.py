@@ -47,7 +47,7 @@ def test_the_digest_tells_sets_apart_by_names_and_sizes(root):
 
 
 def test_folders_that_are_no_class_or_hold_nothing_are_named(root, tmp_path):
-    with pytest.raises(SourceError, match="n03: none of the 2 classes that are known"):
+    with pytest.raises(SourceError, match="n03: not among the 2 known classes"):
         ClassFolders(root, {"n01": 0, "n02": 1})
     (root / "n02").mkdir()
     with pytest.raises(SourceError, match="n02: holds no image"):

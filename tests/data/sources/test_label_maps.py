@@ -115,7 +115,7 @@ def test_maps_that_are_no_png_do_not_count_as_maps(own):
         (b"", "names 0 classes"),
         (b"a\n\nb\n", "without a name: value 1"),
         (b"a\nb\na\n", "given twice: 'a'"),
-        ("\n".join(f"c{n}" for n in range(256)).encode(), "names 256 classes; 1 to 255"),
+        ("\n".join(f"c{n}" for n in range(256)).encode(), "names 256 classes; expected 1 to 255"),
         (b"\xff\xfe", "must name the classes"),
     ],
 )

@@ -70,7 +70,7 @@ def test_places205_needs_no_table_of_categories_and_keeps_to_one_that_is_there(p
     table.write_text("/a/abbey 0\n/f/field/wild 71\n")
     assert listed("places205", places205) == expected
     table.write_text("/a/abbey 0\n/f/field/wild 72\n")
-    with pytest.raises(SourceError, match=r"of a class that there is not: f/field/wild/gsun_2.jpg 71"):
+    with pytest.raises(SourceError, match=r"of an unknown class: f/field/wild/gsun_2.jpg 71"):
         listed("places205", places205)
 
 
@@ -93,18 +93,18 @@ def test_other_places_for_images_and_lists_are_found(places365, places205):
         (
             "places365_train_standard.txt",
             "/a/airfield/00000009.jpg 0",
-            "whose file is not there: .*00000009.jpg 0",
+            "whose file is missing: .*00000009.jpg 0",
         ),
         ("places365_train_standard.txt", "/a/../../../../x.jpg 0", "folder of another class|not there"),
         ("places365_train_standard.txt", "/a/airfield/00000001.jpg 149", "in a folder of another class"),
-        ("places365_train_standard.txt", "/a/airfield/00000001.jpg 400", "of a class that there is not"),
+        ("places365_train_standard.txt", "/a/airfield/00000001.jpg 400", "of an unknown class"),
         ("places365_train_standard.txt", "/a/airfield/00000001.jpg", "lines that are no path and number"),
         (
             "places365_train_standard.txt",
             "/a/airfield/00000001.jpg 0\n" * 2,
             "images listed twice: a/airfield/00000001",
         ),
-        ("places365_val.txt", "Places365_val_00000009.jpg 0", "whose file is not there"),
+        ("places365_val.txt", "Places365_val_00000009.jpg 0", "whose file is missing"),
         ("categories_places365.txt", "/a/airfield\n", "lines that are no category and number"),
         ("categories_places365.txt", "/a/airfield 0\n/b/bar 0\n", "numbers given twice: 0"),
     ],

@@ -107,7 +107,7 @@ def test_other_image_formats_are_listed_and_other_files_counted(tmp_path):
         (["val/a/1.jpg"], "folder", "no train/"),
         (["train/a/1.jpg", "val/readme.txt"], "folder", "'val' has no images"),
         (["train/1.jpg"], "folder", "no class folder"),
-        (["train/a/1.jpg", "val/b/1.jpg"], "folder", "train has not: b"),
+        (["train/a/1.jpg", "val/b/1.jpg"], "folder", "train lacks: b"),
     ],
 )
 def test_a_source_that_is_not_as_expected_is_an_error_that_names_it(tmp_path, files, kind, message):
