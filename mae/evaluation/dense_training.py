@@ -16,7 +16,7 @@ Schedule = Callable[[int, float], float]
 
 @dataclass(frozen=True)
 class DenseRecipe:
-    """The numbers of AdamW; base_lr is per 256 images. The defaults: ViTDet's (arXiv 2203.16527), ViT-B."""
+    """Settings of AdamW; base_lr is per 256 images. The defaults: ViTDet's (arXiv 2203.16527), ViT-B."""
 
     base_lr: float = 4e-4
     weight_decay: float = 0.1
@@ -37,8 +37,8 @@ def train_dense(
 ) -> Fitted:
     """Train `model` (a Detector or a Segmenter: forward(images, targets) -> {"loss", parts}) in place.
 
-    batches(start_step, attempt): the loader's {"images": uint8 (n, 3, H, W), "targets": n dicts}, as many per
-    step as `accumulate` says, on any device. schedule(step, peak): the rate of the 0-based step. normalize:
+    batches(start_step, attempt): the loader's {"images": uint8 (n, 3, H, W), "targets": n dicts}, on any
+    device, `accumulate` of them per step. schedule(step, peak): the rate of the 0-based step. normalize:
     uint8 images to float, on the device.
     """
     device = torch.device(options.device)
@@ -48,7 +48,7 @@ def train_dense(
     def inputs(start: int, attempt: int) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
         for batch in batches(start, attempt):
             images = normalize(batch["images"].to(device, non_blocking=True))
-            yield images, [_moved(target, device) for target in batch["targets"]]
+            yield images, [_to_device(target, device) for target in batch["targets"]]
 
     return fit(
         model,
@@ -66,7 +66,7 @@ def train_dense(
     )
 
 
-def _moved(target: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def _to_device(target: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in target.items()

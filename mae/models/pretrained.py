@@ -1,4 +1,4 @@
-"""Pretrained weights of an encoder, loaded into one that may have another image size or pooling."""
+"""Pretrained weights for an encoder that may have another image size or pooling."""
 
 from collections.abc import Mapping
 
@@ -11,10 +11,11 @@ from mae.models.vit import resize_positions
 def load_encoder_state(
     vit: VisionTransformer, state: Mapping[str, Tensor], from_grid: tuple[int, int] | None = None
 ) -> None:
-    """Load pretrained weights into `vit`; a head is left out, and so is the final norm where `vit` averages.
+    """Load pretrained weights into `vit`, except a head, and except the final norm where `vit` averages.
 
-    An encoder with pool "avg" has a fresh fc_norm instead of the pretrained norm: MAE's fine-tuning.
-    Raises ValueError naming the keys that are missing, left over or of another shape.
+    An encoder with pool "avg" has a fresh fc_norm instead of the pretrained norm, as in MAE's fine-tuning.
+    from_grid (rows, columns): the grid of the weights' positions where it is not square. Raises ValueError
+    naming the keys that are missing, left over or of another shape.
     """
     averages = isinstance(vit.norm, nn.Identity)
     dropped = ("head.", "fc_norm.", "norm.") if averages else ("head.", "fc_norm.")
@@ -40,5 +41,5 @@ def _grid(vit: VisionTransformer, state: Mapping[str, Tensor], side: int) -> tup
     if length == vit.patch_embed.num_patches:
         return vit.patch_embed.grid_size
     if side * side != length:
-        raise ValueError(f"pos_embed has {length} patches, no square: say their grid by from_grid")
+        raise ValueError(f"pos_embed has {length} patches, not a square number: give their grid as from_grid")
     return side, side

@@ -1,8 +1,8 @@
-"""What a served model of each kind makes of an image: embeddings, classes, objects, label maps. No MLflow.
+"""The answers of served models: embeddings, classes, objects, label maps. No MLflow.
 
-Each kind is built of (model in evaluation mode, its config, device, the MLflow model config) and has
-`columns`, the names of its answer's; `scale`, decoded uint8 (3, H, W) -> what `rows` takes; and `rows`, a
-list of these -> one dict per image. Pixels are those of the image as it is shown upright.
+Each kind is built from (model in evaluation mode, its config, device, the MLflow model config). It has
+`columns`, the names in an answer; `scale`, from a decoded uint8 (3, H, W) to an input of `rows`; and `rows`,
+from a list of inputs to one dict per image. Pixels are those of the upright image.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ BATCH = 64
 
 
 class _Pooled:
-    """What encoders and classifiers share: square images in batches."""
+    """The shared part of encoders and classifiers: square images in batches."""
 
     def __init__(
         self, model: Any, config: Mapping[str, Any], device: torch.device, settings: Mapping[str, Any]
     ) -> None:
         if config.get("in_chans") not in (None, 3):
-            raise ValueError(f"an image file has 3 channels, this encoder takes {config['in_chans']}")
+            raise ValueError(
+                f"an image file has 3 channels, but the model's config has in_chans {config['in_chans']}"
+            )
         self.model, self.device = model, device
         size = config["img_size"]
         self.scale = evaluation(
@@ -45,37 +47,40 @@ class _Pooled:
 
 
 class Embeddings(_Pooled):
-    """`embedding`: (embed_dim) floats, the mean of the normalised patch tokens, or the class token where the
-    model config says `pool: token`."""
+    """Answers of an encoder.
+
+    `embedding`: (embed_dim) floats, the mean of the normalised patch tokens, or the class token where the
+    model config says `pool: token`.
+    """
 
     columns = ("embedding",)
 
     def rows(self, scaled: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        answers: list[dict[str, Any]] = []
         for images in self._batches(scaled):
             tokens = self.model.forward_features(images)
             pooled = tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(dim=1)
-            found += [{"embedding": row} for row in pooled.float().cpu().tolist()]
-        return found
+            answers += [{"embedding": row} for row in pooled.float().cpu().tolist()]
+        return answers
 
 
 class Classes(_Pooled):
-    """`label`, `score` (softmax), and the best `labels` and `scores`, at most five."""
+    """Answers of a classifier: `label`, `score` (softmax), and the best five `labels` and `scores`."""
 
     columns = ("label", "score", "labels", "scores")
 
     def rows(self, scaled: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
-        found = []
+        answers = []
         for images in self._batches(scaled):
-            best, which = self.model(images).float().softmax(dim=1).topk(min(TOP, len(self.classes)))
-            for scores, indices in zip(best.cpu().tolist(), which.cpu().tolist(), strict=True):
+            best, ids = self.model(images).float().softmax(dim=1).topk(min(TOP, len(self.classes)))
+            for scores, indices in zip(best.cpu().tolist(), ids.cpu().tolist(), strict=True):
                 labels = [self.classes[index] for index in indices]
-                found.append({"label": labels[0], "score": scores[0], "labels": labels, "scores": scores})
-        return found
+                answers.append({"label": labels[0], "score": scores[0], "labels": labels, "scores": scores})
+        return answers
 
 
 class _Dense(abc.ABC):
-    """What detectors and segmenters share: images one by one, for their answers are large."""
+    """The shared part of detectors and segmenters: images one by one, because their answers are large."""
 
     def __init__(
         self, model: Any, config: Mapping[str, Any], device: torch.device, settings: Mapping[str, Any]
@@ -87,10 +92,10 @@ class _Dense(abc.ABC):
 
     @abc.abstractmethod
     def _evaluation(self, config: Mapping[str, Any]) -> Any:
-        """What scales a decoded image as the model was judged."""
+        """Build the transform that scales a decoded image, the one of the evaluation."""
 
     def scale(self, image: torch.Tensor) -> Any:
-        """(scaled image, its sizes)."""
+        """Scale a decoded image: (image, its sizes)."""
         return self.transform(image, None)
 
     def rows(self, scaled: Sequence[Any]) -> list[dict[str, Any]]:
@@ -98,12 +103,15 @@ class _Dense(abc.ABC):
 
     @abc.abstractmethod
     def _row(self, images: torch.Tensor, sizes: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer for one normalised image (1, C, h, w)."""
+        """Answer for one normalised image (1, C, h, w)."""
 
 
 class Objects(_Dense):
-    """The objects found: `boxes` ([x1, y1, x2, y2] in pixels), `labels` (category names), `scores` (0 to 1)
-    and `masks` (COCO run-length encodings as JSON text)."""
+    """Answers of a detector.
+
+    `boxes` ([x1, y1, x2, y2] in pixels), `labels` (category names), `scores` (0 to 1) and `masks` (COCO
+    run-length encodings as JSON text) of the detected objects.
+    """
 
     columns = ("boxes", "labels", "scores", "masks")
 
@@ -113,18 +121,21 @@ class Objects(_Dense):
         return detection_evaluation(config["image_size"])
 
     def _row(self, images: torch.Tensor, sizes: Mapping[str, Any]) -> dict[str, Any]:
-        (found,) = self.model.detect(images, [sizes])
+        (objects,) = self.model.detect(images, [sizes])
         return {
-            "boxes": found["boxes"].float().cpu().tolist(),
-            "labels": [self.names[index] for index in found["labels"].tolist()],
-            "scores": found["scores"].float().cpu().tolist(),
-            "masks": [json.dumps(mask, sort_keys=True) for mask in found["masks"]],
+            "boxes": objects["boxes"].float().cpu().tolist(),
+            "labels": [self.names[index] for index in objects["labels"].tolist()],
+            "scores": objects["scores"].float().cpu().tolist(),
+            "masks": [json.dumps(mask, sort_keys=True) for mask in objects["masks"]],
         }
 
 
 class LabelMaps(_Dense):
-    """`label_map`: base64 text of a PNG of the image's size, the category index of every pixel; `classes`:
-    the categories' names by index; `width` and `height` in pixels."""
+    """Answers of a segmenter.
+
+    `label_map`: base64 text of a PNG of the image's size, the category index of every pixel; `classes`: the
+    categories' names by index; `width` and `height` in pixels.
+    """
 
     columns = ("label_map", "classes", "width", "height")
 
@@ -140,7 +151,7 @@ class LabelMaps(_Dense):
 
 
 def _png(indices: torch.Tensor) -> str:
-    """(H, W) category indices up to 254 -> base64 text of an 8-bit grey PNG."""
+    """Encode (H, W) category indices up to 254 as the base64 text of an 8-bit grey PNG."""
     from PIL import Image
 
     file = io.BytesIO()

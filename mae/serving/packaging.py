@@ -1,4 +1,4 @@
-"""What a registered model is: the weights, the code that serves them, and exactly what that code needs."""
+"""Packages of models for MLflow: the weights, the code that serves them, and the exact versions it needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PINNED_TOO = {"detector": ("faster-coco-eval",), "segmenter": ("segmentation-mod
 
 
 def requirements(kind: str) -> list[str]:
-    """Exact versions of what serving a kind needs, without local parts (`+cpu`) that no index has."""
+    """List exact versions of the packages that serve a kind, without local parts (`+cpu`)."""
     pins = []
     for name in (*PINNED, *PINNED_TOO.get(kind, ())):
         with contextlib.suppress(PackageNotFoundError):
@@ -28,7 +28,7 @@ def requirements(kind: str) -> list[str]:
 def save(
     target: Path, kind: str, file: Path, example: bytes, card: Any, model_config: dict[str, Any]
 ) -> None:
-    """Write the served model as an MLflow model folder, and see that it answers for the example."""
+    """Write the served model as an MLflow model folder, and check that it answers for the example."""
     with warnings.catch_warnings():
         # MLflow 3.17 complains, a page long, of its own type hints and of its use of pandas 3.
         warnings.simplefilter("ignore")
@@ -62,7 +62,7 @@ def _save(
 
 
 def _outputs(kind: str) -> list[Any]:
-    """The columns of a kind's answers, as `mae/serving/answers.py` gives them."""
+    """List the columns of a kind's answers, those of `mae/serving/answers.py`."""
     from mlflow.types.schema import Array, ColSpec, DataType
 
     text, number = DataType.string, DataType.double
@@ -86,8 +86,10 @@ def _outputs(kind: str) -> list[Any]:
 
 
 def _answer(file: Path, example: bytes, model_config: dict[str, Any]) -> Any:
-    """What the served model says to the example: with this package, not with the copy in the model folder,
-    which would stay on sys.path."""
+    """Ask the served model about the example.
+
+    It runs this package, not the copy in the model folder: that would stay on sys.path.
+    """
     import pandas
     from mlflow.pyfunc import PythonModelContext
 

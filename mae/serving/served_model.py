@@ -1,11 +1,11 @@
 """The model that MLflow serves: images in; embeddings, classes, objects or label maps out.
 
-MLflow copies this file into the model ("models from code") with the whole `mae` package beside it, so that a
-registered model goes on being served by the code that it was trained with. The image is decoded and scaled by
-the same functions as in training. One column `image`: the bytes of a file (base64 text in JSON).
+MLflow copies this file into the model ("models from code") together with the whole `mae` package, so that the
+code that trained a registered model also serves it. The functions of training decode and scale the image. A
+request has one column `image`: the bytes of a file (base64 text in JSON).
 
-An image that cannot be decoded refuses the whole request with HTTP 400, naming every such row and its reason:
-an answer then always has one row per image, in order, and no column that is sometimes empty.
+An image that cannot be decoded refuses the whole request with HTTP 400, naming every such row and its reason.
+So an answer always has one row per image, in order, and no column that is sometimes empty.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ NAMED_ROWS = 20  # of the undecodable ones
 
 
 class ServedModel(PythonModel):
-    """An encoder, classifier, detector or segmenter: the `config` in the safetensors file says which.
+    """An encoder, classifier, detector or segmenter, by the `config` in its safetensors file.
 
-    What each answers, a row per image, is said in `mae/serving/answers.py`.
+    `mae/serving/answers.py` describes the answers of each.
     """
 
     def load_context(self, context: Any) -> None:
@@ -44,7 +44,7 @@ class ServedModel(PythonModel):
     def predict(
         self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
     ) -> pandas.DataFrame:
-        """A DataFrame with the column `image` -> a DataFrame with one row per image, in order.
+        """Answer a DataFrame with the column `image` by a DataFrame with one row per image, in order.
 
         Raises MlflowException (HTTP 400) naming every row that is no decodable image.
         """
@@ -55,7 +55,7 @@ class ServedModel(PythonModel):
         return pandas.DataFrame(rows, columns=list(self.answers.columns))
 
     def _images(self, values: list[Any]) -> list[Any]:
-        """All rows decoded and scaled."""
+        """Decode and scale all rows."""
         from mlflow.exceptions import MlflowException
 
         from mae.data.decode import UndecodableImage, decode
@@ -74,7 +74,7 @@ class ServedModel(PythonModel):
 
 
 def as_bytes(value: Any) -> bytes:
-    """The file's bytes; base64 text is decoded. ValueError where it is neither."""
+    """Give the bytes of a file, decoded where they are base64 text. ValueError where it is neither."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Detection: Mask R-CNN on a plain ViT in ViTDet's form (arXiv 2203.16527)."""
+"""The detector: Mask R-CNN on a plain ViT in ViTDet's form (arXiv 2203.16527)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -23,7 +23,7 @@ WHOLE = ("num_classes", "image_size", "channels", "box_dim", "rois", "proposals"
 
 
 class Detector(nn.Module):
-    """An encoder, a pyramid over its last map, and Mask R-CNN's heads; `build_detector` makes one.
+    """An encoder, a pyramid over its last map, and Mask R-CNN's heads; see `build_detector`.
 
     settings: the arguments that make the same detector again, without weights; plain values that JSON holds.
     A state dict has timm's names under `vit.encoder.`, the rest under `vit.relative.`, `pyramid.`, `heads.`.
@@ -39,7 +39,7 @@ class Detector(nn.Module):
         self.settings = settings
 
     def forward(self, images: Tensor, targets: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """{"loss": the sum, and its five parts}, float32, of normalised images (N, C, H, W) and targets.
+        """Compute {"loss": the sum, and its five parts}, float32, of normalised images (N, C, H, W).
 
         targets, for each image: boxes (n, 4) float, x1 y1 x2 y2 in pixels; labels (n,) int64 from 0; masks
         (n, H, W) uint8; n may be 0. Raises ValueError in evaluation mode or where images and targets differ.
@@ -61,7 +61,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def detect(self, images: Tensor, shapes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The objects in normalised images (N, C, S, S), for each image best first, on the CPU.
+        """Detect the objects in normalised images (N, C, S, S), for each image best first, on the CPU.
 
         shapes, one per image: "size" (H, W) of the original image, "inner" (h, w) of the resized one in the
         top left corner of the padded square. Gives boxes (n, 4) float32, x1 y1 x2 y2 in pixels of the
@@ -71,18 +71,18 @@ class Detector(nn.Module):
         if self.training:
             raise ValueError("detect() needs evaluation mode: call eval() first")
         inner = [(int(shape["inner"][0]), int(shape["inner"][1])) for shape in shapes]
-        found = self.heads.detect(self._maps(images), inner)
-        return [_in_original(each, shape) for each, shape in zip(found, shapes, strict=True)]
+        objects = self.heads.detect(self._maps(images), inner)
+        return [_in_original(each, shape) for each, shape in zip(objects, shapes, strict=True)]
 
     def _maps(self, images: Tensor) -> Mapping[str, Tensor]:
         return self.pyramid(self.vit(images))
 
     def no_weight_decay(self) -> set[str]:
-        """The positions, as ViTDet's; its relative ones are decayed."""
+        """Name the positions, like ViTDet; relative positions are decayed."""
         return {"vit.encoder.pos_embed", "vit.encoder.cls_token"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer decay: embedding, each block with its relative positions, then the rest."""
+        """Group parameters for layer decay: embedding, each block with its relative positions, the rest."""
         return encoders.layer_groups(r"vit\.encoder\.", r"^vit\.relative\.(\d+)")
 
 
@@ -101,11 +101,11 @@ def build_detector(
     seed: int = 0,
     **heads: Any,
 ) -> Detector:
-    """A detector ready to train; the defaults are ViTDet's with ViT-B (arXiv 2203.16527).
+    """Build a detector to train; the defaults are ViTDet's with ViT-B (arXiv 2203.16527).
 
-    encoder: what `encoder.build` takes, its img_size that of the encoder's own positions: they are resampled
-    to each image's grid. encoder_state: pretrained weights with timm's names, any head left out; None starts
-    from MAE's random initialisation. from_grid: the grid of their positions where it is not square.
+    encoder: the arguments of `vit.build`, with the img_size of the encoder's own positions: they are
+    resampled to each image's grid. encoder_state: pretrained weights with timm's names, any head left out;
+    None starts from MAE's random initialisation. from_grid: the grid of their positions where not square.
     image_size: side in pixels of the square that images are padded to. patch_size: resample the patches to
     this side first, as ViTDet does with ViT-H's (14 to 16). channels: of the pyramid. heads: more settings of
     `MaskRCNN` (box_convs, box_dim, mask_convs, anchor_scale, rois, proposals, detections, score_threshold).
@@ -148,7 +148,7 @@ def _encoder(
     patch_size: int | None,
     drop_path: float,
 ) -> tuple[VisionTransformer, dict[str, Any]]:
-    """The encoder without a norm after its blocks, all positions trainable, and what `build` made it of."""
+    """Build the encoder, without a norm after its blocks and with trainable positions; also its arguments."""
     vit = encoders.build(**described, pool="avg", drop_path=drop_path)
     if patch_size is not None and vit.patch_embed.patch_size != (patch_size, patch_size):
         grid = vit.patch_embed.grid_size
@@ -160,29 +160,29 @@ def _encoder(
         encoders.initialise(vit)
     else:
         load_encoder_state(vit, state, from_grid)
-    vit.fc_norm = nn.Identity()  # pool "avg" has moved the final norm here: the pyramid has norms of its own
+    vit.fc_norm = nn.Identity()  # pool "avg" moved the final norm here: the pyramid has its own norms
     cast(nn.Parameter, vit.pos_embed).requires_grad_(True)
     return vit, described
 
 
 def _resize_patches(state: Mapping[str, Tensor], side: int) -> dict[str, Tensor]:
-    """The weights with `patch_embed.proj.weight` (D, C, P, P) resampled bicubically to patches of `side`."""
+    """Resample `patch_embed.proj.weight` (D, C, P, P) bicubically to patches of `side`."""
     weight = state["patch_embed.proj.weight"]
     resized = F.interpolate(weight.float(), size=(side, side), mode="bicubic", align_corners=False)
     return {**state, "patch_embed.proj.weight": resized.to(weight.dtype)}
 
 
-def _in_original(found: Mapping[str, Tensor], shape: Mapping[str, Any]) -> dict[str, Any]:
-    """Objects of the resized image in pixels of the original one, their masks drawn and encoded."""
+def _in_original(objects: Mapping[str, Tensor], shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert objects of the resized image to pixels of the original one; draw and encode their masks."""
     (height, width), inner = shape["size"], shape["inner"]
-    boxes = found["boxes"].float().cpu()
+    boxes = objects["boxes"].float().cpu()
     boxes = boxes * torch.tensor([width / inner[1], height / inner[0]] * 2)
     boxes = boxes.clamp(boxes.new_zeros(4), boxes.new_tensor([width, height] * 2))
-    masks = found["masks"].float().cpu()
+    masks = objects["masks"].float().cpu()
     return {
         "boxes": boxes,
-        "labels": found["labels"].cpu(),
-        "scores": found["scores"].float().cpu(),
+        "labels": objects["labels"].cpu(),
+        "scores": objects["scores"].float().cpu(),
         "masks": [
             _encoded(mask, box, height, width) for mask, box in zip(masks, boxes.tolist(), strict=True)
         ],
@@ -190,9 +190,9 @@ def _in_original(found: Mapping[str, Tensor], shape: Mapping[str, Any]) -> dict[
 
 
 def _encoded(mask: Tensor, box: Sequence[float], height: int, width: int) -> dict[str, Any]:
-    """COCO's RLE of the mask (M, M) of probabilities over `box`, drawn at 0.5 in an image (height, width).
+    """Encode the mask (M, M) of probabilities over `box` as the RLE of an image (height, width), cut at 0.5.
 
-    Only pixels whose centre lies in the box are looked at, one mask at a time: a 6000-pixel image with a
+    Only pixels with their centre in the box are computed, one mask at a time: a 6000-pixel image with a
     hundred objects needs a hundred encodings, not a hundred full-size float images.
     """
     x1, y1, x2, y2 = box
@@ -205,7 +205,7 @@ def _encoded(mask: Tensor, box: Sequence[float], height: int, width: int) -> dic
 
 
 def _bilinear(start: float, end: float, extent: int, cells: int) -> tuple[slice, Tensor]:
-    """The pixels of [0, extent) whose centres lie in [start, end), and their weights (pixels, cells)."""
+    """Give the pixels of [0, extent) with their centre in [start, end), and their weights (pixels, cells)."""
     first = max(0, int(np.ceil(start - 0.5)))
     last = max(first, min(extent, int(np.ceil(end - 0.5))))
     centres = torch.arange(first, last, dtype=torch.float32) + 0.5

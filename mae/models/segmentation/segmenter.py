@@ -1,4 +1,4 @@
-"""Semantic segmentation with a plain ViT: build the segmenter, its losses, its maps of images of any size."""
+"""The segmenter: UperNet or DPT on a plain ViT, its losses, its label maps of images of any size."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -47,16 +47,17 @@ class Segmenter(nn.Module):
             self.auxiliary = FCNHead(width, self.num_classes, settings["auxiliary_channels"], dropout)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalised images (N, C, H, W) of any size -> float32 logits (N, classes, H, W)."""
+        """Compute float32 logits (N, classes, H, W) of normalised images (N, C, H, W) of any size."""
         return self._at_pixels(self.head(*self._tapped(images)), images)
 
     def forward(self, images: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Losses in float32 of normalised images (N, C, H, W) and N targets {"labels": (H, W), 255 = ignore}.
+        """Compute float32 losses of normalised images (N, C, H, W) and N targets {"labels": (H, W)}.
 
-        "loss" = "loss_decode" + auxiliary * "loss_auxiliary", both cross-entropies averaged over the labelled
-        pixels of the batch, 0 where it has none; "accuracy": their share that the head gets right.
-        Raises ValueError for labels that do not fit the images, and for a single image in training, where
-        UPerNet's batch norm has one value to go by.
+        Label 255 is ignored. "loss" = "loss_decode" + auxiliary * "loss_auxiliary", both cross-entropies
+        averaged over the labelled pixels of the batch, 0 where it has none; "accuracy": the share of these
+        pixels that the head gets right.
+        Raises ValueError for labels that do not fit the images, and for a single image in training:
+        UPerNet's batch norm would see one value.
         """
         labels = torch.stack([target["labels"] for target in targets]).to(images.device).long()
         if labels.shape != (len(images), *images.shape[-2:]):
@@ -66,7 +67,8 @@ class Segmenter(nn.Module):
             )
         if self.training and len(images) == 1 and isinstance(self.head, UPerNet) and not self._synchronised():
             raise ValueError(
-                "UPerNet trains on at least 2 images per process and micro-batch, not 1: raise batch_size"
+                "UPerNet trains on at least 2 images per process and micro-batch, not 1: "
+                "raise segment.batch_size or lower segment.accumulate"
             )
         maps, class_tokens = self._tapped(images)
         logits = self._at_pixels(self.head(maps, class_tokens), images)
@@ -82,9 +84,9 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def segment(self, images: Tensor, size: Sequence[int]) -> Tensor:
-        """One normalised image (1, C, h, w) -> its class indices (H, W) int64 at the original size (H, W).
+        """Predict class indices (H, W) int64 of a normalised image (1, C, h, w); size: the original (H, W).
 
-        Windows of `crop` pixels slide by `stride` (see `sliding.slide`); the averaged logits are resized.
+        Windows of `crop` pixels slide by `stride` (see `slide`); the averaged logits are resized.
         Raises RuntimeError in training mode, ValueError for more than one image.
         """
         if self.training:
@@ -98,7 +100,7 @@ class Segmenter(nn.Module):
         return tapped(self.encoder, pad_to_multiple(images, self._multiple), self.taps)
 
     def _at_pixels(self, coarse: Tensor, images: Tensor) -> Tensor:
-        """(N, classes, h, w) of the padded images -> float32 (N, classes, H, W) of the images themselves."""
+        """Resize logits (N, classes, h, w) of padded images to float32 (N, classes, H, W) of the images."""
         (height, width), (rows, columns) = images.shape[-2:], self._multiple
         padded = (height + -height % rows, width + -width % columns)
         return resized(coarse.float(), padded)[..., :height, :width]
@@ -107,11 +109,11 @@ class Segmenter(nn.Module):
         return any(isinstance(module, nn.SyncBatchNorm) for module in self.head.modules())
 
     def no_weight_decay(self) -> set[str]:
-        """Class token and positions, as timm has it."""
+        """Name the class token and the positions, like timm."""
         return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer decay: embedding, then block by block; everything else comes last, at scale 1."""
+        """Group parameters for layer decay: embedding, then block by block; the rest last, at scale 1."""
         return encoders.layer_groups(r"encoder\.")
 
 
@@ -131,9 +133,9 @@ def build_segmenter(
     stride: int | Sequence[int] | None = None,
     seed: int = 0,
 ) -> Segmenter:
-    """A segmenter ready to train; the defaults are ADE20K's with ViT-B (arXiv 2111.06377, A.4).
+    """Build a segmenter to train; the defaults are ADE20K's with ViT-B (arXiv 2111.06377, A.4).
 
-    encoder: what `encoder.build` takes; its img_size is that of the pretraining, from which the positions
+    encoder: the arguments of `vit.build`; its img_size is that of the pretraining, from which the positions
     are resampled. crop: training crop and test window in pixels, an int or (rows, columns). encoder_state:
     pretrained weights with timm's names; None starts from MAE's random initialisation. head: "upernet" or
     "dpt". taps: the four blocks whose output the head sees, 0-based. channels: width of the head. auxiliary:
@@ -181,7 +183,7 @@ def _encoder(
     drop_path: float,
     state: Mapping[str, Tensor] | None,
 ) -> VisionTransformer:
-    """The encoder with positions for the crop and without a final norm, which no tap passes."""
+    """Build the encoder with positions for the crop; no tap reads its final norm, so it has none."""
     with torch.device("meta"):
         patch = encoders.build(**encoder).patch_embed.patch_size
     rows, columns = HEADS[head].multiple(patch)
@@ -195,7 +197,7 @@ def _encoder(
         fits = "pos_embed" in state and state["pos_embed"].shape[1] == 1 + grid[0] * grid[1]
         load_encoder_state(vit, state, grid if fits else None)
     for parameter in vit.parameters():
-        parameter.requires_grad_(True)  # the positions too, which pretraining kept fixed
+        parameter.requires_grad_(True)  # positions too, which are fixed in pretraining
     return vit
 
 

@@ -1,4 +1,4 @@
-"""Logits of an image of any size by a window that slides over it, and its most likely classes."""
+"""Label maps of images of any size: a sliding window gives the logits, then the most likely classes."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ RESIZED_AT_ONCE = 2**26  # logits held at the final size: 256 MiB of float32
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows along one side: every `stride`, the last one moved back to end with it.
+    """List the first pixels of the windows along a side: every `stride`; the last window ends with the side.
 
     One window at 0 where the side is no longer than the window.
     """
@@ -25,10 +25,10 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 def slide(
     logits_of: Callable[[Tensor], Tensor], image: Tensor, *, window: Pair, stride: Pair, classes: int
 ) -> Tensor:
-    """Float32 logits (classes, h, w) of one image (1, C, h, w): the mean over all windows that see a pixel.
+    """Compute float32 logits (classes, h, w) of one image (1, C, h, w): each pixel's mean over its windows.
 
     logits_of: (N, C, *window) -> (N, classes, *window). An image smaller than the window is padded with zeros
-    at the bottom and right, which are cut off again.
+    at the bottom and right; the logits there are cut off.
     """
     (height, width), (rows, columns) = image.shape[-2:], window
     padded = F.pad(image, (0, max(0, columns - width), 0, max(0, rows - height)))
@@ -49,10 +49,10 @@ def slide(
 
 
 def most_likely(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Class of the largest of logits (classes, h, w) resized to `size` (H, W): (H, W) int64.
+    """Choose the class of the largest logit (classes, h, w), resized to `size` (H, W): (H, W) int64.
 
-    Equal to an argmax over all resized logits, of which only some are held at a time: 150 classes of a
-    24-megapixel photograph would take 14 GB. Ties go to the lower class.
+    Equal to an argmax over all resized logits, but only some exist at a time: 150 classes of a 24-megapixel
+    photograph would take 14 GB. Ties go to the lower class.
     """
     height, width = size
     step = max(1, RESIZED_AT_ONCE // (height * width))
