@@ -1,4 +1,4 @@
-"""What a flow run leaves in Prefect for a person to read: what came of each stage, the report's pictures."""
+"""Artifacts of a flow run for people who read Prefect's pages: the outcomes of its stages, and the report."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ REPORT = "reports/report.md"
 
 
 def stages_table(outcomes: Sequence[Outcome]) -> None:
-    """The artifact `stages`: state, seconds, MLflow run and message of each."""
+    """Create the artifact `stages`: state, seconds, MLflow run and message of each stage."""
     rows = [
         f"| {outcome.stage} | {outcome.state} | {outcome.seconds:g} "
         f"| {f'[run]({outcome.mlflow_url})' if outcome.mlflow_url else ''} | {_cell(outcome.message)} |"
         for outcome in outcomes
     ]
     table = "\n".join(["| stage | state | seconds | MLflow | message |", "|---|---|---:|---|---|", *rows])
-    create_markdown_artifact(table, key="stages", description="What came of each stage of dvc.yaml")
+    create_markdown_artifact(table, key="stages", description="The outcome of each stage of dvc.yaml")
 
 
 def report_pictures(root: Path) -> None:
-    """The artifact `report`: reports/report.md with its pictures inside, if there is one."""
+    """Create the artifact `report`: reports/report.md with its pictures inside, if the file exists."""
     report = Path(root) / REPORT
     if report.is_file():
         text = re.sub(
@@ -37,7 +37,7 @@ def report_pictures(root: Path) -> None:
 
 
 def picture(file: Path, title: str = "") -> str:
-    """A PNG as Markdown that carries the picture itself: the page is read where the file is not."""
+    """Return a PNG as Markdown that holds the picture itself, because readers do not have the file."""
     return f"![{title}](data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()})"
 
 
@@ -47,6 +47,6 @@ def _inlined(report: Path, found: re.Match[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """One line that does not end the table's cell."""
+    """Make one short line that fits in a cell of the table."""
     short = text if len(text) <= LONGEST else text[:LONGEST] + " …"
     return " ".join(short.split()).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""The pipeline as DVC reads it: dvc.yaml says what depends on what, and there is no second list."""
+"""The pipeline as DVC reads it from dvc.yaml. There is no second list of dependencies."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pipelines.working_copy.dvc_files import opened
 
 
 def upstreams(root: Path, targets: Iterable[str] | None = None) -> dict[str, tuple[str, ...]]:
-    """Each stage -> the stages that it depends on directly, in an order in which they can run.
+    """Map each stage to the stages that it depends on directly, in an order in which they can run.
 
     Args:
         root: the working copy (with .dvc and dvc.yaml).
-        targets: these stages and all that they depend on; None for all.
+        targets: only these stages and all that they depend on; None for all.
 
-    Raises ValueError for a target that is no stage; DVC's own errors for a dvc.yaml that it cannot read.
+    Raises ValueError for a target that is no stage, and DVC's own errors for a dvc.yaml that it cannot read.
     """
     import networkx
 
     with opened(root) as repo:
         graph = repo.index.graph.copy()
-        # A frozen stage is run without what it depends on, as `dvc repro` does it.
+        # `dvc repro` runs a frozen stage without the stages that it depends on.
         graph.remove_edges_from([edge for edge in graph.edges if edge[0].frozen])
         names = {stage: _address(stage) for stage in graph}
         unknown = sorted(set(targets or ()) - set(names.values()))
@@ -42,7 +42,7 @@ def upstreams(root: Path, targets: Iterable[str] | None = None) -> dict[str, tup
 
 
 def downstreams(root: Path, stages: Iterable[str]) -> list[str]:
-    """These stages and all that depend on them, in an order in which they can run."""
+    """Return these stages and all that depend on them, in an order in which they can run."""
     found: set[str] = set(stages)
     order = upstreams(root)
     for stage, ups in order.items():
@@ -80,7 +80,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _address(stage: Any) -> str:
-    """The name that `dvc repro` takes at the root, whatever folder this process is in."""
+    """Return the name that `dvc repro` takes at the root, whatever folder this process is in."""
     if not hasattr(stage, "name"):
         return str(stage.path_in_repo)  # a .dvc file
     file = stage.path_in_repo

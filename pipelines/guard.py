@@ -1,11 +1,11 @@
-"""Run a command so that nothing of it outlives whoever asked for it.
+"""Run a command so that none of its processes outlives the caller.
 
     python -m pipelines.guard --grace 60 [--limit 3600] -- COMMAND ...
 
-The command, and all that it starts, is ended when standard input reaches its end (whoever holds the other end
-is gone, `kill -9` included), on SIGTERM or SIGINT, and when the limit is over. Needed because SIGTERM to
-`dvc repro` alone orphans the stage, which then trains on. Exit status: the command's (128 + n for one that
-signal n ended), 124 past the limit. Imports the standard library, and psutil where something is to be ended.
+The guard ends the command, and all that it started, when standard input reaches its end (the process at the
+other end is gone, `kill -9` included), on SIGTERM or SIGINT, and past the limit. It is needed because SIGTERM
+to `dvc repro` alone orphans the stage, which continues to train. Exit status: the command's (128 + n where
+signal n ended it), or 124 past the limit. Imports the standard library only, and psutil to end processes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ PR_SET_CHILD_SUBREAPER = 36
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command under guard; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="pipelines.guard", description="Run a command that leaves nothing.")
+    parser = argparse.ArgumentParser(
+        prog="pipelines.guard", description="Run a command that leaves no process."
+    )
     parser.add_argument("--grace", type=float, required=True, help="seconds from SIGINT to SIGTERM")
     parser.add_argument("--limit", type=float, help="seconds that the command may take")
     parser.add_argument("command", nargs="+")
@@ -53,7 +55,7 @@ class _Guard:
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._note)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # only so that it wakes us
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler is needed so that it wakes us
         _adopt_orphans()
         try:
             process = subprocess.Popen(
@@ -62,7 +64,7 @@ class _Guard:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                close_fds=False,  # locks that we were handed are held until the last process ended
+                close_fds=False,  # so that the last process holds the locks that we inherited
             )
         except OSError as error:
             _say(f"{command[0]}: {error.strerror}")
@@ -77,7 +79,7 @@ class _Guard:
             self._reap(process.pid, time.monotonic() + self._grace)
         self._end_the_rest(process.pid)
         forwarding.join(LAST_WORDS_S)
-        # Popen must not wait for (and warn of) a process that is reaped already.
+        # So that Popen does not wait for, and warn of, a process that is reaped already.
         process.returncode = self._status = 1 if self._status is None else self._status
         return EXIT_LIMIT if over else self._status
 
@@ -85,7 +87,7 @@ class _Guard:
         self._reason = self._reason or f"got {signal.Signals(number).name}"
 
     def _watch(self, child: int) -> bool:
-        """Until the command ended or is to be ended; whether that is because it took too long."""
+        """Wait until the command has ended or must be ended; return True where it took too long."""
         deadline = None if self._limit is None else time.monotonic() + self._limit
         while not self._reason:
             self._collect(child)
@@ -100,11 +102,11 @@ class _Guard:
                 os.read(self._woken, 4096)
             # Not sys.stdin: its buffer would hide the end from select.
             if 0 in ready and os.read(0, 4096) == b"":
-                self._reason = "nobody is at the other end of standard input"
+                self._reason = "the process at the other end of standard input is gone"
         return False
 
     def _collect(self, child: int) -> bool:
-        """Reap what has ended; whether anything of the command is left."""
+        """Reap processes that have ended; return True where some are left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -117,7 +119,7 @@ class _Guard:
                 self._status = code if code >= 0 else 128 - code
 
     def _reap(self, child: int, deadline: float) -> bool:
-        """Wait for all to end; whether they did before `deadline` (of the monotonic clock)."""
+        """Wait for all processes to end; return False at `deadline` (of the monotonic clock)."""
         while self._collect(child):
             left = deadline - time.monotonic()
             if left <= 0:
@@ -127,12 +129,12 @@ class _Guard:
         return True
 
     def _signal_group(self, child: int) -> None:
-        """As Ctrl-C does: the stage saves and ends, and dvc, which waits for it, ends cleanly."""
+        """Interrupt as Ctrl-C does: the stage saves and ends, and dvc, which waits for it, ends cleanly."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGINT)
 
     def _end_the_rest(self, child: int) -> None:
-        """Whatever is left, in sessions of its own too: SIGTERM, then SIGKILL until nothing is."""
+        """End the processes that are left, in sessions of their own too: SIGTERM, then SIGKILL."""
         for process in self._left(child):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGTERM)
@@ -152,26 +154,26 @@ class _Guard:
 
 
 def _forward(output: int) -> None:
-    """What the command prints goes to our standard output; once nobody reads there, nowhere.
+    """Copy the output of the command to standard output, and drop it once nobody reads there.
 
-    So a stage that says that it saves is not ended by a broken pipe before it did.
+    So a broken pipe does not end a stage that logs while it saves.
     """
-    heard = True
+    reading = True
     while text := os.read(output, 65536):
         try:
-            while heard and text:
+            while reading and text:
                 text = text[os.write(1, text) :]
         except OSError:
-            heard = False
+            reading = False
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # whoever read standard error may be gone, too
+    with contextlib.suppress(OSError):  # the reader of standard error may be gone, too
         os.write(2, f"{PREFIX}{text}\n".encode())
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends (Linux), so that none is lost from sight."""
+    """Become the parent of descendants whose own parent ends (Linux), so that all stay known."""
     if sys.platform == "linux":
         import ctypes
 

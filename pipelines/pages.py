@@ -1,4 +1,4 @@
-"""The pages of MLflow and Prefect on this machine, on loopback only: `make ui` or `-m pipelines.pages`."""
+"""Show the pages of MLflow and Prefect, on loopback only: `make ui` or `python -m pipelines.pages`."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from pipelines.stage_process import QUIET
 HOST, MLFLOW_PORT, PREFECT_PORT = "127.0.0.1", 5000, 4200
 LOGS = Path("work")
 START_S, STOP_S = 180.0, 20.0
-# Who holds a place must be known to a server that was killed, too: forgotten, it would never be free again.
-LASTING = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+# A server that was killed must still know the holders of its slots: a forgotten one would never be freed.
+DURABLE = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
 
 
 class NotUp(RuntimeError):
-    """A server did not come up; the message ends with what it said last."""
+    """A server did not start; the message ends with the last line of its log."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Keep both pages up until Ctrl-C or SIGTERM; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="pipelines.pages", description="MLflow and Prefect, side by side, until Ctrl-C."
+        prog="pipelines.pages", description="Show MLflow and Prefect until Ctrl-C."
     )
     parser.add_argument("--mlflow-port", type=int, default=MLFLOW_PORT)
     parser.add_argument("--prefect-port", type=int, default=PREFECT_PORT)
     arguments = parser.parse_args(argv)
-    for number in (signal.SIGINT, signal.SIGTERM):  # started in the background, SIGINT would be ignored
+    for number in (signal.SIGINT, signal.SIGTERM):  # a process in the background would ignore SIGINT
         signal.signal(number, signal.default_int_handler)
     try:
         with mlflow(arguments.mlflow_port) as runs, prefect(arguments.prefect_port) as api:
-            print(f"MLflow   {runs}\nPrefect  {api.removesuffix('/api')}\nCtrl-C ends both.", flush=True)
+            print(f"MLflow   {runs}\nPrefect  {api.removesuffix('/api')}\nCtrl-C stops both.", flush=True)
             while True:
                 signal.pause()
     except KeyboardInterrupt:
@@ -51,30 +51,30 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def mlflow(port: int = MLFLOW_PORT) -> Iterator[str]:
-    """The address of MLflow's pages: the tracking server of the parameters, else one on their database."""
+    """Give the address of MLflow's pages: of the tracking server that is set, else of one that we start."""
     store = os.environ.get("MLFLOW_TRACKING_URI") or config.load().runtime.tracking_uri
     if store.startswith("http"):
         yield store
         return
     options = ["--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", store]
-    # Its ten processes for jobs of language models have nothing to do here.
-    asked = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with _server("mlflow", ["server", *options], f"http://{HOST}:{port}", "/health", asked) as address:
+    # Its ten processes for jobs of language models have no use here.
+    variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with _server("mlflow", ["server", *options], f"http://{HOST}:{port}", "/health", variables) as address:
         yield address
 
 
 @contextlib.contextmanager
 def prefect(port: int = PREFECT_PORT) -> Iterator[str]:
-    """The address of Prefect's API: of the server that its settings name, else of one on this machine."""
+    """Give the address of Prefect's API: of the server in Prefect's settings, else of one that we start."""
     from prefect.settings import get_current_settings
 
     if named := get_current_settings().api.url:
         yield named.rstrip("/")
         return
     address = f"http://{HOST}:{port}"
-    asked = {"PREFECT_UI_API_URL": f"{address}/api", **LASTING}  # else the pages ask at the usual port
+    variables = {"PREFECT_UI_API_URL": f"{address}/api", **DURABLE}  # else the pages use the default port
     options = ["--host", HOST, "--port", str(port)]
-    with _server("prefect", ["server", "start", *options], address, "/api/health", asked):
+    with _server("prefect", ["server", "start", *options], address, "/api/health", variables):
         yield f"{address}/api"
 
 
@@ -84,9 +84,9 @@ def _server(
     arguments: Sequence[str],
     address: str,
     health: str,
-    settings: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """Run a server for the time of the block, unless one answers there already. Raises NotUp."""
+    """Run a server during the block, unless one answers at the address already. Raises NotUp."""
     if _answers(address + health):
         yield address
         return
@@ -95,17 +95,17 @@ def _server(
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
-            env={**os.environ, **QUIET, **(settings or {})},
+            env={**os.environ, **QUIET, **(variables or {})},
             stdout=out,
             stderr=out,
-            start_new_session=True,  # Ctrl-C is for us, who end it in order
+            start_new_session=True,  # so that Ctrl-C reaches us alone, and we stop the server in order
         )
     try:
         deadline = time.monotonic() + START_S
         while not _answers(address + health):
             if process.poll() is not None or time.monotonic() > deadline:
                 last = log.read_text().strip().splitlines()[-1:] or ["nothing"]
-                raise NotUp(f"{module} did not come up at {address}; {log} says: {last[0]}")
+                raise NotUp(f"{module} did not start at {address}; the last line of {log}: {last[0]}")
             time.sleep(0.5)
         yield address
     finally:
@@ -121,7 +121,7 @@ def _answers(url: str) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the server, which ends its workers; SIGKILL to what is left of its group."""
+    """Stop the server, which stops its workers; then kill the rest of its process group."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.terminate()
         process.wait(STOP_S)

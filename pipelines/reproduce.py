@@ -1,6 +1,7 @@
-"""The flow `reproduce`: every stage of dvc.yaml brought up to date.
+"""The flow `reproduce`: bring every stage of dvc.yaml up to date.
 
-By hand: `python -m pipelines.reproduce [STAGE ...] [--set KEY=VALUE]`. Run again, it goes on where it was.
+By hand: `python -m pipelines.reproduce [STAGE ...] [--set KEY=VALUE]`. After an interruption, the same
+command continues.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ SERVER_START_S = 120
 
 @flow(name="reproduce")
 def reproduce(targets: list[str] | None = None, overrides: dict[str, Any] | None = None) -> State[Any]:
-    """Bring the stages of dvc.yaml up to date, in DVC's own order; what is up to date is not run.
+    """Bring the stages of dvc.yaml up to date, in DVC's order; stages that are up to date do not run.
 
     Args:
         targets: Stages to bring up to date, with all that they depend on; all stages where empty.
-        overrides: Values laid over params.yaml first, and left there, as {"pretrain.epochs": 100}.
+        overrides: Values written into params.yaml first, which stay there, e.g. {"pretrain.epochs": 100}.
     """
     root = Path.cwd()
     try:
@@ -49,29 +50,34 @@ def reproduce(targets: list[str] | None = None, overrides: dict[str, Any] | None
 
 
 def flow_state(outcomes: Sequence[Outcome]) -> State[Any]:
-    """The flow's state, given its stages': Failed as soon as one did not come through, and it says which."""
+    """Return the state of the flow: Failed where a stage failed, with a message that names it."""
     failed = [outcome for outcome in outcomes if not outcome.done and outcome.state != "Skipped"]
     skipped = [outcome.stage for outcome in outcomes if outcome.state == "Skipped"]
     if failed:
-        what = "; ".join(f"{outcome.stage} {outcome.state}: {outcome.message}" for outcome in failed)
-        return Failed(message=what + (f". Skipped: {', '.join(skipped)}" if skipped else ""))
+        reasons = "; ".join(f"{outcome.stage} {outcome.state}: {outcome.message}" for outcome in failed)
+        return Failed(message=reasons + (f". Skipped: {', '.join(skipped)}" if skipped else ""))
     counts = Counter(outcome.state for outcome in outcomes)
     return Completed(message=", ".join(f"{count} {state}" for state, count in counts.items()))
 
 
 def apply_overrides(overrides: dict[str, Any] | None) -> None:
-    """Lay values over params.yaml, comments kept; raises mae.config.InvalidParams naming the key."""
+    """Write values into params.yaml and keep its comments; raises InvalidParams, which names the key."""
     if overrides:
         for line in recipe.lay(None, list(as_settings(overrides)), onto=Path(PARAMS)):
             get_run_logger().info("params.yaml: %s", line)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the flow here, with a Prefect server of its own where PREFECT_API_URL names none."""
+    """Run the flow here, with a Prefect server of its own unless PREFECT_API_URL names one."""
     parser = argparse.ArgumentParser(prog="pipelines.reproduce", description="Run the stages of dvc.yaml.")
-    parser.add_argument("targets", nargs="*", metavar="STAGE", help="with all it depends on (default: all)")
     parser.add_argument(
-        "--set", action=Settings, metavar="KEY=VALUE", help="laid over params.yaml, and left there"
+        "targets", nargs="*", metavar="STAGE", help="with all stages that it depends on (default: all stages)"
+    )
+    parser.add_argument(
+        "--set",
+        action=Settings,
+        metavar="KEY=VALUE",
+        help="write this value into params.yaml, where it stays",
     )
     arguments = parser.parse_args(argv)
     with interactive_settings():
@@ -81,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def interactive_settings() -> Any:
-    """Settings of a flow run by a person: its own server may take its time to start, and reports nothing."""
+    """Return settings for a flow that a person runs: its own server may start slowly, and reports nothing."""
     from prefect.settings import (
         PREFECT_SERVER_ANALYTICS_ENABLED,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,

@@ -1,7 +1,7 @@
-"""The flow `retrain`: new data in, and a new champion only where the gate finds it better. And `rollback`.
+"""The flow `retrain`: train on new data, and promote only what the gate finds better. And `rollback`.
 
-By hand: `python -m pipelines.retrain [--start champion|scratch] [--set KEY=VALUE] [--force]`; with --rollback
-MODEL the previous champion comes back.
+By hand: `python -m pipelines.retrain [--start champion|scratch] [--set KEY=VALUE] [--force]`; `--rollback
+MODEL` makes the previous champion the champion again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pipelines.retraining import gate_result
 from pipelines.working_copy import locks
 from pipelines.working_copy.params_override import PARAMS, Settings
 
-NOT_NOTIFIED = ("Unchanged data", "Too few new images")  # of which nobody needs to be told
+NOT_NOTIFIED = ("Unchanged data", "Too few new images")  # states that need no notification
 MODELS = ("encoder", "detector", "segmenter")
 
 
 def notify_people(flow: Any, flow_run: Any, state: State[Any]) -> None:
-    """A Prefect hook: what came of the run, to whom flows.notify names."""
+    """Send the state of a flow run by the block that flows.notify names (a hook of Prefect)."""
     from prefect.logging.loggers import flow_run_logger
 
     if state.name not in NOT_NOTIFIED:
@@ -41,13 +41,13 @@ def retrain(
     overrides: dict[str, Any] | None = None,
     force: bool = False,
 ) -> State[Any]:
-    """Train on what arrived since the last decision and let the gate decide; end early where nothing did.
+    """Train on the images that are new since the last decision, and let the gate decide.
 
     Args:
-        start: Go on from the champion's weights or from scratch; empty: as retrain.start of params.yaml says.
-        overrides: Values over params.yaml, as {"pretrain.epochs": 100}; put back unless the result wins.
-        force: Train though nothing changed, too little arrived, or what arrived looks suspect; and on all of
-            it, where a retraining did not end.
+        start: Start from the champion's weights or from scratch; empty takes retrain.start of params.yaml.
+        overrides: Values for params.yaml, e.g. {"pretrain.epochs": 100}; undone unless the result wins.
+        force: Train although nothing changed, too few images are new, or they look suspect; and begin anew
+            where an earlier retraining did not end.
     """
     root = Path.cwd()
     try:
@@ -56,36 +56,42 @@ def retrain(
     except locks.Busy as busy:
         return Cancelled(name="Busy", message=str(busy))
     except CommandFailed as failed:
-        return Failed(message=f"{failed} (the champion is the same; run again to go on)")
+        return Failed(message=f"{failed} (the champion is the same; run again to continue)")
     except config.InvalidParams as invalid:
         return Failed(message=str(invalid))
 
 
 @flow(name="rollback", on_completion=[notify_people], on_failure=[notify_people])
 def rollback(model: Literal["encoder", "detector", "segmenter"] = "encoder") -> State[Any]:
-    """Make the previous champion the champion again; the one that it replaces becomes the previous one.
+    """Make the previous champion the champion again, and the present one the previous one.
 
-    Waits for no retraining that is at work: its gate judges against who is champion then.
+    Does not wait for a retraining that runs: its gate compares with the champion at that time.
 
     Args:
-        model: Which; the encoder goes with its classifier.
+        model: The kind of model; the encoder goes with its classifier.
     """
     try:
-        lines = run_mae(Path.cwd(), "rollback", model, retries=0)  # twice would be no way back
+        lines = run_mae(Path.cwd(), "rollback", model, retries=0)  # a second time would undo the first
     except CommandFailed as failed:
         return Failed(message=str(failed))
     return Completed(name="Rolled back", message="; ".join(lines))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a flow here, with a Prefect server of its own where PREFECT_API_URL names none."""
+    """Run a flow here, with a Prefect server of its own unless PREFECT_API_URL names one."""
     parser = argparse.ArgumentParser(
-        prog="pipelines.retrain", description="Train on new data, judge, promote."
+        prog="pipelines.retrain", description="Train on new data, evaluate, promote."
     )
-    parser.add_argument("--start", choices=["champion", "scratch"], help="default: retrain.start")
-    parser.add_argument("--set", action=Settings, metavar="KEY=VALUE", help="over params.yaml, for this run")
-    parser.add_argument("--force", action="store_true", help="whatever arrived")
-    parser.add_argument("--rollback", choices=MODELS, help="the previous champion instead")
+    parser.add_argument(
+        "--start",
+        choices=["champion", "scratch"],
+        help="the weights to start from (default: retrain.start of params.yaml)",
+    )
+    parser.add_argument("--set", action=Settings, metavar="KEY=VALUE", help="use this value for this run")
+    parser.add_argument("--force", action="store_true", help="train whatever the new data are like")
+    parser.add_argument(
+        "--rollback", choices=MODELS, help="make the previous champion the champion again instead"
+    )
     arguments = parser.parse_args(argv)
     with interactive_settings():
         if arguments.rollback:

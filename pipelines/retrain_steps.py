@@ -1,4 +1,4 @@
-"""One retraining, step by step: what arrived, whether to trust it, train, let the gate decide, finish."""
+"""One retraining, step by step: find new data, check them, train, let the gate decide, record that."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from pipelines.working_copy.params_override import PARAMS, ParamsOverride, retra
 PICTURES = ("examples", "statistics", "classes")
 GATE = "register"
 NOT_TRAINED_ON = (
-    "Nothing was trained and the champion is the same. Take the images out of the source, or put them right: "
-    "until then `reproduce`, or `dvc repro` by hand, would train on what they can read of them"
+    "Nothing was trained and the champion is the same. Remove the images from the source, or correct them: "
+    "until then `reproduce`, or `dvc repro` by hand, would train on those that can be read"
 )
 Start = Literal["champion", "scratch"]
 
 
 class CommandFailed(RuntimeError):
-    """A command of `mae` failed; the message is what it said."""
+    """A command of `mae` failed; the message is its last line."""
 
 
 class _Ended(Exception):
-    """The retraining ends here, in a state."""
+    """The retraining ends here, in this state."""
 
     def __init__(self, state: State[Any]) -> None:
         super().__init__(state.message)
@@ -61,23 +61,23 @@ class Retraining:
         self._params = config.load(root / PARAMS)
 
     def run(self, start: Start | None, overrides: Mapping[str, Any], force: bool) -> State[Any]:
-        """Returns the flow's final state. Raises CommandFailed, mae.config.InvalidParams."""
+        """Run all steps; return the final state of the flow. Raises CommandFailed and InvalidParams."""
         try:
             self._apply(overrides)
             settings = None if force or start else self._resume()
             if settings is None:
                 settings = self._begin(start or self._params.retrain.start, force)
-            # Annotated images are no reason to pretrain: only what depends on them runs.
+            # New annotated images are no reason to pretrain: only the stages that depend on them run.
             below = None if settings else downstreams(self._root, self._new_data.changed())
             return self._conclude(self._all_stages(below))
         except _Ended as ended:
             return ended.state
         finally:
-            if said := self._override.restore():
-                self._log(said)
+            if message := self._override.restore():
+                self._log(message)
 
     def _begin(self, start: Start, force: bool) -> dict[str, Any]:
-        """Look at what arrived and shard it; the settings to train with, {} to pretrain nothing."""
+        """Check the new data and shard them; return the settings to train with, {} to pretrain nothing."""
         self._stages(self._new_data.stages)
         arrived = self._check_data(force)
         settings = {} if arrived is None else {"pretrain.init": self._initial_weights(start)}
@@ -88,10 +88,10 @@ class Retraining:
         return settings
 
     def _resume(self) -> dict[str, Any] | None:
-        """The settings of a retraining that did not come to its end, to go on with it; None to begin one.
+        """Return the settings of a retraining that did not end, to continue it; None to begin a new one.
 
-        Its data stays as it was sharded: with other images it would begin its training anew, and where some
-        arrive every day it might never end.
+        Its shards stay as they are: with other images the training would begin anew, and where new ones come
+        every day it might never end.
         """
         settings = gate_result.unfinished_settings(self._folder)
         if settings is None or not self._new_data.is_current:
@@ -99,42 +99,48 @@ class Retraining:
         init = settings.get("pretrain.init")
         if init and not (self._root / init).is_file():  # somebody removed it to make room
             return None
-        self._log("going on with the retraining that did not end: what came since waits for the next one")
+        self._log(
+            "continuing the retraining that did not end: images that came since then wait for the next one"
+        )
         self._outcomes += [Outcome(stage, "Unchanged") for stage in self._new_data.stages]
         self._apply(settings)
         return settings
 
     def _check_data(self, force: bool) -> int | None:
-        """How many images arrived; None where only annotated images did. Ends where there is no reason."""
+        """Count the new images; None where only annotated ones are new. Ends without a reason to train."""
         self._new_data.snapshot()
         changed, decided = self._new_data.changed(), self._new_data.decided
         if not changed and not force:
-            raise _Ended(Completed(name="Unchanged data", message="every listing is as it was decided upon"))
+            raise _Ended(
+                Completed(name="Unchanged data", message="every listing is the same as at the last decision")
+            )
         if decided is None:
-            self._log("nothing was decided before: whatever is listed counts as new")
+            self._log("there was no decision before: all listed images count as new")
             return self._new_data.listed
         if IMAGES not in changed and not force:
-            self._log(f"the images are as they were; changed: {', '.join(changed)}")
+            self._log(f"the images are the same; changed: {', '.join(changed)}")
             return None
         drift, found = self._drift(decided)
         counts, least = drift["counts"], self._params.retrain.min_new
         arrived: int = counts["new"] + counts["changed"]
-        said = ", ".join(f"{counts[name]:,} {name}" for name in ("new", "changed", "removed"))
+        summary = ", ".join(f"{counts[name]:,} {name}" for name in ("new", "changed", "removed"))
         if arrived < least and changed == [IMAGES] and not force:
-            raise _Ended(Completed(name="Too few new images", message=f"{said}; retrain.min_new is {least}"))
+            raise _Ended(
+                Completed(name="Too few new images", message=f"{summary}; retrain.min_new is {least}")
+            )
         self._act_on_doubts(found, force)
-        self._log(said)
+        self._log(summary)
         return arrived
 
     def _drift(self, decided: Path) -> tuple[dict[str, Any], list[str]]:
-        """The report of `mae drift`, and what in it passes the bounds; both as an artifact, too."""
+        """Return the report of `mae drift` and its doubts, and show both as an artifact."""
         out = self._folder / "drift"
         run_mae(self._root, "drift", "--since", str(decided / IMAGES), "--out", str(out))
         drift = json.loads((out / "drift.json").read_text())
         found = doubts(drift, self._params.retrain)
-        there = [file for name in PICTURES if (file := out / f"{name}.png").is_file()]
-        page = gate_result.drift_page(drift, found, [artifacts.picture(file) for file in there])
-        create_markdown_artifact(page, key="drift", description="What arrived since the last decision")
+        pictures = [file for name in PICTURES if (file := out / f"{name}.png").is_file()]
+        page = gate_result.drift_page(drift, found, [artifacts.picture(file) for file in pictures])
+        create_markdown_artifact(page, key="drift", description="New data since the last decision")
         return drift, found
 
     def _check_shards(self, arrived: int | None, force: bool) -> None:
@@ -143,25 +149,25 @@ class Retraining:
 
     def _act_on_doubts(self, found: list[str], force: bool) -> None:
         if not force:
-            self._end_if_suspect(found, "; force: true trains nevertheless")
+            self._end_if_suspect(found, "; `force` trains nevertheless")
         for one in found:
             self._log(f"forced, though {one}")
 
     def _end_if_suspect(self, found: list[str], otherwise: str = "") -> None:
-        """End here where data was found that should not be trained on."""
+        """End here where the data are not fit to train on."""
         if found:
             message = f"{'; '.join(found)}. {NOT_TRAINED_ON}{otherwise}"
             raise _Ended(Failed(name="Suspect data", message=message))
 
     def _initial_weights(self, start: Start) -> str | None:
-        """What pretrain.init is to be: the champion's file, below the root where it lies there."""
+        """Return the value for pretrain.init: the champion's file, relative to the root if it is below."""
         if start == "scratch":
             return None
         out = self._folder / "champion"
         lines = run_mae(self._root, "champion", str(out), none=EXIT_NO_CHAMPION)
         found = next((Path(line) for line in reversed(lines) if line.endswith(".safetensors")), None)
         if found is None:
-            self._log("there is no champion to go on from: training starts from scratch")
+            self._log("there is no champion to start from: training starts from scratch")
             return None
         for former in out.iterdir():
             if former.is_dir():  # a download that was killed
@@ -176,29 +182,29 @@ class Retraining:
         self._params = config.load(self._root / PARAMS)
 
     def _stages(self, targets: list[str]) -> None:
-        """Bring these stages up to date; ends where one fails."""
+        """Bring these stages up to date; ends where one of them fails."""
         found = self._run(targets)
         self._end_if_suspect([one.message for one in found if one.state == "Rejected"])
         if not all(outcome.done for outcome in found):
-            message = f"{flow_state(found).message} (the champion is the same; run again to go on)"
+            message = f"{flow_state(found).message} (the champion is the same; run again to continue)"
             raise _Ended(Failed(message=message))
 
     def _all_stages(self, below: list[str] | None) -> list[Outcome]:
-        """The rest. The gate may have decided although a stage failed on which it does not depend.
+        """Run the stages that are left, or those of them in `below`.
 
-        below: of these stages only.
+        The gate may have decided although a stage failed, if it does not depend on that stage.
         """
         found = self._run(None, only=below)
         gate = next((outcome for outcome in found if outcome.stage == GATE), None)
         if gate is None or not gate.done:
-            # Once it was asked, it may have decided of one model and not of all.
-            asked = gate is not None and gate.state != "Skipped"
-            who = "the gate had begun" if asked else "the champion is the same"
-            raise _Ended(Failed(message=f"{flow_state(found).message} ({who}; run again to go on)"))
+            # Once it has begun, it may have decided on one model and not on all.
+            begun = gate is not None and gate.state != "Skipped"
+            champion = "the gate had begun" if begun else "the champion is the same"
+            raise _Ended(Failed(message=f"{flow_state(found).message} ({champion}; run again to continue)"))
         return found
 
     def _run(self, targets: list[str] | None, only: list[str] | None = None) -> list[Outcome]:
-        """Stages that were not in this run yet."""
+        """Run stages, except those that this retraining has run already."""
         done = [outcome.stage for outcome in self._outcomes if outcome.done]
         if only is not None:
             done += [stage for stage in upstreams(self._root) if stage not in only]
@@ -221,9 +227,9 @@ class Retraining:
 
 
 def run_mae(root: Path, *arguments: str, none: int | None = None, retries: int | None = None) -> list[str]:
-    """Run a command of `mae` as a task run; returns the lines that it printed, [] for the exit status `none`.
+    """Run a command of `mae` as a task run; return the lines that it printed, [] for the exit status `none`.
 
-    Raises CommandFailed, after as many retries as a stage gets, or as asked for.
+    Raises CommandFailed after `retries`, by default those of a stage.
     """
     settings = config.load(root / PARAMS).flows
     name = f"mae {arguments[0]}"

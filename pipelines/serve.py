@@ -1,7 +1,7 @@
 """Serve the flows from this machine: `make serve`, or `python -m pipelines.serve`.
 
 The deployments, with their schedules and triggers, are those of prefect.yaml, `definitions.flows`. Unless
-Prefect's settings name a server (PREFECT_API_URL), one comes with it, on http://127.0.0.1:4200.
+Prefect's settings name a server (PREFECT_API_URL), this starts one on http://127.0.0.1:4200.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit status."""
     parser = argparse.ArgumentParser(prog="pipelines.serve", description="Serve the flows until Ctrl-C.")
     parser.add_argument(
-        "--port", type=int, default=pages.PREFECT_PORT, help="of the Prefect server that comes with it"
+        "--port", type=int, default=pages.PREFECT_PORT, help="the port of the Prefect server that this starts"
     )
     arguments = parser.parse_args(argv)
     os.environ.update(QUIET)
-    # Flow runs are processes of their own, which import this package, too.
+    # Flow runs are processes of their own, which must find this package.
     paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    for number in (signal.SIGINT, signal.SIGTERM):  # else the server would be left behind
+    for number in (signal.SIGINT, signal.SIGTERM):  # else the server would outlive this process
         signal.signal(number, signal.default_int_handler)
     try:
         with pages.prefect(arguments.port) as api:
@@ -46,18 +46,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def serve(api: str) -> None:
-    """Register the deployments with the Prefect API at `api` and run what it schedules, until interrupted."""
+    """Register the deployments with the Prefect API at `api` and run its flow runs until interrupted."""
     from prefect import serve as serve_
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: api}):
         set_killed_runs_crashed()
-        # What somebody switched on stays on when this process ends: it will be started again.
+        # Schedules that a person switched on stay on when this process ends: it will start again.
         serve_(*deployments(), pause_on_shutdown=False)
 
 
 def set_killed_runs_crashed() -> None:
-    """Set what a killed flow left Running to Crashed: it would count as the one run that may be at work."""
+    """Set runs that a killed flow left Running to Crashed: each deployment may have only one running."""
     try:
         with locks.exclusive(Path.cwd(), grace=config.load().flows.grace):
             pass
@@ -66,7 +66,7 @@ def set_killed_runs_crashed() -> None:
 
 
 def deployments(file: Path = FILE) -> list[Any]:
-    """A deployment for each flow of prefect.yaml, named after it; all switches as they stand in Prefect now.
+    """Make a deployment for each flow of prefect.yaml; all switches stay as they are in Prefect.
 
     Prefect's API must be reachable. Raises mae.config.InvalidParams for a file that cannot be read.
     """
@@ -76,29 +76,29 @@ def deployments(file: Path = FILE) -> list[Any]:
     from pydantic import TypeAdapter
 
     made = []
-    for name, said in config.read_yaml(file)["definitions"]["flows"].items():
-        there = _registered(name)
+    for name, flow in config.read_yaml(file)["definitions"]["flows"].items():
+        registered = _registered(name)
         deployment = RunnerDeployment.from_entrypoint(
-            said["entrypoint"],
+            flow["entrypoint"],
             name=name,
-            description=said["description"],
-            tags=said["tags"],
-            concurrency_limit=ConcurrencyLimitConfig(**said["concurrency_limit"]),
+            description=flow["description"],
+            tags=flow["tags"],
+            concurrency_limit=ConcurrencyLimitConfig(**flow["concurrency_limit"]),
             triggers=[
                 TypeAdapter(DeploymentTriggerTypes).validate_python(_as_switched(one))
-                for one in said["triggers"]
+                for one in flow["triggers"]
             ],
-            schedules=_schedules(there.schedules if there else [], said["schedules"]),
-            paused=there.paused if there else None,
+            schedules=_schedules(registered.schedules if registered else [], flow["schedules"]),
+            paused=registered.paused if registered else None,
         )
         made.append(deployment)
     return made
 
 
 def _registered(name: str) -> Any:
-    """The deployment as Prefect has it, None where it has none.
+    """Read the deployment from Prefect; None where it is not registered.
 
-    Registering one replaces its schedules and triggers; what people did in the UI must outlive a restart.
+    Registering one replaces its schedules and triggers, but what people changed must outlive a restart.
     """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
@@ -114,16 +114,16 @@ def _as_switched(trigger: dict[str, Any]) -> dict[str, Any]:
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        there = client.read_automations_by_name(trigger["name"])
-    return {**trigger, "enabled": there[0].enabled} if there else trigger
+        registered = client.read_automations_by_name(trigger["name"])
+    return {**trigger, "enabled": registered[0].enabled} if registered else trigger
 
 
-def _schedules(there: list[Any], wanted: list[dict[str, Any]]) -> list[Any]:
-    """The file's schedules, each switched as the one that is `there` already, and those added by people."""
+def _schedules(registered: list[Any], wanted: list[dict[str, Any]]) -> list[Any]:
+    """Return the schedules of the file, each switched as its registered one, and those that people added."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import CronSchedule
 
-    active = {schedule.slug: schedule.active for schedule in there}
+    active = {schedule.slug: schedule.active for schedule in registered}
     own = [
         DeploymentScheduleCreate(
             schedule=CronSchedule(cron=one["cron"], timezone=one["timezone"]),
@@ -136,7 +136,7 @@ def _schedules(there: list[Any], wanted: list[dict[str, Any]]) -> list[Any]:
         DeploymentScheduleCreate.model_validate(
             schedule.model_dump(include={"schedule", "active", "parameters", "slug"})
         )
-        for schedule in there
+        for schedule in registered
         if schedule.slug not in {one["slug"] for one in wanted}
     ]
     return own + added

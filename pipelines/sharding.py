@@ -1,7 +1,7 @@
-"""Shards written side by side: parts as mapped Prefect tasks, on the task runner that `flows.sharding` names.
+"""Write shards in parallel: parts are mapped Prefect tasks, on the task runner that `flows.sharding` names.
 
-They run in a process of their own under guard, so that whatever the runner starts (pools, a local cluster)
-ends with the flow. On a cluster of several machines all see the working copy under the same path.
+They run in a process of their own under guard, so that all that the runner starts (pools, a local cluster)
+ends with the flow. On a cluster, all machines must see the working copy under the same path.
 """
 
 from __future__ import annotations
@@ -33,25 +33,28 @@ from mae.config import Flows
 from mae.stage_table import SHARDING
 from pipelines.stage_process import run_guarded, stage_settings
 
-GROUPS = 64  # at most: each starts in a second, tells of progress, and is tried again by itself
-KNOWN_AFTER_S = 30.0  # at the latest; else the parts' flow run stands by itself
+GROUPS = 64  # at most: a group starts in a second, reports its progress, and is retried by itself
+KNOWN_AFTER_S = 30.0  # at most; without the task run, the flow run of the parts has no parent
 CHILD = {
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the tasks' lines are in Prefect already
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # Prefect has the lines of the tasks already
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 
 class PartsFailed(RuntimeError):
-    """Some shards could not be written; those that could are kept for the next attempt."""
+    """Some shards could not be written; the others stay for the next attempt."""
 
 
 def shard_in_parallel(
     stage: str, settings: Flows, log: Callable[[str], Any], root: Path | None = None
 ) -> None:
-    """Write the shards that `stage` would write now, for it to publish; `log` is told how far it is.
+    """Write the shards that `stage` would write now; the stage then only publishes them. Logs the progress.
 
-    root: the working copy, by default the current directory. A stage that does not shard, or has a single
-    shard to write, is left to itself. Raises PartsFailed, and ValueError where the runner is not installed.
+    Does nothing for a stage that does not shard, or has a single shard to write. Raises PartsFailed, and
+    ValueError where the runner is not installed.
+
+    Args:
+        root: the working copy, by default the current directory.
     """
     root = Path.cwd() if root is None else Path(root)
     _require(settings.sharding)
@@ -74,7 +77,7 @@ def shard_in_parallel(
             parent_task_run_id=_task_run_above(client),
             state=Pending(),
         )
-        # A flow without a server of its own has started one: the same is to be told of the parts.
+        # A flow for which PREFECT_API_URL names no server has started one: the parts must use the same.
         environment = {**CHILD, "PREFECT_API_URL": str(client.api_url)}
     command = [sys.executable, "-m", "pipelines.sharding", str(run.id)]
     limit = stage_settings(settings, stage).timeout
@@ -85,12 +88,12 @@ def shard_in_parallel(
 
 @flow(name="write shards", persist_result=False)
 def write_parts(stage: str, parts: list[str], root: str, settings: Flows) -> State[Any]:
-    """Write parts of a stage's shards side by side, in groups.
+    """Write parts of a stage's shards in parallel, in groups.
 
     Args:
         stage: The stage that shards.
         parts: Names of the shards, as `mae STAGE --list-parts` prints them.
-        root: The working copy, on all machines that take part.
+        root: The working copy, on all machines of the cluster.
         settings: The section `flows` of params.yaml.
     """
     groups = [parts[start::GROUPS] for start in range(min(GROUPS, len(parts)))]
@@ -104,11 +107,11 @@ def write_parts(stage: str, parts: list[str], root: str, settings: Flows) -> Sta
         grace=unmapped(settings.grace),
     )
     progress = create_progress_artifact(0.0, key=f"{stage.replace('_', '-')}-parts")
-    assert isinstance(progress, UUID)  # inside an async function it were a coroutine
+    assert isinstance(progress, UUID)  # inside an async function it would be a coroutine
     sizes = dict(zip([future.task_run_id for future in futures], map(len, groups), strict=True))
     written, reasons = 0, []
     for future in as_completed(futures):
-        future.wait()  # only then does it hold its state, which the server may learn of later
+        future.wait()  # only then has it its state, which the server may learn later
         if future.state.is_completed():
             written += sizes[future.task_run_id]
         else:
@@ -122,22 +125,22 @@ def write_parts(stage: str, parts: list[str], root: str, settings: Flows) -> Sta
 
 @task(task_run_name="{label}", cache_policy=NO_CACHE, persist_result=False)
 def write_group(label: str, names: list[str], stage: str, root: str, grace: float) -> None:
-    """Write these shards, one after another, in a process that ends with this one."""
-    said: list[str] = []
+    """Write these shards one after another, in a process that ends with this one."""
+    last: list[str] = []
     logger = get_run_logger()
 
     def handle_line(line: str) -> None:
-        said[:] = [line]
+        last[:] = [line]
         logger.info(line)
 
     command = [sys.executable, "-m", "mae", stage, "--part", *names]
     status = run_guarded(command, Path(root), grace=grace, log=handle_line)
     if status:
-        raise PartsFailed(" ".join([*said, f"(exited with {status})"]))
+        raise PartsFailed(" ".join([*last, f"(exited with {status})"]))
 
 
 def _task_run_above(client: SyncPrefectClient) -> UUID | None:
-    """The task run that asks, once the server knows of it, which may be a little later than we do."""
+    """Return the task run around this call, once the server knows it, which may take a moment."""
     deadline = time.monotonic() + KNOWN_AFTER_S
     while task_run.id is not None and time.monotonic() < deadline:
         with contextlib.suppress(ObjectNotFound):
@@ -172,16 +175,16 @@ def _require(sharding: str) -> None:
 
 
 def _runner(settings: Flows) -> TaskRunner[Any]:
-    """What the parts run on: `flows.parallel` of them at once, or as many as a given cluster has room for."""
-    side_by_side = settings.parallel
+    """Make the task runner: `flows.parallel` parts at once, or as many as the given cluster has room for."""
+    workers = settings.parallel
     if settings.sharding == "processes":
-        return ProcessPoolTaskRunner(max_workers=side_by_side)
+        return ProcessPoolTaskRunner(max_workers=workers)
     if settings.sharding == "dask":
         import dask.config
         from prefect_dask import DaskTaskRunner
 
         address = dask.config.get("scheduler-address", None)  # DASK_SCHEDULER_ADDRESS, or Dask's own files
-        here = {"n_workers": side_by_side, "threads_per_worker": 1, "host": "127.0.0.1"}
+        here = {"n_workers": workers, "threads_per_worker": 1, "host": "127.0.0.1"}
         return DaskTaskRunner(
             address=address, cluster_kwargs=None if address else {**here, "dashboard_address": None}
         )
@@ -189,13 +192,13 @@ def _runner(settings: Flows) -> TaskRunner[Any]:
         from prefect_ray import RayTaskRunner
 
         # Ray itself reads RAY_ADDRESS.
-        here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": side_by_side}
+        here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers}
         return RayTaskRunner(init_kwargs=here)
-    return ThreadPoolTaskRunner(max_workers=side_by_side)
+    return ThreadPoolTaskRunner(max_workers=workers)
 
 
 def _failure_message(flow_run_id: Any, status: int) -> str:
-    """Why the parts' flow run failed; one that could not say so itself is set to Crashed."""
+    """Return why the flow run of the parts failed; set one that did not end to Crashed."""
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(flow_run_id).state
         if state is None or not state.is_final():
@@ -205,8 +208,10 @@ def _failure_message(flow_run_id: Any, status: int) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the flow run that `shard_in_parallel` made; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="pipelines.sharding", description="For pipelines.reproduce.")
+    """Run the flow run that `shard_in_parallel` made; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="pipelines.sharding", description="Write the parts of shards, for pipelines.reproduce."
+    )
     parser.add_argument("flow_run", help="the id of a flow run of `write shards`")
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(parser.parse_args(argv).flow_run)
@@ -218,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Under its own name, so that other processes find in it what they are sent.
+    # Under its own name, so that other processes can import the functions that they are sent.
     from pipelines.sharding import main as run_main
 
     sys.exit(run_main())

@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def done(self) -> bool:
-        """Whether the stage's outputs exist and are up to date."""
+        """True where the outputs of the stage exist and are up to date."""
         return self.state in ("Ran", "Unchanged", "Restored")
 
 

@@ -23,14 +23,14 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
-REPRODUCTION = "MAE_REPRODUCTION"  # mae: stages run side by side are told apart from other runs by it
+REPRODUCTION = "MAE_REPRODUCTION"  # the name that the MLflow runs of one flow run have in common
 
 _live: set[subprocess.Popen[str]] = set()
 _live_lock = threading.Lock()
 
 
 def stage_settings(settings: Flows, name: str) -> StageFlow:
-    """The retries and time-out of one stage: its own, else those of all."""
+    """Return the retries and time-out of one stage: its own, else those of all."""
     return settings.stages.get(name, settings)
 
 
@@ -74,7 +74,7 @@ def run_stage(
 
 
 def is_changed(name: str, root: Path) -> bool:
-    """Whether DVC would run the stage (or take it from its run cache)."""
+    """Return whether DVC would run the stage, or restore it from its run cache."""
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--quiet", name]
     return subprocess.run(command, cwd=root, env=_environment(), check=False).returncode != 0
 
@@ -91,7 +91,7 @@ def run_guarded(
 ) -> int:
     """Run a command in `cwd` that ends with this process at the latest (see pipelines.guard).
 
-    Each line that it prints goes to `log`. Returns its exit status; 124 where it took over `limit` seconds.
+    Each line that it prints goes to `log`. Returns its exit status; 124 past `limit` seconds.
     """
     guard = [sys.executable, "-P", str(Path(__file__).with_name("guard.py")), "--grace", str(grace)]
     guard += [] if limit is None else ["--limit", str(limit)]
@@ -104,7 +104,7 @@ def run_guarded(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        # A worker that ends the flow's process group must leave it time to end what it guards.
+        # So that a worker that ends the flow's process group leaves the guard time to end the command.
         start_new_session=True,
         pass_fds=(*locks.held_fds(), *keep),
     )
@@ -114,7 +114,7 @@ def run_guarded(
         _live.add(process)
     try:
         with process.stdout:
-            for line in process.stdout:  # universal newlines: a progress bar's returns end lines, too
+            for line in process.stdout:  # universal newlines: the \r of a progress bar ends a line, too
                 if text := line.rstrip():
                     log(text)
         return process.wait()
@@ -126,13 +126,13 @@ def run_guarded(
 
 
 def _environment() -> dict[str, str]:
-    """`python3` in dvc.yaml is the Python that runs this flow, its environment activated or not."""
+    """Make `python3` in dvc.yaml the Python that runs this flow, its environment activated or not."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {**os.environ, **QUIET, "PATH": path}
 
 
 def end_all() -> None:
-    """Let the guards end whatever this process has them run; returns at once."""
+    """Let the guards end all commands that this process runs; return at once."""
     with _live_lock:
         for process in _live:
             _close(process)

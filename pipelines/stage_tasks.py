@@ -1,4 +1,4 @@
-"""Stages of dvc.yaml as Prefect task runs: in DVC's order, side by side where it allows, none twice."""
+"""Stages of dvc.yaml as Prefect task runs: in DVC's order, in parallel where possible, each once."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def run_stages(
     Args:
         root: the working copy; the caller holds it (pipelines.working_copy.locks.exclusive).
         settings: the section `flows` of params.yaml.
-        targets: stages that are wanted, with all that they depend on; None for all.
-        skip: stages to take as done, because the caller has just run them.
+        targets: stages to bring up to date, with all that they depend on; None for all.
+        skip: stages that the caller has just run.
 
-    Returns the outcomes in the order in which the stages ended. Never raises for a stage that fails: what
-    depends on it is Skipped, and nothing else. When the flow itself is ended, ends what runs, leaves the
-    artifact `stages` of what came of it, and raises on.
+    Returns the outcomes in the order in which the stages ended. Never raises for a stage that fails: only the
+    stages that depend on it are Skipped. When the flow itself is ended, ends the running stages, writes the
+    artifact `stages`, and raises the error again.
     """
     done = set(skip)
     graph = upstreams(Path(root), targets)
@@ -72,22 +72,22 @@ class _Reproduction:
                     futures[name] = self._submit(name, futures)
                     futures[name].add_done_callback(lambda _, name=name: ended.put(name))
                 name = ended.get()
-                said = futures[name].state.message or ""
-                self._outcomes[name] = self._latest.get(name) or Outcome(name, "Failed", message=said)
+                message = futures[name].state.message or ""
+                self._outcomes[name] = self._latest.get(name) or Outcome(name, "Failed", message=message)
         except BaseException:  # the flow run is cancelled, terminated, interrupted by Ctrl-C
             self._ending.set()
             self._devices.close()
             end_all()
-            # While a training saves, the working copy is not free and its settings stay as they were laid.
+            # While a training saves, the working copy stays locked and keeps the settings of this run.
             for future in futures.values():
                 future.wait()
-            with contextlib.suppress(Exception):  # what is raised is how the flow run ended
+            with contextlib.suppress(Exception):  # so that the error that ended the flow run is raised
                 artifacts.stages_table(list(self._latest.values()))
             raise
         return list(self._outcomes.values())
 
     def _ready(self, submitted: Mapping[str, Any]) -> list[str]:
-        """What can begin now. A training without a device would only keep others from beginning."""
+        """Return the stages that can begin now. A training that waits for a device would block others."""
         running = set(submitted) - set(self._outcomes)
         devices = len(self._devices) - len(running & PARALLEL)
         ready: list[str] = []
@@ -110,15 +110,15 @@ class _Reproduction:
             cache_policy=NO_CACHE,  # DVC's is the only cache
             retries=own.retries,
             retry_delay_seconds=own.retry_delay,
-            # Data that cannot be used will not be better the next time.
+            # Unusable data will not be better the next time.
             retry_condition_fn=lambda task, run, state: state.name != "Rejected",
         )
         def stage() -> State[Any]:
             self._latest[name] = outcome = self._attempt(name)
             return _state(outcome, ending=self._ending.is_set())
 
-        # The arrows of Prefect's picture. Past a skipped stage they lead to what failed: Prefect itself would
-        # not begin a task below a cancelled one.
+        # The arrows of Prefect's graph. They go past a skipped stage to the failed one: Prefect would not
+        # start a task below a cancelled one.
         skipped = set(self._skipped_for) & set(self._graph[name])
         above = (set(self._graph[name]) - skipped) | (self._failed_upstreams(name) if skipped else set())
         wait_for: list[Any] = [allow_failure(futures[up]) for up in sorted(above)]
@@ -144,7 +144,7 @@ class _Reproduction:
                     name, self._root, self._settings, self._work_dir, env, logger.info, keep=lease.fds
                 )
         except Closed:
-            return Outcome(name, "Interrupted", message="the flow run was ended first")
+            return Outcome(name, "Interrupted", message="the flow run ended before it began")
         if self._ending.is_set() and not outcome.done:
             return replace(outcome, state="Interrupted")
         return outcome
@@ -158,7 +158,7 @@ class _Reproduction:
 
 
 def _state(outcome: Outcome, *, ending: bool) -> State[Any]:
-    """As Prefect shows it. Only what is Failed is tried again."""
+    """Return the state that Prefect shows. It retries only what is Failed."""
     if outcome.done:
         return Completed(name=outcome.state, message=outcome.message or None)
     if outcome.state == "Skipped" or ending:

@@ -1,9 +1,9 @@
-"""`make sweep AXIS=mask_ratio`: an ablation as DVC experiments, queued, worked off, drawn and tabled.
+"""Run an ablation as DVC experiments, and report it as a table and a figure: `make sweep AXIS=mask_ratio`.
 
     python -m pipelines.sweep AXIS [--seeds N] [--jobs N] [--recipe FILE] [--set KEY=VALUE]
 
-sweeps.yaml holds the axes. Run again, it runs what is not finished yet; with everything finished it writes
-the report anew. Experiments run in copies of the working copy, as it is now, uncommitted changes included.
+sweeps.yaml holds the axes. The same command runs experiments that are not finished yet; where all are, it
+writes the report again. Experiments run in copies of the working copy, with its uncommitted changes.
 """
 
 from __future__ import annotations
@@ -32,11 +32,18 @@ EXIT_INTERRUPTED = 75
 def main(argv: list[str] | None = None) -> int:
     """Run one sweep to its report; returns the exit status."""
     parser = argparse.ArgumentParser(prog="pipelines.sweep", description="Run an ablation of sweeps.yaml.")
-    parser.add_argument("axis", nargs="?", help="what to vary; none: list what there is")
-    parser.add_argument("--seeds", type=count, default=1, help="of each value; the first is params.yaml's")
-    parser.add_argument("--jobs", type=count, help="at a time (default: one for each of flows.devices)")
-    parser.add_argument("--recipe", help="laid under the sweep, not over params.yaml itself")
-    parser.add_argument("--set", action=Settings, metavar="KEY=VALUE", help="laid under it, too")
+    parser.add_argument("axis", nargs="?", help="an axis of sweeps.yaml to vary; without one, list them")
+    parser.add_argument(
+        "--seeds",
+        type=count,
+        default=1,
+        help="the number of seeds of each value, from that of params.yaml on",
+    )
+    parser.add_argument(
+        "--jobs", type=count, help="experiments at a time (default: one for each of flows.devices)"
+    )
+    parser.add_argument("--recipe", help="a recipe to apply before the sweep's settings; params.yaml stays")
+    parser.add_argument("--set", action=Settings, metavar="KEY=VALUE", help="a setting to apply with it")
     arguments = parser.parse_args(argv)
     root = Path.cwd()
     try:
@@ -59,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sweep: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("sweep: interrupted; the same command goes on from there", file=sys.stderr)
+        print("sweep: interrupted; the same command continues", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -72,13 +79,13 @@ def sweep(
     seeds: int = 1,
     jobs: int | None = None,
 ) -> int:
-    """Run what is not finished of the axis, write reports/sweep/<axis>.*; 0 where all of it is there."""
+    """Run the unfinished experiments of the axis, write reports/sweep/<axis>.*; 0 where all are finished."""
     values = config.read_yaml(root / PARAMS)
-    here = ("flows", "runtime")  # what says how the sweep itself runs
+    here = ("flows", "runtime")  # the sections that say how the sweep itself runs
     recipe.merge(values, None, {k: v for k, v in (settings or {}).items() if k.partition(".")[0] in here})
     params = config.parse(values, PARAMS)
     planned = axes.plan(root, axis, recipe_file=recipe_file, settings=settings, seeds=seeds)
-    # A killed experiment's copy is gone; its checkpoints, outside, are found by the next one of its name.
+    # The copy of a killed experiment is gone, but the next one of its name finds its checkpoints here.
     work = (root / params.runtime.work_dir / "sweep").resolve()
     tracked = {"MLFLOW_TRACKING_URI": _tracking_uri(root, params)}
     experiments = Experiments(root, params.flows, work, tracked)
@@ -102,6 +109,7 @@ def sweep(
 
 
 def count(text: str) -> int:
+    """Parse a number of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number}: at least 1")
@@ -113,7 +121,7 @@ def _work_dir(folder: Path) -> dict[str, str]:
 
 
 def _tracking_uri(root: Path, params: config.Params) -> str:
-    """Where the runs of the experiments outlive their copies of this folder."""
+    """Return an address where the experiments' runs outlive their copies of this folder."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or params.runtime.tracking_uri
     return SQLITE + str(root / uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else uri
 

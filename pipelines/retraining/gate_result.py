@@ -1,4 +1,4 @@
-"""What the gate of `register` made of a retraining: read from its decision, told to people."""
+"""The result of the gate of `register` for one retraining, read from its decision and shown to people."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from mae.files import write_json
 
 DECISION = Path("reports/register/decision.json")
 _BEGUN = "begun.json"
+_SETTINGS = "laid"  # the key of the settings in that file, also of earlier releases
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """About one kind of model. new: this retraining made it, or made one again that was judged before."""
+    """The gate's result for one kind of model.
+
+    Attributes:
+        new: this retraining made the model, or made one again that the gate knew before.
+        about: the entry of the kind in decision.json.
+    """
 
     kind: str
     new: bool
@@ -28,7 +34,7 @@ class GateResult:
 
     @property
     def _replaced(self) -> bool:
-        """Whether the model was promoted once, but another one is champion."""
+        """True where the model was promoted before, but another one is champion now."""
         newest = [model["aliases"] for model in self.about["models"] if "challenger" in model["aliases"]]
         return bool(self.about["promote"]) and not all("champion" in aliases for aliases in newest)
 
@@ -36,45 +42,45 @@ class GateResult:
         if not self.new:
             return f"{self.kind}: the same model as before"
         if self._replaced:
-            return f"{self.kind}: the champion stays: this model was champion before and was replaced"
+            return f"{self.kind}: the champion stays: this model was champion before, and was replaced"
         return f"{self.kind}: {'promoted' if self.promoted else 'the champion stays'}: {self.about['reason']}"
 
 
-def begin(root: Path, folder: Path, laid: Mapping[str, Any]) -> None:
-    """Training begins, with these settings over the parameters: note them, and which challengers there are.
+def begin(root: Path, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Note that training begins with these settings, and the challengers of this moment.
 
-    The challengers once per decision: a run that goes on after a kill notes again.
+    A run that continues after a kill keeps the challengers that were noted first.
     """
     before = (
         _read_begun(folder)["challengers"] if is_unfinished(folder) else _challengers(_read_decision(root))
     )
-    write_json(folder / _BEGUN, {"challengers": before, "laid": dict(laid)})
+    write_json(folder / _BEGUN, {"challengers": before, _SETTINGS: dict(settings)})
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a retraining began to train that has not come to its end."""
+    """Return whether a retraining began to train and has not ended."""
     return (folder / _BEGUN).is_file()
 
 
 def unfinished_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings of the retraining that has not come to its end; None where there is none."""
-    return dict(_read_begun(folder)["laid"]) if is_unfinished(folder) else None
+    """Return the settings of the retraining that has not ended; None where there is none."""
+    return dict(_read_begun(folder)[_SETTINGS]) if is_unfinished(folder) else None
 
 
 def gate_results(root: Path, folder: Path) -> list[GateResult]:
-    """What was decided since `begin`."""
+    """Return the decisions since `begin`."""
     decision = _read_decision(root)
     before, now = _read_begun(folder)["challengers"], _challengers(decision)
     return [GateResult(kind, now[kind] != before.get(kind), about) for kind, about in decision.items()]
 
 
 def close(folder: Path) -> None:
-    """The decision is dealt with."""
+    """Forget the retraining: its decision is recorded."""
     (folder / _BEGUN).unlink(missing_ok=True)
 
 
 def decision_page(found: list[GateResult]) -> str:
-    """Markdown: figures of champion and challenger of each kind, the gain with its interval, who is what."""
+    """Return Markdown: figures of champion and challenger, the gain with its interval, the aliases."""
     lines = [
         "| model | figure | champion | challenger | gain (interval) | samples | decision | aliases |",
         "|---|---|---:|---:|---|---:|---|---|",
@@ -91,7 +97,7 @@ def decision_page(found: list[GateResult]) -> str:
 
 
 def drift_page(drift: dict[str, Any], doubts: list[str], pictures: list[str]) -> str:
-    """Markdown: what arrived, what is wrong with it, and how it looks beside what was there."""
+    """Return Markdown: the new data, doubts about them, and a comparison with the earlier data."""
     counts, images = drift["counts"], drift["images"]
     names = ("before", "now", "new", "changed", "removed", "unchanged")
     lines = [f"**{doubt}**\n" for doubt in doubts]
@@ -115,9 +121,9 @@ def drift_page(drift: dict[str, Any], doubts: list[str], pictures: list[str]) ->
 
 
 def notify(block: str | None, subject: str, body: str, log: Callable[[str], Any]) -> None:
-    """Tell people: by the Prefect notification block of that name, and in the log in any case.
+    """Notify people by the Prefect block of that name, and write the log in any case.
 
-    Never raises: a chat that is away must not undo a decision.
+    Never raises: a chat that cannot be reached must not undo a decision.
     """
     log(f"{subject}: {body}")
     if block is None:
@@ -125,14 +131,14 @@ def notify(block: str | None, subject: str, body: str, log: Callable[[str], Any]
     from prefect.blocks import notifications
     from prefect.blocks.core import Block
 
-    assert notifications  # importing it makes the blocks known that `load` looks for
+    assert notifications  # its import registers the blocks that `load` finds
 
     try:
         loaded: Any = Block.load(block)
         loaded.notify(body, subject)
     except Exception as error:
-        # Not what the error says: that may be an address, and a webhook's address is a secret.
-        log(f"flows.notify: {block} could not be told ({type(error).__name__})")
+        # Without the text of the error: that may hold a webhook's address, which is a secret.
+        log(f"flows.notify: the block {block} could not send ({type(error).__name__})")
 
 
 def _read_decision(root: Path) -> dict[str, Any]:
@@ -147,9 +153,9 @@ def _read_begun(folder: Path) -> dict[str, Any]:
 
 
 def _challengers(decision: dict[str, Any]) -> dict[str, list[list[str]]]:
-    """kind -> the models that are challengers: those that were registered last.
+    """Map each kind to its challengers, the models that were registered last.
 
-    Told apart by their ids: the decision that lies in a fresh clone is about versions of another registry.
+    Their ids distinguish them: the decision in a fresh clone is about versions of another registry.
     """
     return {
         kind: sorted(

@@ -1,4 +1,4 @@
-"""What arrived since the last decided retraining: the listings as they were then, and whether to trust it."""
+"""New data since the last decision: the listings of that time, and doubts about the new images."""
 
 from __future__ import annotations
 
@@ -11,49 +11,53 @@ from typing import Any
 from mae.config import Retrain, read_yaml
 from mae.files import copy, move, write_json
 
-IMAGES = "ingest"
+IMAGES, SHARDS = "ingest", "shard"  # the stages of the images to pretrain on
 LISTING, MANIFEST = "listing.tsv", "manifest.json"
 REJECTED = "rejected.json"
-# Each names a folder of listings; deciding renames the one to the other.
+# Each file names a folder of listings; `decide` renames the second to the first.
 _DECIDED, _PENDING = "decided.json", "pending.json"
 P_BY_CHANCE = 0.01
 
 
 class NewData:
-    """The listings of a working copy, as they are now and as they were when the gate last decided.
+    """The listings of a working copy: those of now, and those at the last decision of the gate.
 
-    root: of the working copy. folder: work/retrain, which a kill leaves in order: the listings decided upon
-    change by one rename, after the decision, so that a run that was killed before is begun again.
+    A kill does no harm: one rename after the decision replaces the decided listings, and a run that was
+    killed before it begins again.
+
+    Args:
+        root: the working copy.
+        folder: work/retrain.
     """
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._root, self._folder = Path(root), Path(folder)
-        self._listings = _output_folders(self._root, "ingest", LISTING)
-        self._rejected = _output_folders(self._root, "shard", REJECTED)
+        self._listings = _output_folders(self._root, LISTING)
+        self._rejected = _output_folders(self._root, REJECTED)
 
     @property
     def stages(self) -> list[str]:
-        """The stages that list: of the images, and of the annotated sets."""
+        """The stages that list images, or annotated images."""
         return list(self._listings)
 
     @property
     def decided(self) -> Path | None:
-        """The folder of what was decided upon; None before the first decision."""
+        """The folder of the listings at the last decision; None before the first one."""
         return self._named(_DECIDED)
 
     @property
     def sharding(self) -> list[str]:
-        """The stages that shard what is listed."""
+        """The stages that shard the listed images."""
         return list(self._rejected)
 
     @property
     def listed(self) -> int:
-        """How many images are listed, of those pending."""
+        """The number of images in the pending listing."""
         manifest = json.loads((self._pending / IMAGES / MANIFEST).read_text())
         return sum(split["count"] for split in manifest.get("splits", {}).values())
 
     def snapshot(self) -> None:
-        """Keep the listings of now, so that what is decided later is decided of these."""
+        """Copy the listings of now: the next decision is about these."""
         pending = self._folder / f"listings-{os.urandom(4).hex()}"
         for stage, listing in self._listings.items():
             for name in (LISTING, MANIFEST):
@@ -65,23 +69,23 @@ class NewData:
 
     @property
     def is_current(self) -> bool:
-        """Whether the listings pending are those of the working copy: nobody has listed anew since."""
+        """True where the pending listings are those of the working copy: it was not listed again."""
         pending = self._named(_PENDING)
         return pending is not None and all(
             _identity(pending / stage) == _identity(listing) for stage, listing in self._listings.items()
         )
 
     def changed(self) -> list[str]:
-        """The stages whose listing is another one than was decided upon; all before the first decision."""
+        """Return the stages whose listing differs from the decided one; all before the first decision."""
         decided = self.decided
         if decided is None:
             return self.stages
         return [one for one in self.stages if _identity(self._pending / one) != _identity(decided / one)]
 
     def decide(self) -> None:
-        """The listings pending are those decided upon from now on, with what of them was rejected.
+        """Make the pending listings the decided ones, together with their rejected images.
 
-        Nothing changes where none were pending since: a run that was killed here had done it.
+        Does nothing where none is pending: a run that was killed right after this has done it.
         """
         pending = self._named(_PENDING)
         if pending is not None:
@@ -103,18 +107,17 @@ class NewData:
         return found if found.is_dir() else None
 
     def rejected(self) -> int:
-        """How many images of the listing were left out of the shards that had not been before."""
+        """Count the images that the shards leave out now and did not leave out before."""
         if IMAGES not in self._listings:
             return 0
-        stage = IMAGES.replace("ingest", "shard")
-        before = set() if self.decided is None else _paths(self.decided / stage / REJECTED)
-        return len(_paths(self._rejected[stage] / REJECTED) - before)
+        before = set() if self.decided is None else _paths(self.decided / SHARDS / REJECTED)
+        return len(_paths(self._rejected[SHARDS] / REJECTED) - before)
 
 
 def doubts(drift: dict[str, Any], settings: Retrain) -> list[str]:
-    """What in a drift report (`mae drift`) passes the bounds, and by how much; [] where nothing does.
+    """Return the values of a drift report (`mae drift`) that exceed the bounds of `retrain`, in words.
 
-    A shift counts only where chance does not explain it: few images always differ somehow.
+    A shift counts only where chance does not explain it: few images always differ a little.
     """
     found, images, classes = [], drift["images"], drift["classes"]
     if images["undecodable"] > settings.max_rejected_share:
@@ -131,7 +134,7 @@ def doubts(drift: dict[str, Any], settings: Retrain) -> list[str]:
         )
     if images["shift"] is None:
         if images["looked_at"]["before"] == 0:
-            found.append("no image is left as it was: there is nothing to compare the new ones with")
+            found.append("no image is unchanged: there is nothing to compare the new ones with")
     elif images["shift"] > settings.max_image_shift and images["p"] < P_BY_CHANCE:
         blank = images["blank"]["new"]
         found.append(
@@ -142,7 +145,7 @@ def doubts(drift: dict[str, Any], settings: Retrain) -> list[str]:
 
 
 def rejected_too_many(rejected: int, arrived: int, settings: Retrain) -> str | None:
-    """What is wrong where too many of the images that arrived were left out of the shards."""
+    """Return a message where the shards leave out too many of the new images; None where they do not."""
     share = rejected / max(1, arrived)
     if share <= settings.max_rejected_share:
         return None
@@ -152,19 +155,19 @@ def rejected_too_many(rejected: int, arrived: int, settings: Retrain) -> str | N
     )
 
 
-def _output_folders(root: Path, prefix: str, name: str) -> dict[str, Path]:
-    """stage -> the folder of its output called `name`, of the stages of dvc.yaml called `prefix`..."""
+def _output_folders(root: Path, name: str) -> dict[str, Path]:
+    """Map each stage of dvc.yaml that has an output called `name` to the folder of that output."""
     found = {}
     for stage, about in read_yaml(root / "dvc.yaml")["stages"].items():
         for out in about.get("outs", []):
             path = Path(out if isinstance(out, str) else next(iter(out)))
-            if stage.startswith(prefix) and path.name == name:
+            if path.name == name:
                 found[stage] = root / path.parent
     return found
 
 
 def _identity(folder: Path) -> dict[str, Any]:
-    """What a manifest says of its images, wherever they lie; {} where there is none."""
+    """Return the entries of a manifest that identify its images, wherever they are; {} without one."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except OSError:

@@ -1,4 +1,4 @@
-"""How a flow is brought to its end, by itself or, where it was killed, by the flow that comes next."""
+"""Finish a retraining: at its own end or, where it was killed, at the start of the next flow."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pipelines.working_copy.params_override import ParamsOverride, retrain_folde
 
 
 def recover_interrupted(root: Path, log: Callable[[str], Any]) -> None:
-    """What a killed flow left: DVC's files are repaired, a decision counts, settings are put back."""
+    """Repair what a killed flow left: DVC's files, a decision that was not recorded, settings of one run."""
     if repaired := dvc_files.secure(root):
         log(repaired)
     folder = retrain_folder(root)
     if gate_result.is_unfinished(folder):
         found = gate_result.gate_results(root, folder)
         if any(one.new for one in found):
-            log(f"the run before was killed once the gate had decided: {'; '.join(map(str, found))}")
+            log(f"the run before was killed after the gate had decided: {'; '.join(map(str, found))}")
             finish(root, found)
-    if said := ParamsOverride(root, folder).restore():
-        log(said)
+    if message := ParamsOverride(root, folder).restore():
+        log(message)
 
 
 def finish(root: Path, found: list[gate_result.GateResult]) -> None:
-    """What was decided upon is no news any more, and params.yaml says how a new champion was made.
+    """Record a decision: its data are not new any more, and params.yaml keeps the settings of a new champion.
 
-    Each step may be taken a second time, after a kill between them.
+    After a kill between the steps, all of them may run a second time.
     """
     folder = retrain_folder(root)
     NewData(root, folder).decide()

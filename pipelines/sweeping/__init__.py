@@ -1,1 +1,1 @@
-"""Parts of the flow `sweep`: axes, experiments, the report."""
+"""Parts of a sweep: axes, experiments, the report."""

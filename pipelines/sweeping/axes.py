@@ -1,4 +1,4 @@
-"""What a sweep varies, as sweeps.yaml says it, and the experiments that follow: a name and settings each."""
+"""Axes of sweeps.yaml, and the experiments of an axis: each has a name and settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EVALUATIONS = {name: stage.figure for name, stage in STAGES.items() if stage.fig
 
 def _known_evaluations(stages: list[str]) -> list[str]:
     if unknown := [stage for stage in stages if stage not in EVALUATIONS]:
-        raise ValueError(f"{', '.join(unknown)}: what judges is one of {', '.join(EVALUATIONS)}")
+        raise ValueError(f"{', '.join(unknown)}: stages of a sweep are {', '.join(EVALUATIONS)}")
     return stages
 
 
@@ -45,9 +45,13 @@ class _Part(BaseModel):
 
 
 class Value(_Part):
-    """One place on an axis: what it is called, the parameters that it sets, what the paper measured there.
+    """One position on an axis.
 
-    recipe: applied before `set`, e.g. a method's own.
+    Attributes:
+        at: its name.
+        recipe: a recipe to apply before `set`, e.g. that of a method.
+        set: settings, "section.key" -> value.
+        paper: the numbers of the paper, stage -> percent.
     """
 
     at: Position
@@ -58,15 +62,15 @@ class Value(_Part):
     @model_validator(mode="after")
     def _leaves_seeds_to_the_command(self) -> Value:
         if "seed" in self.set:
-            raise ValueError("seed is not a value's to set: --seeds says how many there are")
+            raise ValueError("a value cannot set seed: the option --seeds does")
         return self
 
 
 def _different(values: list[Value]) -> list[Value]:
-    """Of one name, two would be taken for two seeds of it."""
+    """Refuse two values of one name: they would look like two seeds of it."""
     names = [str(value.at) for value in values]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{', '.join(twice)}: each value once, under a name of its own")
+        raise ValueError(f"{', '.join(twice)}: name each value once")
     return values
 
 
@@ -78,12 +82,16 @@ Values = Annotated[
 
 
 class Axis(_Part):
-    """What is varied. key: the parameter that takes `at`, where a value does not `set` others itself.
+    """An axis: the settings that a sweep varies.
 
-    recipe, settings: applied before every value, for a model of the size that `paper` was measured with.
-    demo, demo_settings: other values, and settings in the place of both, for a model as small as the demo's.
-    source: whose numbers `paper` are, and of which model. note: more to be said below the table. stages: null
-    takes those of the file.
+    Attributes:
+        key: the parameter that takes `at`, where a value does not `set` others itself.
+        stages: the evaluations to run; null takes those of the file.
+        recipe, settings: applied before every value, for a model of the size that `paper` was measured with.
+        source: the paper of the numbers in `paper`, and its model.
+        note: a remark below the table.
+        demo, demo_settings: other values, and settings in place of `recipe` and `settings`, for a model as
+            small as that of the demo.
     """
 
     title: str
@@ -110,7 +118,12 @@ class Axis(_Part):
 
 
 class Sweeps(_Part):
-    """sweeps.yaml. demo_recipe: applied before a sweep of the demo, where no other recipe is asked for."""
+    """The content of sweeps.yaml.
+
+    Attributes:
+        stages: the evaluations of axes that name none.
+        demo_recipe: applied before a sweep of the demo, unless another recipe is given.
+    """
 
     stages: Evaluations
     demo_recipe: str
@@ -122,12 +135,12 @@ class Sweeps(_Part):
             named = {stage for value in (*axis.values, *(axis.demo or ())) for stage in value.paper}
             if others := named.difference(axis.stages or self.stages):
                 raise ValueError(
-                    f"axis {name} has the paper's {', '.join(sorted(others))}, which it does not judge"
+                    f"axis {name} has the paper's {', '.join(sorted(others))}, but does not run these stages"
                 )
         return self
 
     def axis(self, name: str) -> Axis:
-        """Raises InvalidParams for one that there is not."""
+        """Return the axis `name`; raises InvalidParams where the file has none of this name."""
         if name not in self.axes:
             raise InvalidParams(f"{SWEEPS} has no axis {name!r}; it has: {', '.join(self.axes)}")
         return self.axes[name]
@@ -135,8 +148,13 @@ class Sweeps(_Part):
 
 @dataclass(frozen=True)
 class Experiment:
-    """settings: the parameters that differ from params.yaml, "section.key" -> value. name: fixed by them,
-    by all else that DVC says the stages depend on, and by nothing else: the same work has the same name."""
+    """One experiment of a sweep.
+
+    Attributes:
+        name: determined by the settings and by all else that its stages depend on: the same work has the
+            same name.
+        settings: the parameters that differ from params.yaml, "section.key" -> value.
+    """
 
     name: str
     at: Position
@@ -146,7 +164,7 @@ class Experiment:
 
 
 def load(root: Path) -> Sweeps:
-    """Raises InvalidParams naming what is wrong with sweeps.yaml."""
+    """Load sweeps.yaml; raises InvalidParams, which names its errors."""
     file = Path(root) / SWEEPS
     try:
         return Sweeps.model_validate(read_yaml(file))
@@ -163,11 +181,11 @@ def plan(
     settings: Mapping[str, Any] | None = None,
     seeds: int = 1,
 ) -> list[Experiment]:
-    """The experiments of the axis `name`, `seeds` of each value, over params.yaml as it is now.
+    """Plan the experiments of the axis `name`, `seeds` for each value, from params.yaml as it is now.
 
-    Under each value lie the recipe (the demo's small one, where the images are the demo's and none is
-    named), what the axis has for models of that size, and `settings` ("section.key" -> value). A model is
-    small where the encoder is less than its name says. Raises InvalidParams.
+    Applied before each value: the recipe (by default the small one of the demo, if its images are used), the
+    axis's settings for models of that size, and `settings` ("section.key" -> value). A model is small where
+    the encoder is smaller than its name says. Raises InvalidParams.
     """
     root, sweeps = Path(root), load(root)
     axis, base = sweeps.axis(name), read_yaml(root / PARAMS)
@@ -183,7 +201,7 @@ def plan(
         recipe.merge(common, _below(root, axis.recipe), axis.settings, f"{SWEEPS}, {name}")
     recipe.merge(common, None, settings or {})
     if not isinstance(common["seed"], int):
-        parse(common)  # which says so
+        parse(common)  # raises the error that names it
     drafts = []
     for value in axis.demo if small and axis.demo else axis.values:
         for seed in range(common["seed"], common["seed"] + seeds):
@@ -207,9 +225,9 @@ def plan(
 
 
 def waves(planned: Iterable[Experiment]) -> list[list[Experiment]]:
-    """What may run side by side: one experiment of each pretraining, then those that find it in the cache.
+    """Divide experiments into groups to run in parallel: first one for each pretraining, then the others.
 
-    All at once, experiments that differ in how they are judged alone would each pretrain the same.
+    The others find the pretraining in DVC's cache. All at once, each would pretrain the same model.
     """
     first: dict[str, Experiment] = {}
     others = []
@@ -225,7 +243,7 @@ def _below(root: Path, file: str | None) -> str | None:
 
 
 def _check_roots(values: dict[str, Any], root: Path) -> None:
-    """Raise InvalidParams for images that a copy of the working copy `root` would not find."""
+    """Raise InvalidParams for images that experiments would not find from their copy of `root`."""
     for section in ("ingest", "ingest_detect", "ingest_segment"):
         source, folder = values[section]["source"], values[section]["root"]
         if source not in ("demo", "none") and "://" not in folder and not Path(folder).is_absolute():
@@ -241,5 +259,5 @@ def _changed(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _slug(at: Position) -> str:
-    """As git takes it in a reference's name."""
+    """Return the position as git accepts it in the name of a reference."""
     return re.sub(r"[^A-Za-z0-9.]+|\.{2,}", "_", str(at)).strip("_.")

@@ -1,7 +1,7 @@
-"""DVC experiments: queued under their names, worked off one for each device, their results read out of git.
+"""DVC experiments: queued by name, run by one worker for each device, their results read from git.
 
-The workers are those that `dvc queue start` would leave in the background; here each has a guard and a
-device, so none outlives whoever asked for it. `dvc queue status`, `dvc queue logs`, `dvc exp show` see them.
+The workers are those that `dvc queue start` would leave in the background. Here each has a guard and a
+device, so that none outlives the sweep. `dvc queue status`, `dvc queue logs`, `dvc exp show` list them.
 """
 
 from __future__ import annotations
@@ -26,46 +26,51 @@ from pipelines.working_copy.params_override import as_settings
 
 DONE, RUNNING, QUEUED, FAILED = "Success", "Running", "Queued", "Failed"
 WORKERS = 20  # that take the place of one worker, at most
-POLL_S = 10.0  # reading the queue takes time by the messages that there ever were
+POLL_S = 10.0  # reading the queue takes longer with every message that was ever in it
 Log = Callable[[str], Any]
 
 
 class NotQueued(RuntimeError):
-    """DVC did not take an experiment; the message is its own."""
+    """DVC refused an experiment; the message is DVC's."""
 
 
 class Experiments:
-    """Those of the working copy `root`. logs: where workers say what; env: laid over their environment."""
+    """The experiments of the working copy `root`.
+
+    Args:
+        logs: the folder for the output of workers.
+        env: variables added to their environment.
+    """
 
     def __init__(self, root: Path, settings: Flows, logs: Path, env: Mapping[str, str] | None = None) -> None:
         self._root, self._settings, self._logs = Path(root), settings, logs
         self._env = dict(env or {})
-        self._waiting = False  # whether experiments were in the queue when it was last looked at
+        self._waiting = False  # whether experiments were in the queue at the last look
 
     def finished(self) -> dict[str, str]:
-        """The name of every finished experiment, of any commit -> its own commit, the newest of a name."""
+        """Map the name of every finished experiment to its commit, the newest where several have the name."""
         form = "--format=%(refname) %(objectname)"
         lines = self._git("for-each-ref", "--sort=committerdate", form, "refs/exps").splitlines()
         refs = [line.split() for line in lines]
-        # refs/exps/<two digits>/<the other 38 of the commit below it>/<name>; what else is there has no such
+        # refs/exps/<two digits>/<the other 38 of the commit below it>/<name>; others have fewer parts
         return {ref.split("/")[4]: commit for ref, commit in refs if len(ref.split("/")) == 5}
 
     def read(self, commit: str, path: str) -> dict[str, Any] | None:
-        """A JSON file as a finished experiment left it; None where it left none."""
+        """Read a JSON file that a finished experiment wrote; None where it wrote none."""
         try:
             return dict(json.loads(self._git("show", f"{commit}:{path}")))
         except subprocess.CalledProcessError:
             return None
 
     def states(self) -> dict[str, str]:
-        """What DVC's queue says of each name: Queued, Running, Failed or Success."""
+        """Return the state of each name in DVC's queue: Queued, Running, Failed or Success."""
         with self._queue() as queue:
             return {str(task["name"]): str(task["status"]) for task in queue.status()}
 
     def queue(self, wanted: Iterable[Experiment], log: Log = print) -> None:
-        """Queue those that are not finished and not queued; one that failed or was killed is queued anew.
+        """Queue experiments that are neither finished nor queued, and again those that failed or were killed.
 
-        DVC stashes the working copy's changes for a moment and brings them back. Raises NotQueued.
+        DVC stashes the working copy's changes for a moment and restores them. Raises NotQueued.
         """
         finished = self.finished()
         missing = [one for one in wanted if one.name not in finished]
@@ -82,9 +87,12 @@ class Experiments:
             log(f"{one.name}: queued")
 
     def run_queue(self, names: Iterable[str], devices: Devices, jobs: int, log: Log = print) -> None:
-        """Work off the queue, `jobs` experiments at a time; returns when nothing is left in it.
+        """Run the queue, `jobs` experiments at a time; return when it is empty.
 
-        names: whose changes of state are reported. A KeyboardInterrupt lets trainings save, then goes on up.
+        A KeyboardInterrupt lets trainings save, and is raised again.
+
+        Args:
+            names: the experiments to report changes of state for.
         """
         self._clear_mailboxes(jobs)
         self._waiting = True
@@ -95,7 +103,7 @@ class Experiments:
         try:
             while any(worker.is_alive() for worker in workers):
                 time.sleep(POLL_S)
-                with contextlib.suppress(Exception):  # the workers write what is being read
+                with contextlib.suppress(Exception):  # the workers write the queue at the same time
                     self._report_changes(reported, log)
         except BaseException:
             devices.close()
@@ -106,19 +114,19 @@ class Experiments:
                 worker.join()
 
     def _clear_mailboxes(self, jobs: int) -> None:
-        """What was said to workers that had ended, to shut down above all, would reach those of this time."""
+        """Drop messages to workers that have ended: a request to shut down would reach the new ones."""
         with self._queue() as queue, queue.celery.connection_for_write() as connection:
             queue.celery.clean()
             for number in range(1, jobs + 1):
                 connection.default_channel.queue_purge(f"{self._node(number)}.celery.pidbox")
 
     def _node(self, number: int) -> str:
-        """As DVC calls the workers of a working copy."""
+        """Return the name that DVC gives to a worker of this working copy."""
         copy = hashlib.sha256(str(self._root.resolve()).encode()).hexdigest()[:6]
         return f"dvc-exp-{copy}-{number}@localhost"
 
     def _worker(self, number: int, devices: Devices, log: Log) -> None:
-        """A worker, and another where it ends before the queue: one message read half written ends it."""
+        """Run a worker, and another where it ends before the queue: a half-written message ends it."""
         with contextlib.suppress(Closed):
             for _ in range(WORKERS):
                 if self._run_worker(number, devices, log) or not self._waiting:
@@ -126,11 +134,11 @@ class Experiments:
                 log(f"worker {number} ended before the queue; another takes its place")
 
     def _run_worker(self, number: int, devices: Devices, log: Log) -> int:
-        """Its exit status. Raises Closed."""
+        """Run a worker on a device; return its exit status. Raises Closed."""
         command = [sys.executable, "-m", "dvc", "exp", "queue-worker", self._node(number)]
-        said = self._logs / f"worker-{number}.log"
-        said.parent.mkdir(parents=True, exist_ok=True)
-        with devices.lease(log) as lease, said.open("a") as file:
+        output = self._logs / f"worker-{number}.log"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with devices.lease(log) as lease, output.open("a") as file:
             status = run_guarded(
                 command,
                 self._root,
@@ -140,11 +148,11 @@ class Experiments:
                 keep=lease.fds,
             )
             if status:
-                log(f"worker {number} ended with {status}: see {said}")
+                log(f"worker {number} ended with {status}: see {output}")
         return status
 
     def _report_changes(self, reported: dict[str, str], log: Log) -> None:
-        """Tell what changed; let the workers go, which would wait a while longer, once nothing is left."""
+        """Log what changed; shut the workers down once the queue is empty, else they would wait longer."""
         with self._queue() as queue:
             states = {str(task["name"]): str(task["status"]) for task in queue.status()}
             for name in reported.keys() & states.keys():
@@ -157,7 +165,7 @@ class Experiments:
                 queue.shutdown()
 
     def _remove_dead(self, names: list[str], states: dict[str, str]) -> None:
-        """Take failed tasks, and those whose worker was killed, out of the queue, and out of `states`."""
+        """Remove failed tasks, and those whose worker was killed, from the queue and from `states`."""
         with self._queue() as queue:
             alive = bool(queue.worker_status())
             dead = [name for name in names if states.get(name) == RUNNING and not alive]

@@ -1,4 +1,4 @@
-"""Digest what the results of stages depend on besides their data: settings, commands, result versions."""
+"""A digest of the settings, commands and result versions that results depend on, apart from data."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from pipelines.graph import upstreams
 class ResultFingerprint:
     """The parameters, commands and result versions that the stages, and those before them, depend on.
 
-    Raises InvalidParams for code that git does not know: a copy of the working copy, as DVC makes them, would
-    not have it.
+    Raises InvalidParams for code that git does not track: the copies in which DVC runs experiments lack it.
     """
 
     def __init__(self, root: Path, stages: Sequence[str]) -> None:
@@ -30,22 +29,25 @@ class ResultFingerprint:
         files = [param for param in named if isinstance(param, dict)]
         self._versions = sorted({key for file in files for keys in file.values() for key in keys})
         if new := _unknown_to_git(root, "mae"):
-            raise InvalidParams(f"not known to git, so not in an experiment's copy: git add {' '.join(new)}")
+            raise InvalidParams(
+                f"git does not track these files, so experiments would lack them: git add {' '.join(new)}"
+            )
         self._commands = [str(stage.get("cmd")) for stage in these]
 
     def digest(self, values: dict[str, Any]) -> str:
+        """Return the digest for these parameters, section -> key -> value."""
         # A stage may depend on the section that a value names: "${pretrain.method}".
         leaves = dict(recipe.leaves(values))
 
         def filled(texts: list[str]) -> set[str]:
             return {re.sub(r"\$\{(.+?)\}", lambda m: str(leaves[m[1]]), text) for text in texts}
 
-        told = {
+        settings = {
             section: values.get(section) for section in (name.split(".")[0] for name in filled(self._params))
         }
         versions = dict(recipe.leaves(results.versions()))
         numbers = {key: versions[key] for key in filled(self._versions)}
-        text = json.dumps([told, numbers, self._commands], sort_keys=True, default=str)
+        text = json.dumps([settings, numbers, self._commands], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

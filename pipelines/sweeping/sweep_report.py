@@ -1,4 +1,4 @@
-"""What a sweep found: reports/sweep/<axis>.csv, .md and .png, the paper's numbers beside."""
+"""The report of a sweep: reports/sweep/<axis>.csv, .md and .png, next to the paper's numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.sweeping.axes import EVALUATIONS, Axis, Experiment, Position
 
 FOLDER = Path("reports/sweep")
 MAIN = {"detect": "box_AP", "segment": "mIoU"}  # of the other stages: top1
-COST = {  # of pretraining: what it is called, and how many of it make one unit
+COST = {  # of pretraining: its name in the table, and the size of its unit
     "flops_per_image": ("GFLOPs/image", 1e9),
     "images_per_second": ("images/s", 1.0),
     "peak_memory": ("peak memory, GB", 1e9),
@@ -24,9 +24,11 @@ Row = dict[str, Any]
 
 
 def row(experiment: Experiment, commit: str | None, read: Callable[[str, str], dict[str, Any] | None]) -> Row:
-    """One experiment as one line: where it stands, each stage's main number, what pretraining cost.
+    """Return the row of one experiment: its position, each stage's main figure, the cost of pretraining.
 
-    commit: its own, None where it is not finished. read(commit, path): a JSON file in that commit.
+    Args:
+        commit: the commit of the experiment, None where it is not finished.
+        read: reads a JSON file, by commit and path.
     """
     found: Row = {"at": experiment.at, "seed": experiment.seed, "experiment": experiment.name}
     if commit is None:
@@ -41,7 +43,7 @@ def row(experiment: Experiment, commit: str | None, read: Callable[[str, str], d
 
 
 def write(root: Path, name: str, axis: Axis, rows: Sequence[Row]) -> list[Path]:
-    """Write the three files of the axis `name`; returns their paths."""
+    """Write the three files of the axis `name`; return their paths."""
     folder = Path(root) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}.{ending}" for ending in ("csv", "md", "png")]
@@ -57,28 +59,28 @@ def write(root: Path, name: str, axis: Axis, rows: Sequence[Row]) -> list[Path]:
 
 
 def text(name: str, axis: Axis, rows: Sequence[Row]) -> str:
-    """The table in Markdown: a line for each value, mean and spread over its seeds."""
+    """Return the table in Markdown: a line for each value, with mean and deviation over its seeds."""
     stages, positions = _stages(rows), _by_position(rows)
     paper = _paper(axis)
-    beside = [stage for stage in EVALUATIONS if any(stage in numbers for numbers in paper.values())]
+    compared = [stage for stage in EVALUATIONS if any(stage in numbers for numbers in paper.values())]
     spent = [cost for cost in COST if any(cost in row for row in rows)]
     head = [
         axis.label,
         *(f"{EVALUATIONS[s]} %" for s in stages),
-        *(f"paper, {EVALUATIONS[s]} %" for s in beside),
+        *(f"paper, {EVALUATIONS[s]} %" for s in compared),
     ]
     lines = [head + [COST[cost][0] for cost in spent], ["---"] * len(head + spent)]
-    for at, those in positions.items():
-        line = [str(at), *(_mean_text([row[s] for row in those if s in row]) for s in stages)]
-        line += [f"{paper[at][s]:g}" if s in paper.get(at, {}) else "" for s in beside]
+    for at, group in positions.items():
+        line = [str(at), *(_mean_text([row[s] for row in group if s in row]) for s in stages)]
+        line += [f"{paper[at][s]:g}" if s in paper.get(at, {}) else "" for s in compared]
         for cost in spent:
-            values = [row[cost] / COST[cost][1] for row in those if cost in row]
+            values = [row[cost] / COST[cost][1] for row in group if cost in row]
             line.append(f"{statistics.median(values):,.4g}" if values else "")
         lines.append(line)
-    seeds = max((len(those) for those in positions.values()), default=0)
+    seeds = max((len(group) for group in positions.values()), default=0)
     missing = [row["experiment"] for row in rows if not any(stage in row for stage in stages)]
     notes = [f"{seeds} seeds: mean ± standard deviation." if seeds > 1 else "One seed: no spread is known."]
-    notes += [f"The paper's column: {axis.source}."] if beside else []
+    notes += [f"The paper's column: {axis.source}."] if compared else []
     notes += [axis.note] if axis.note else []
     if spent:
         notes.append(
@@ -91,7 +93,7 @@ def text(name: str, axis: Axis, rows: Sequence[Row]) -> str:
 
 
 def draw(path: Path, axis: Axis, rows: Sequence[Row]) -> None:
-    """A panel for each protocol, fine-tuning above, as in MAE's figures (arXiv 2111.06377, figure 5).
+    """Draw a panel for each protocol, fine-tuning on top, as in MAE's figures (arXiv 2111.06377, figure 5).
 
     Bars: standard deviation over seeds; with one seed, the bootstrap interval over validation images.
     """
@@ -110,10 +112,10 @@ def draw(path: Path, axis: Axis, rows: Sequence[Row]) -> None:
         layout="constrained",
     )  # fmt: skip
     for panel, stage in zip(grid[:, 0], stages, strict=False):
-        shown = {at: [row for row in those if stage in row] for at, those in positions.items()}
-        shown = {at: those for at, those in shown.items() if those}
-        means = [100 * statistics.mean(row[stage] for row in those) for those in shown.values()]
-        ends = [_bar(stage, those, mean) for those, mean in zip(shown.values(), means, strict=True)]
+        shown = {at: [row for row in group if stage in row] for at, group in positions.items()}
+        shown = {at: group for at, group in shown.items() if group}
+        means = [100 * statistics.mean(row[stage] for row in group) for group in shown.values()]
+        ends = [_bar(stage, group, mean) for group, mean in zip(shown.values(), means, strict=True)]
         panel.errorbar(
             [across[at] for at in shown], means, yerr=list(zip(*ends, strict=True)) or None, color=ACCENT,
             marker="o", capsize=3, linestyle="-" if numeric else "none",
@@ -133,7 +135,7 @@ def draw(path: Path, axis: Axis, rows: Sequence[Row]) -> None:
 
 
 def _bar(stage: str, rows: Sequence[Row], mean: float) -> tuple[float, float]:
-    """How far the bar goes down, and up."""
+    """Return the lengths of the error bar, down and up."""
     if len(rows) > 1:
         spread = 100 * statistics.stdev(row[stage] for row in rows)
         return spread, spread
@@ -160,5 +162,5 @@ def _by_position(rows: Iterable[Row]) -> dict[Position, list[Row]]:
 
 
 def _paper(axis: Axis) -> dict[Position, dict[str, float]]:
-    """What the paper measured, by value: of the demo's values, too, where it has the same one."""
+    """Return the numbers of the paper by position; the demo's values at the same position share them."""
     return {value.at: value.paper for value in axis.values if value.paper}

@@ -1,1 +1,1 @@
-"""A working copy in use: its lock, DVC's files, settings of one run."""
+"""State of a working copy: its lock, DVC's files, settings of one run."""

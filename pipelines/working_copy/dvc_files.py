@@ -1,7 +1,7 @@
-"""DVC's own files in a working copy, kept usable: it writes dvc.lock and its rwlock in place.
+"""Repair of DVC's own files in a working copy, which DVC writes in place: dvc.lock and its rwlock.
 
-A kill, or the Ctrl-C with which the guard ends a stage, may come in the middle of that, and then no command
-of DVC works until somebody repairs the file.
+A kill, or the Ctrl-C with which the guard ends a stage, may cut such a file short. Then no command of DVC
+works until the file is repaired.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ RWLOCK = ".dvc/tmp/rwlock"
 
 @contextmanager
 def opened(root: Path) -> Iterator[Any]:
-    """The dvc.repo.Repo at `root`, while no other process of DVC writes what it reads."""
+    """Open the dvc.repo.Repo at `root`, while no other process of DVC writes the files that it reads."""
     from dvc.repo import Repo, lock_repo
 
-    # What `dvc --wait-for-lock` does.
+    # As `dvc --wait-for-lock` does.
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
         yield repo
 
 
 def secure(root: Path) -> str:
-    """Copy dvc.lock where it is whole; else put the latest copy back. Returns what there is to say of it.
+    """Copy dvc.lock where it is whole, else restore the copy. Returns a message, "" without a repair.
 
-    What the copy does not know yet comes out of DVC's run cache: it is not computed again.
+    DVC's run cache restores results that the copy does not know: they are not computed again.
     """
     lock, copy, rwlock = (Path(root) / name for name in (LOCK, COPY, RWLOCK))
-    said = []
+    repairs = []
     with opened(root):
         if _is_nobodys(rwlock):
             rwlock.unlink()
-            said.append(f"{RWLOCK} was left by a process that was killed and is removed")
+            repairs.append(f"removed {RWLOCK}, which a killed process left")
         if not lock.exists():
             copy.unlink(missing_ok=True)
         elif _is_whole(lock):
             write_bytes(copy, lock.read_bytes())
         elif copy.exists():
             write_bytes(lock, copy.read_bytes())
-            said.append(f"{LOCK} was half written; it is again as it was before")
+            repairs.append(f"{LOCK} was half written: restored its last copy")
         else:
             lock.unlink()
-            said.append(f"{LOCK} was half written and is removed: DVC's run cache knows what was computed")
-    return "; ".join(said)
+            repairs.append(f"{LOCK} was half written: removed it; DVC's run cache knows the results")
+    return "; ".join(repairs)
 
 
 def _is_whole(lock: Path) -> bool:
@@ -66,9 +66,9 @@ def _is_whole(lock: Path) -> bool:
 
 
 def _is_nobodys(rwlock: Path) -> bool:
-    """Whether it is cut short, or none of the processes that it names is DVC.
+    """Return whether the file is cut short, or no process that it names is DVC.
 
-    DVC itself looks whether a process of that number lives: in the next container, another program.
+    DVC itself only asks if a process of that number lives: in the next container, it is another program.
     """
     try:
         held = json.loads(rwlock.read_text())
@@ -88,5 +88,5 @@ def _is_dvc(pid: int) -> bool:
         return any("dvc" in word for word in psutil.Process(pid).cmdline())
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # another user's: DVC's own rule holds
+    except psutil.AccessDenied:  # of another user: keep to DVC's own rule
         return True

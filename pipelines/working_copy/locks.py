@@ -1,7 +1,7 @@
-"""One flow at a time in a working copy, whatever started it; and what a killed one left in Prefect.
+"""The lock of a working copy: one flow at a time, which first clears up after a killed one in Prefect.
 
-The lock is an flock on work/flow.lock. The guards of the stages inherit it (`inherited`), so it is free only
-when everything that a killed flow had started has ended, too: two trainings never share a work folder.
+The lock is an flock on work/flow.lock. The guards of the stages inherit it (`held_fds`), so that it is free
+only when all processes of a killed flow have ended: two trainings never share a work folder.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ _held: list[IO[str]] = []
 
 
 class Busy(Exception):
-    """Another flow is at work in this working copy; the message says which."""
+    """Another flow runs in this working copy; the message names it."""
 
 
 def held_fds() -> tuple[int, ...]:
-    """File descriptors that a guard must inherit (`pass_fds`)."""
+    """Return the file descriptors that a guard must inherit (`pass_fds`)."""
     return tuple(file.fileno() for file in _held)
 
 
 @contextmanager
 def exclusive(root: Path, *, grace: float = 0.0) -> Iterator[None]:
-    """Inside a flow: hold the working copy `root`, and end this process should its parent go away.
+    """Hold the working copy `root` inside a flow, and end this process if its parent dies.
 
-    grace: seconds to wait where the holder is dead, but what it started is still saving.
-    Once held, the runs that the former holder left Running in Prefect are set to Crashed. Raises Busy.
+    Sets the runs that the former holder left Running in Prefect to Crashed. Raises Busy.
+
+    Args:
+        grace: seconds to wait where the holder is dead, but its trainings are still saving.
     """
     from prefect.context import FlowRunContext
 
@@ -62,7 +64,7 @@ def exclusive(root: Path, *, grace: float = 0.0) -> Iterator[None]:
 
 
 def _take(file: IO[str], grace: float) -> dict[str, Any]:
-    """Lock the file; returns what the former holder, if it did not end properly, left in it. Raises Busy."""
+    """Lock the file; return the entry of a former holder that did not end properly. Raises Busy."""
     deadline = time.monotonic() + grace
     while True:
         try:
@@ -73,7 +75,7 @@ def _take(file: IO[str], grace: float) -> dict[str, Any]:
         if time.monotonic() > deadline or _alive(holder.get("pid")):
             raise Busy(
                 f"{file.name} is held by process {holder.get('pid', 'unknown')}, flow run "
-                f"{holder.get('flow_run_id') or 'unknown'}: wait until that flow ended"
+                f"{holder.get('flow_run_id') or 'unknown'}: wait until that flow has ended"
             )
         time.sleep(WATCH_S)
 
@@ -103,7 +105,7 @@ def _write(file: IO[str], holder: dict[str, Any]) -> None:
 
 
 def _set_crashed(flow_run_id: str, own: str) -> None:
-    """Set a dead process's flow run, and the runs below it, to Crashed where they still read otherwise."""
+    """Set the flow run of a dead process, and the runs below it, to Crashed unless they have ended."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowRunFilter,
@@ -113,7 +115,7 @@ def _set_crashed(flow_run_id: str, own: str) -> None:
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed, State
 
-    state: State[Any] = Crashed(message="Its process was killed; set by the flow that came next.")
+    state: State[Any] = Crashed(message="Its process was killed; the next flow set this state.")
     with get_client(sync_client=True) as client:
         try:
             run = client.read_flow_run(flow_run_id)  # type: ignore[arg-type]
@@ -129,17 +131,17 @@ def _set_crashed(flow_run_id: str, own: str) -> None:
         for task in tasks:
             if task.state is None or not task.state.is_final():
                 client.set_task_run_state(task.id, state, force=True)
-        # A worker that was started again may have begun the very same flow run anew.
+        # A worker that was started again may have begun the same flow run again.
         if flow_run_id != own and (run.state is None or not run.state.is_final()):
             client.set_flow_run_state(run.id, state, force=True)
 
 
 def _end_with_parent(parent: int, over: threading.Event, grace: float) -> None:
-    """End this flow run's process, as its worker would have, once the worker is gone (`kill -9`)."""
+    """End the process of this flow run, as its worker would, once the worker is gone (`kill -9`)."""
     while not over.wait(WATCH_S):
         if os.getppid() != parent:
             os.kill(os.getpid(), SIGTERM)
-            # The guards end with this process at the latest; it may hang on a server that is gone, too.
+            # The guards end with this process at the latest, and it may wait for a server that is gone.
             if not over.wait(grace + 10 * WATCH_S):
                 os.kill(os.getpid(), SIGKILL)
             return

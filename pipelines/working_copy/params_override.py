@@ -1,4 +1,4 @@
-"""params.yaml changed for one run, and put back when it ends: after a kill, when the next one starts."""
+"""Settings of one run in params.yaml, undone when the run ends or, after a kill, when the next one starts."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ from mae.files import move, sha256_of, write_json, write_text
 
 PARAMS = "params.yaml"
 RECORD = "params.before.json"
+_DIGEST = "laid"  # the key of the digest in the record, also of earlier releases
 
 
 def retrain_folder(root: Path) -> Path:
-    """Where a retraining keeps what it must find again."""
+    """Return the folder in which a retraining keeps its state."""
     return Path(root) / config.load(Path(root) / PARAMS).runtime.work_dir / "retrain"
 
 
 class ParamsOverride:
-    """Settings over root/params.yaml. folder: where a record of the file as it was lies meanwhile."""
+    """Settings of one run, written into root/params.yaml.
+
+    Args:
+        folder: keeps a record of the file as it was.
+    """
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._params, self._folder = Path(root) / PARAMS, Path(folder)
         self._record = self._folder / RECORD
-        # Beside what it replaces: the folder may be of another file system.
+        # Next to the file that it replaces: the folder may be on another file system.
         self._draft = self._params.with_name(f"{PARAMS}.draft")
 
     def apply(self, values: Mapping[str, Any]) -> list[str]:
-        """Change "section.key" -> value, more of them later, too; returns a line for each key that changed.
+        """Write settings, "section.key" -> value; return a line for each key that changed. Can be repeated.
 
-        Raises mae.config.InvalidParams, and changes nothing, where a key or value cannot be.
+        Raises mae.config.InvalidParams, and changes nothing, for a key or value that is not valid.
         """
         if not values:
             return []
@@ -45,33 +50,33 @@ class ParamsOverride:
         except config.InvalidParams:
             self._draft.unlink()
             raise
-        # The record first: whenever this is killed, what the file was is known.
+        # The record first: it is there whenever a kill comes.
         before = self._read_record()["before"] if self._record.is_file() else self._params.read_text()
-        note = {"before": before, "laid": sha256_of(self._draft)}
+        note = {"before": before, _DIGEST: sha256_of(self._draft)}
         write_json(self._record, note)
         move(self._draft, self._params)
         return changes
 
     def restore(self) -> str | None:
-        """Put the file back as it was, and say so; None where there is nothing to put back.
+        """Restore the file and return a message; None where there is nothing to restore.
 
-        A file that somebody changed meanwhile is left as it is.
+        Leaves a file that somebody changed meanwhile.
         """
         if not self._record.is_file():
             return None
         note = self._read_record()
-        if sha256_of(self._params) == note["laid"]:
+        if sha256_of(self._params) == note[_DIGEST]:
             write_text(self._params, note["before"])
-            said = f"{PARAMS} is as it was before the run"
+            message = f"{PARAMS} is restored"
         elif self._params.read_text() == note["before"]:
-            said = None
+            message = None
         else:
-            said = f"{PARAMS} was changed while a run had its settings laid over it: it is left as it is now"
+            message = f"{PARAMS} was changed during the run: it stays as it is now"
         self.accept()
-        return said
+        return message
 
     def accept(self) -> None:
-        """The file stays as it is."""
+        """Keep the file as it is now."""
         self._record.unlink(missing_ok=True)
 
     def _read_record(self) -> dict[str, str]:
@@ -79,15 +84,15 @@ class ParamsOverride:
 
 
 def as_settings(values: Mapping[str, Any]) -> Iterable[str]:
-    """{"pretrain.epochs": 5} -> "pretrain.epochs=5", as `mae recipe --set` reads it. JSON is YAML."""
+    """Turn {"pretrain.epochs": 5} into "pretrain.epochs=5", which `mae recipe --set` reads. JSON is YAML."""
     return (f"{key}={json.dumps(value)}" for key, value in values.items())
 
 
 class Settings(argparse.Action):
-    """--set KEY=VALUE of a command line, any number of times, as one {"section.key": value}."""
+    """The option --set KEY=VALUE, any number of times, collected in one {"section.key": value}."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        """Take one more of them; what is no KEY=VALUE ends the program as any wrong argument does."""
+        """Add one setting; text that is not KEY=VALUE ends the program as any wrong argument does."""
         try:
             more = recipe.parsed(values)
         except config.InvalidParams as invalid:

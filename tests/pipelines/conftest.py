@@ -14,7 +14,7 @@ import pytest
 
 from mae import config
 
-# What `mae drift` finds where what arrived looks as what was there.
+# The report of `mae drift` for new images that look like the earlier ones.
 SOUND = {
     "counts": {"before": 500, "now": 700, "new": 200, "changed": 0, "removed": 0, "unchanged": 500},
     "examples": {"new": ["a.jpg"], "changed": [], "removed": []},
@@ -42,7 +42,7 @@ def prefect_server():
 
 @pytest.fixture(scope="module", autouse=True)
 def paths_of_the_tests():
-    """Prefect leaves the folder of a flow that it loads on sys.path: its `stages` is none of the tests'."""
+    """Restore sys.path: Prefect leaves the folder of a flow on it, and its `stages` is not that of the tests."""
     before = list(sys.path)
     yield
     sys.path[:] = before
@@ -50,7 +50,7 @@ def paths_of_the_tests():
 
 @pytest.fixture(scope="session", autouse=True)
 def devices_of_the_tests(tmp_path_factory):
-    """The machine's device locks lie in its folder for temporary files: not among those of real flows."""
+    """Keep device locks, which are in the folder for temporary files, apart from those of real flows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
         patch.setattr(tempfile, "tempdir", None)
@@ -59,7 +59,7 @@ def devices_of_the_tests(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dvc():
-    """A function that runs a DVC command in a folder, as a person would; returns what it says."""
+    """A function that runs a DVC command in a folder, as a person would; returns its output."""
 
     def run(folder, *arguments):
         command = [sys.executable, "-m", "dvc", *arguments]
@@ -96,7 +96,7 @@ def leaving():
 def repo(tmp_path, empty_repo, project):
     """A function that makes a DVC working copy of stages: name -> (command, the stages it depends on).
 
-    A stage's output is the file of its name, written once the command went well.
+    A stage's output is the file of its name, written once the command succeeded.
     """
 
     def make(stages):
@@ -134,7 +134,7 @@ def popen():
 
 @pytest.fixture(scope="session")
 def drifted():
-    """A function that gives what `mae drift` finds: nothing to doubt, but for what is changed in a part."""
+    """A function that makes a report of `mae drift` without doubts, except for the values that it is given."""
 
     def make(**changes):
         found = copy.deepcopy(SOUND)
@@ -147,7 +147,7 @@ def drifted():
 
 @pytest.fixture(scope="session")
 def settings(project):
-    """A function that gives the section `flows`: the project's, quick, with other values."""
+    """A function that makes the section `flows`: that of the project, quick, with other values."""
 
     def make(**other):
         values = config.read_yaml(project / "params.yaml")["flows"]

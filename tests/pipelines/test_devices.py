@@ -33,7 +33,7 @@ def test_each_holder_sees_another_device_and_prefect_shows_them():
     assert limit(8).active_slots == 0
 
 
-def test_a_place_that_a_killed_holder_left_taken_in_prefect_is_free():
+def test_a_slot_that_a_killed_holder_left_in_use_in_prefect_is_free():
     with get_client(sync_client=True) as client:
         stale = GlobalConcurrencyLimitCreate(name=f"{socket.gethostname()}-device-7", limit=1, active_slots=1)
         client.create_global_concurrency_limit(stale)
@@ -41,10 +41,10 @@ def test_a_place_that_a_killed_holder_left_taken_in_prefect_is_free():
         assert limit(7).active_slots == 1
 
 
-def test_a_device_that_a_person_holds_back_is_passed_over():
+def test_a_device_that_a_person_reserved_is_skipped():
     with get_client(sync_client=True) as client:
-        held_back = GlobalConcurrencyLimitCreate(name=f"{socket.gethostname()}-device-4", limit=0)
-        client.create_global_concurrency_limit(held_back)
+        reserved = GlobalConcurrencyLimitCreate(name=f"{socket.gethostname()}-device-4", limit=0)
+        client.create_global_concurrency_limit(reserved)
     devices = Devices([4, 5])
     with devices.lease() as lease:
         assert lease.environment == {"CUDA_VISIBLE_DEVICES": "5"}

@@ -1,4 +1,4 @@
-"""Whatever way it ends, a guarded command leaves no process behind."""
+"""A guarded command leaves no process, however it ends."""
 
 import fcntl
 import os
@@ -37,7 +37,7 @@ def wait_for(condition, seconds=20):
 
 
 def left(tmp_path):
-    """What still runs of the processes whose pids the command noted."""
+    """Return the processes that still run of those whose pids the command noted."""
     pids = [int(word) for word in (tmp_path / "pids").read_text().split()]
     return [pid for pid in pids if psutil.pid_exists(pid)]
 
@@ -63,7 +63,7 @@ def test_the_end_of_standard_input_ends_all_that_the_command_started(guard, tmp_
     assert time.monotonic() - began < 12
 
 
-def test_it_needs_nobody_who_reads_what_it_says(guard, tmp_path):
+def test_it_needs_no_reader_of_its_messages(guard, tmp_path):
     process = guard(DETACHED, grace=1, stderr=subprocess.PIPE)
     wait_for((tmp_path / "ready").exists)
     process.stderr.close()  # as when the engine that held both ends is killed
@@ -140,7 +140,7 @@ def test_the_command_may_save_before_it_ends_and_its_status_counts(guard, tmp_pa
     assert (tmp_path / "saved").exists()
 
 
-def test_who_says_that_it_saves_is_not_ended_by_nobody_listening(guard, tmp_path):
+def test_a_command_that_logs_while_it_saves_does_not_need_a_reader(guard, tmp_path):
     script = "trap 'echo saving; sleep 1; echo more; touch saved; exit 75' INT; echo $$ > pids; touch ready; "
     process = guard(script + "while :; do sleep 0.1; done", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_for((tmp_path / "ready").exists)

@@ -1,4 +1,4 @@
-"""A flow that trains, ended in every way that there is: nothing is lost, and no process is left."""
+"""A flow that trains is ended in every possible way: nothing is lost, and no process is left."""
 
 import os
 import shutil
@@ -73,7 +73,7 @@ def begin_training(start, copy):
 
 
 def alive(process):
-    """Nobody may have collected the status of one whose parent was killed."""
+    """Return whether the process runs; without a parent it may stay a zombie."""
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
@@ -115,7 +115,7 @@ def test_however_a_flow_is_ended_training_saves_stops_and_goes_on_in_the_next(st
 
 
 def computed(folder):
-    """What dvc.lock says of each stage: all but what tells of one run, its id and how long it took."""
+    """Return the entries of dvc.lock without those that differ between runs: the id and the time of a run."""
     found = {}
     for name, stage in config.read_yaml(folder / "dvc.lock")["stages"].items():
         outs = [out for out in stage["outs"] if not out["path"].startswith("reports/")]

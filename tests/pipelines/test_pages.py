@@ -63,10 +63,12 @@ def test_both_pages_answer_on_loopback_and_end_together(copy, project):
         process.communicate()
 
 
-def test_a_server_that_cannot_start_is_said_with_its_last_word(copy, monkeypatch):
+def test_a_server_that_cannot_start_is_an_error_with_its_last_line(copy, monkeypatch):
     monkeypatch.chdir(copy)
     server = pages._server("mlflow", ["no-such-command"], f"http://127.0.0.1:{free_port()}", "/health")
-    with pytest.raises(pages.NotUp, match=r"mlflow did not come up at .*; work/mlflow-server.log says: .+"):
+    with pytest.raises(
+        pages.NotUp, match=r"mlflow did not start at .*; the last line of work/mlflow-server.log: .+"
+    ):
         server.__enter__()
 
 

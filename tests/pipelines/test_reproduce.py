@@ -40,7 +40,7 @@ def artifact(key):
     return found[0].data
 
 
-def test_overrides_are_laid_and_what_came_of_it_is_told_in_state_and_artifacts(copy):
+def test_overrides_are_written_and_state_and_artifacts_show_the_outcome(copy):
     overrides = {"pretrain.epochs": 7, "flows.retries": 0}
     state = reproduce(overrides=overrides, return_state=True)
     assert state.is_failed()
@@ -81,7 +81,7 @@ def test_its_parameters_have_types_and_help_in_the_pages():
     schema = reproduce.parameters
     described = schema.properties
     assert "all stages where empty" in described["targets"]["description"]
-    assert "laid over params.yaml" in described["overrides"]["description"]
+    assert "written into params.yaml" in described["overrides"]["description"]
 
 
 def test_a_person_runs_it_by_module(copy, project):

@@ -149,7 +149,7 @@ def test_a_challenger_that_loses_leaves_params_as_they_were(decided):
     assert retrain(decided).name == "Unchanged data"
 
 
-def test_params_tell_how_the_champion_was_made(decided):
+def test_params_keep_the_settings_of_a_new_champion(decided):
     decided.promote = True
     assert retrain(decided, pretrain__base_lr=0.5).name == "Promoted"
     assert init(decided) == CHAMPION
@@ -219,7 +219,7 @@ def test_a_training_whose_origin_somebody_removed_is_begun_anew(decided):
 def test_a_gate_that_was_broken_off_says_no_word_of_the_champion_and_is_asked_again(decided):
     decided.promote, decided.fails = True, {"register"}
     state = retrain(decided)
-    assert state.message.endswith("(the gate had begun; run again to go on)")
+    assert state.message.endswith("(the gate had begun; run again to continue)")
     decided.champion, decided.fails = "new", set()  # it had promoted
     assert retrain(decided).name == "Promoted"
     assert decided.params.pretrain.init == CHAMPION
@@ -300,7 +300,7 @@ def test_a_decision_counts_though_a_later_stage_failed(decided):
 
 @pytest.mark.parametrize("promote", [True, False])
 def test_a_kill_after_the_gate_decided_loses_nothing(decided, promote):
-    """As kill -9 leaves it: settings laid, the gate's decision written, nobody to remember it."""
+    """As kill -9 leaves it: settings written, the gate's decision written, the decision not recorded."""
 
     class Killed(BaseException):
         pass

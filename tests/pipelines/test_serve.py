@@ -1,4 +1,4 @@
-"""The flows as deployments: what prefect.yaml says is what Prefect runs, and switches outlive a restart."""
+"""The flows as deployments: Prefect runs what prefect.yaml says, and switches outlive a restart."""
 
 import json
 import os
@@ -205,7 +205,7 @@ def test_the_job_variables_are_those_of_the_templates(project, prefect_yaml):
 
 
 def rendered(project, prefect_yaml, pool):
-    """What a worker of the pool makes of our deployment."""
+    """Render our deployment as a worker of the pool does."""
     from prefect.utilities.templating import apply_values
 
     template = json.loads((project / f"pipelines/pools/{pool}.json").read_text())

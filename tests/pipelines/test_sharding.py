@@ -107,7 +107,7 @@ def killed_among_parts():
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_parts_of_a_killed_flow_are_swept_with_it():
+def test_parts_of_a_killed_flow_are_set_to_crashed_with_it():
     run_id, below = killed_among_parts()
     deadline = time.monotonic() + 20  # the server learns of the task run above the parts a little later
     with get_client(sync_client=True) as client:

@@ -1,4 +1,4 @@
-"""Stages as task runs: order, states, retries, time-outs, and nothing run that need not be."""
+"""Stages as task runs: order, states, retries and time-outs; no stage runs without need."""
 
 import time
 from collections import Counter

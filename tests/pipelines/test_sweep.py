@@ -126,7 +126,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on_with_what_is_not_finished(
 
 
 @pytest.mark.slow
-def test_what_was_said_to_workers_that_had_ended_does_not_end_those_of_the_next_sweep(project, working_copy):
+def test_messages_to_workers_that_have_ended_do_not_end_those_of_the_next_sweep(project, working_copy):
     root, log = working_copy
     assert _start(project, root, log).wait() == 0
     with Repo(str(root)) as repo:

@@ -1,4 +1,4 @@
-"""What the gate decided is told apart from what it had decided before, and people are told."""
+"""A decision of the gate is distinguished from an earlier one, and people are notified."""
 
 import json
 
@@ -8,7 +8,7 @@ from pipelines.retraining import gate_result
 
 
 def outcome(version, *, promote, champion_is=None, store="", **other):
-    """What `register` writes: of a model that was promoted just now, unless another one is champion."""
+    """Make the entry that `register` writes for a model, just promoted unless another one is champion."""
     if champion_is is None:
         champion_is = version if promote else "1"
     aliases = {version: ["challenger"]}
@@ -64,14 +64,14 @@ def test_a_first_champion_is_promoted_in_a_fresh_clone_which_has_the_decision_of
 
 
 def test_a_model_made_again_that_was_replaced_as_champion_is_not_promoted(tmp_path, decide):
-    """E.g. the images are those of before again: what was recorded of that model is that it was promoted."""
+    """The images are those of an earlier run again, for example: the record of that model says promoted."""
     decide(encoder=outcome("2", promote=True))
     gate_result.begin(tmp_path, tmp_path, {})
     decide(encoder=outcome("1", promote=True, champion_is="2"))
     (found,) = gate_result.gate_results(tmp_path, tmp_path)
     assert found.new
     assert not found.promoted
-    assert "was champion before and was replaced" in str(found)
+    assert "was champion before, and was replaced" in str(found)
 
 
 def test_a_run_that_goes_on_after_a_kill_asks_what_was_decided_since_the_first(tmp_path, decide):
@@ -109,6 +109,6 @@ def test_a_notification_goes_to_the_log_and_to_the_block_named(prefect_server):
     )
     block.save("team", overwrite=True)
     gate_result.notify("custom-webhook/team", "retrain: Promoted", "better", said.append)
-    assert "custom-webhook/team could not be told" in said[-1]
+    assert "custom-webhook/team could not send" in said[-1]
     gate_result.notify("slack-webhook/nobody", "retrain: Promoted", "better", said.append)
-    assert "slack-webhook/nobody could not be told" in said[-1]
+    assert "slack-webhook/nobody could not send" in said[-1]

@@ -1,4 +1,4 @@
-"""What counts as new since the last decision, and what of it is suspect."""
+"""Images count as new since the last decision, and some of them are suspect."""
 
 import json
 import re
@@ -71,7 +71,7 @@ def test_a_run_that_was_killed_before_the_decision_finds_the_same_news_again(roo
     assert (new_data.decided / "ingest/listing.tsv").read_text() == "images"
 
 
-def test_what_is_decided_is_decided_of_the_listing_that_was_taken(root, new_data):
+def test_a_decision_is_about_the_listing_of_the_snapshot(root, new_data):
     new_data.snapshot()
     list_anew(root, "data/ingest", "later")  # by hand, while the flow trained
     new_data.decide()
@@ -83,7 +83,7 @@ def test_what_is_decided_is_decided_of_the_listing_that_was_taken(root, new_data
     assert len(list((root / "work/retrain").glob("listings-*"))) == 2
 
 
-def test_a_decision_that_a_kill_left_to_be_taken_again_changes_nothing(new_data):
+def test_deciding_again_after_a_kill_changes_nothing(new_data):
     new_data.snapshot()
     new_data.decide()
     decided = new_data.decided
@@ -146,7 +146,7 @@ def test_a_shift_that_chance_explains_is_not_doubted(drifted, settings):
     assert doubts(drifted(images={"shift": 0.9, "p": 0.2}), settings) == []
 
 
-def test_rejected_images_are_judged_as_a_share_of_those_that_arrived(settings):
+def test_rejected_images_count_as_a_share_of_the_new_ones(settings):
     assert rejected_too_many(5, 100, settings) is None
     assert "6 of 100 new images were rejected" in rejected_too_many(6, 100, settings)
     assert rejected_too_many(0, 0, settings) is None

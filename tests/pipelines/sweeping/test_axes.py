@@ -3,6 +3,7 @@
 import functools
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ LARGE = str(Path(__file__).parents[3] / "recipes/imagenet_vit_large.yaml")
 
 @pytest.fixture(scope="module", autouse=True)
 def graph_read_once():
-    """DVC takes a second to read dvc.yaml, which no test here changes once it was read."""
+    """Read dvc.yaml once: DVC takes a second for it, and no test changes a file that was read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(result_fingerprint, "upstreams", functools.cache(result_fingerprint.upstreams))
         yield
@@ -50,7 +51,7 @@ def test_every_value_can_be_swept_at_the_papers_size_too(name, planned):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_the_papers_numbers_were_measured_with_is_laid_at_the_papers_size_alone(name, planned, project):
+def test_settings_of_the_papers_numbers_apply_only_at_the_papers_size(name, planned, project):
     """`source` says it in words; a target or a schedule that the axis itself varies is not laid."""
     source = axes.load(project).axis(name).source
     told = {
@@ -111,7 +112,7 @@ def test_a_raised_version_has_another_name_and_a_changed_line_has_not(project, t
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     (tmp_path / "mae").mkdir()
     (tmp_path / "mae/code.py").write_text("1")
-    for command in (["git", "init", "-q"], ["git", "add", "."], ["dvc", "init", "-q"]):
+    for command in (["git", "init", "-q"], ["git", "add", "."], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=tmp_path, check=True)
     name = axes.plan(tmp_path, "mask_ratio")[0].name
     (tmp_path / "mae/code.py").write_text("2")  # not committed
@@ -123,33 +124,33 @@ def test_a_raised_version_has_another_name_and_a_changed_line_has_not(project, t
     raised["pretrain"]["mae"] += 1
     assert axes.plan(tmp_path, "mask_ratio")[0].name != name
     (tmp_path / "mae/other.py").write_text("")
-    with pytest.raises(config.InvalidParams, match=r"not known to git.*: git add mae/other\.py"):
+    with pytest.raises(config.InvalidParams, match=r"git does not track.*: git add mae/other\.py"):
         axes.plan(tmp_path, "mask_ratio")
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ("values: [1, 2]", r"axes\.depth.*set nothing"),
-        ("key: k, values: [1, 2, 1]", r"axes\.depth\.values: .*1: each value once"),
+        ("key: k, values: [1, 2, 1]", r"axes\.depth\.values: .*1: name each value once"),
         ("key: k, values: []", r"axes\.depth\.values: .*at least 1 item"),
         ("key: k, values: [1], demo: []", r"axes\.depth\.demo: .*at least 1 item"),
         (
             "key: k, values: [1], stages: [pretrain]",
-            r"axes\.depth\.stages: .*pretrain: what judges is one of",
+            r"axes\.depth\.stages: .*pretrain: stages of a sweep are",
         ),
         (
             "key: k, values: [{at: 1, paper: {knn: 1}}]",
-            r"axis depth has the paper's knn, which it does not",
+            r"axis depth has the paper's knn, but does not run",
         ),
-        ("values: [{at: 1, set: {seed: 3}}]", r"axes\.depth\.values\.0: .*--seeds says how many"),
+        ("values: [{at: 1, set: {seed: 3}}]", r"axes\.depth\.values\.0: .*--seeds does"),
     ],
 )
-def test_what_is_wrong_with_sweeps_yaml_is_named(tmp_path, more, told):
+def test_what_is_wrong_with_sweeps_yaml_is_named(tmp_path, more, message):
     (tmp_path / "sweeps.yaml").write_text(
         f"stages: [linear]\ndemo_recipe: x\naxes: {{depth: {{title: t, label: l, {more}}}}}\n"
     )
-    with pytest.raises(config.InvalidParams, match=told):
+    with pytest.raises(config.InvalidParams, match=message):
         axes.load(tmp_path)
 
 
@@ -199,13 +200,13 @@ def test_every_method_that_has_a_recipe_has_a_place_among_the_methods_on_the_dem
 
 
 def test_a_section_that_dvc_reads_out_of_the_parameters_is_part_of_the_name(planned):
-    """dvc.yaml: pretrain depends on the section that `pretrain.method` names, and on no other method's."""
+    """In dvc.yaml, pretrain depends on the section that `pretrain.method` names, and on no other method's."""
     cae = planned("cae_mask_ratio")[0].name
     assert planned("cae_mask_ratio", settings={"cae.regressor_depth": 3})[0].name != cae
     assert planned("cae_mask_ratio", settings={"mae.decoder_depth": 3})[0].name == cae
 
 
-def test_what_is_pretrained_alike_is_pretrained_once_before_the_rest_is_judged(planned):
+def test_equal_pretrainings_run_once_before_the_other_experiments(planned):
     blocks = planned("blocks", seeds=2)
     first, rest = axes.waves(blocks)
     assert [(one.at, one.seed) for one in first] == [(0, 0), (0, 1)]

@@ -1,4 +1,4 @@
-"""What a sweep leaves to read."""
+"""The report of a sweep."""
 
 import csv
 

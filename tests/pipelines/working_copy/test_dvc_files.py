@@ -26,14 +26,14 @@ def test_a_lock_file_cut_short_is_again_as_it_was(done, dvc, left):
     assert secure(done) == ""
     before = (done / LOCK).read_bytes()
     (done / LOCK).write_text(left)
-    assert secure(done) == "dvc.lock was half written; it is again as it was before"
+    assert secure(done) == "dvc.lock was half written: restored its last copy"
     assert (done / LOCK).read_bytes() == before
     assert "up to date" in dvc(done, "repro")
 
 
 def test_without_a_copy_it_is_removed_and_the_run_cache_gives_back(done, dvc):
     (done / LOCK).write_text("")
-    assert "is removed" in secure(done)
+    assert "removed it" in secure(done)
     dvc(done, "repro")
     assert times(done, "b") == 1  # the run cache knows stages that depend on something
 
@@ -45,7 +45,7 @@ def test_a_lock_file_that_somebody_removed_does_not_come_back(done):
     assert not (done / COPY).exists()
 
 
-LEFT = ".dvc/tmp/rwlock was left by a process that was killed and is removed"
+LEFT = "removed .dvc/tmp/rwlock, which a killed process left"
 
 
 def test_an_rwlock_cut_short_is_removed_and_a_whole_one_stays(done, dvc):

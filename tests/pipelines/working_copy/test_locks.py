@@ -29,7 +29,7 @@ def holder(project, tmp_path):
         process.kill()
 
 
-def test_a_second_flow_is_told_who_holds_the_working_copy(holder, tmp_path):
+def test_a_second_flow_learns_who_holds_the_working_copy(holder, tmp_path):
     with pytest.raises(locks.Busy, match=f"process {holder.pid}"), locks.exclusive(tmp_path, grace=60.0):
         pass
 

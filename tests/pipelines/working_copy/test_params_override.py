@@ -1,4 +1,4 @@
-"""Settings laid over params.yaml for a run are gone after it, however it ended."""
+"""Settings of one run in params.yaml are undone after it, however it ended."""
 
 import argparse
 import errno
@@ -23,7 +23,7 @@ def override(root):
     return ParamsOverride(root, root / "work/retrain")
 
 
-def test_what_was_laid_is_put_back_byte_for_byte(root, override):
+def test_settings_of_a_run_are_undone_byte_for_byte(root, override):
     before = (root / "params.yaml").read_bytes()
     changes = override.apply(
         {"pretrain.base_lr": 1e-9, "pretrain.betas": [0.9, 0.99], "retrain.start": "scratch"}
@@ -33,7 +33,7 @@ def test_what_was_laid_is_put_back_byte_for_byte(root, override):
     params = config.load(root / "params.yaml")
     assert (params.pretrain.base_lr, params.pretrain.betas) == (1e-9, (0.9, 0.99))
     assert (params.pretrain.init, params.retrain.start) == ("a.safetensors", "scratch")
-    assert "as it was" in override.restore()
+    assert "is restored" in override.restore()
     assert (root / "params.yaml").read_bytes() == before
     assert override.restore() is None
 
@@ -52,14 +52,14 @@ def test_the_work_folder_may_lie_on_another_file_system(root, override, monkeypa
     assert (root / "params.yaml").read_bytes() == before
 
 
-def test_after_a_kill_another_process_puts_it_back(root, override):
+def test_after_a_kill_another_process_undoes_them(root, override):
     before = (root / "params.yaml").read_bytes()
     override.apply({"pretrain.epochs": 3000})
     assert ParamsOverride(root, root / "work/retrain").restore()
     assert (root / "params.yaml").read_bytes() == before
 
 
-def test_what_is_kept_stays(root, override):
+def test_accepted_settings_stay(root, override):
     override.apply({"pretrain.epochs": 3000})
     override.accept()
     assert override.restore() is None
@@ -70,7 +70,7 @@ def test_a_file_that_somebody_changed_meanwhile_is_not_overwritten(root, overrid
     override.apply({"pretrain.epochs": 3000})
     text = (root / "params.yaml").read_text().replace("seed: 0", "seed: 7")
     (root / "params.yaml").write_text(text)
-    assert "left as it is" in override.restore()
+    assert "stays as it is now" in override.restore()
     assert (root / "params.yaml").read_text() == text
 
 
