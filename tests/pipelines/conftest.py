@@ -42,7 +42,7 @@ def prefect_server():
 
 @pytest.fixture(scope="module", autouse=True)
 def paths_of_the_tests():
-    """Restore sys.path: Prefect leaves the folder of a flow on it, and its `stages` is not that of the tests."""
+    """Restore sys.path: Prefect leaves the folder of a flow on it, whose `stages` is not the tests'."""
     before = list(sys.path)
     yield
     sys.path[:] = before
@@ -134,7 +134,7 @@ def popen():
 
 @pytest.fixture(scope="session")
 def drifted():
-    """A function that makes a report of `mae drift` without doubts, except for the values that it is given."""
+    """A function that makes a report of `mae drift` without doubts, except for the given values."""
 
     def make(**changes):
         found = copy.deepcopy(SOUND)
