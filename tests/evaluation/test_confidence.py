@@ -1,4 +1,4 @@
-"""Intervals mean what they say."""
+"""Bootstrap intervals cover the true value as often as they claim."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_the_interval_agrees_with_scipys_bootstrap(kind):
     assert (low, high) == bootstrap_interval(values, 0.9, resamples=4000, seed=1)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_claim():
+def test_intervals_cover_the_true_value_about_as_often_as_they_claim():
     draw = np.random.default_rng(1)
     covered = 0
     for trial in range(200):

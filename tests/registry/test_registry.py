@@ -49,7 +49,7 @@ def both(value: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def candidates(mlflow_uri: str) -> Any:
-    """Versions made without any model behind them: for what is about aliases alone."""
+    """Make versions without any model behind them: enough for tests of aliases."""
     store, made = client(mlflow_uri), {}
     for name in NAMES:
         store.create_registered_model(name)
@@ -203,7 +203,7 @@ KILLS = [("set_registered_model_alias", number) for number in (1, 2, 4)] + [
 
 
 @pytest.mark.parametrize(("method", "number"), KILLS)
-def test_a_promotion_that_was_killed_is_finished_before_anything_else_is_judged(
+def test_a_promotion_that_was_killed_is_finished_before_the_next_decision(
     method: str, number: int, mlflow_uri: str, candidates: Any, killed_at: Any
 ) -> None:
     conclude(mlflow_uri, candidates(1, 1), FIRST)
@@ -220,7 +220,7 @@ def test_a_promotion_that_was_killed_is_finished_before_anything_else_is_judged(
     assert registry.finish(mlflow_uri, NAMES) is None
 
 
-def test_a_rollback_that_was_killed_is_finished_and_not_taken_back(
+def test_a_rollback_that_was_killed_is_finished_and_not_undone(
     mlflow_uri: str, candidates: Any, killed_at: Any
 ) -> None:
     conclude(mlflow_uri, candidates(1, 1), FIRST)
@@ -291,7 +291,7 @@ def champions(uri: str) -> dict[str, str | None]:
     return {name: registry.champion_version(uri, name) for name in (*NAMES, "mae-detector")}
 
 
-def test_a_champion_that_came_while_a_model_was_judged_is_not_replaced_unseen(
+def test_a_champion_that_came_during_an_evaluation_is_not_replaced_unseen(
     mlflow_uri: str, candidates: Any
 ) -> None:
     conclude(mlflow_uri, candidates(1, 1), FIRST)

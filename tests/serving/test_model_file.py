@@ -1,4 +1,4 @@
-"""A detector's or segmenter's file says what it is, and is refused by name where it does not fit."""
+"""A file of a detector or segmenter holds its kind and settings, and is refused by name where unusable."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A registered detector and segmenter answer requests with what the training code finds in the same image."""
+"""A registered detector and segmenter answer requests like the training code on the same image."""
 
 import base64
 import contextlib
@@ -79,7 +79,7 @@ def prepared(image: bytes, transform: Callable[..., Any]) -> tuple[torch.Tensor,
 
 
 def detections(file: Path, image: bytes) -> dict[str, Any]:
-    """What the training code finds, without MLflow."""
+    """Answer with the training code, without MLflow."""
     from mae.data.transforms.detection import detection_evaluation
 
     images, about = prepared(image, detection_evaluation(64))

@@ -1,4 +1,4 @@
-"""What the registry holds answers requests: the same numbers as the encoder, from real image bytes."""
+"""Registered models answer requests: the same numbers as the encoder, from real image bytes."""
 
 import json
 import shutil
@@ -191,7 +191,7 @@ def test_a_changed_model_is_a_new_challenger_and_the_champion_stays(
     assert file.read_bytes() == files.classifier.read_bytes()
 
 
-def test_an_empty_registry_has_no_champion_and_a_model_that_is_gone_is_logged_anew(
+def test_an_empty_registry_has_no_champion_and_a_model_that_is_gone_is_logged_again(
     mlflow_uri: str, files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert registry.champion_files(mlflow_uri, NAMES["encoder"], tmp_path) is None
@@ -203,7 +203,7 @@ def test_an_empty_registry_has_no_champion_and_a_model_that_is_gone_is_logged_an
     assert (second["classifier"].version, second["classifier"].created) == ("1", False)
 
 
-def test_a_model_whose_logging_failed_is_not_taken_for_a_whole_one(
+def test_a_model_whose_logging_failed_is_not_used_again(
     mlflow_uri: str, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full_disk(*_: Any) -> None:

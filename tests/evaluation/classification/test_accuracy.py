@@ -48,7 +48,7 @@ def test_accuracy_and_loss_are_over_samples_not_batches_and_in_row_order():
     assert found.correct.tolist() == right[rows.argsort()].tolist()
 
 
-def test_a_sample_that_comes_twice_counts_once_and_skipped_ones_are_told():
+def test_a_sample_that_comes_twice_counts_once_and_skipped_ones_are_counted():
     logits, labels = torch.eye(3)[[0, 1, 2, 2, 2]], torch.tensor([0, 1, 0, 0, 0])
     found = evaluated(logits, labels, torch.tensor([5, 6, 7, 7, 7]), [2, 2, 1], 3, skipped=2)
     assert (found.count, found.skipped) == (3, 6)
@@ -56,7 +56,7 @@ def test_a_sample_that_comes_twice_counts_once_and_skipped_ones_are_told():
     assert found.top5 == 1.0  # the best three of three
 
 
-def test_nothing_to_judge_and_labels_beyond_the_classes_are_errors():
+def test_nothing_to_evaluate_and_labels_beyond_the_classes_are_errors():
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluated(torch.zeros(0, 3), torch.zeros(0), torch.zeros(0), [], 3)
     for label in (-1, 3):

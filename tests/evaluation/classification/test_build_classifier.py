@@ -20,7 +20,7 @@ def test_heads_start_as_the_recipes_say(pretrained):
     assert (norm.affine, norm.eps) == (False, 1e-6)
 
 
-def test_fine_tuning_trains_the_positions_that_pretraining_kept_fixed(pretrained):
+def test_fine_tuning_trains_the_positions_that_are_fixed_in_pretraining(pretrained):
     assert make("finetune", pretrained).encoder.pos_embed.requires_grad
     assert make("scratch").encoder.pos_embed.requires_grad
 

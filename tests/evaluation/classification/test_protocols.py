@@ -1,4 +1,4 @@
-"""Every protocol of the table: what trains, what stays frozen, at which rate, from which tokens."""
+"""Every protocol of the table: trained and frozen parts, rates and tokens."""
 
 import pytest
 import torch
@@ -120,7 +120,7 @@ def trainable(depth, blocks):
     return {name for name, parameter in vit.named_parameters() if parameter.requires_grad}
 
 
-def test_partial_fine_tuning_trains_exactly_the_blocks_told():
+def test_partial_fine_tuning_trains_exactly_the_chosen_blocks():
     norm = {"fc_norm.weight", "fc_norm.bias"}
     mlp = {
         f"blocks.2.{part}.{kind}" for part in ("norm2", "mlp.fc1", "mlp.fc2") for kind in ("weight", "bias")

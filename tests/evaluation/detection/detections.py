@@ -1,4 +1,4 @@
-"""Ground truth and imperfect results to judge, real or drawn, and pycocotools' answer about them."""
+"""Ground truth and imperfect results to evaluate, real or drawn, and the figures of pycocotools."""
 
 import contextlib
 import copy
@@ -123,7 +123,7 @@ def imperfect(truth, seed=0):
 
 
 def scene(images=12, side=48, categories=3, seed=0):
-    """Drawn ground truth: rectangles as polygons, one crowd, one image without objects; odd official ids."""
+    """Draw ground truth: rectangles as polygons, one crowd, one image without objects; odd official ids."""
     draw = np.random.default_rng(seed)
     truth = {
         "images": [{"id": 1000 - 7 * n, "height": side, "width": side + n} for n in range(images)],

@@ -101,7 +101,7 @@ def test_the_better_of_two_gains_surely_and_a_tie_does_not():
     assert high - low < above - below
 
 
-def test_two_judged_on_different_images_are_not_compared():
+def test_two_evaluations_of_different_images_are_not_compared():
     first, second = (
         evaluate_detections(scene(images), imperfect(scene(images)), "bbox").records for images in (12, 13)
     )

@@ -141,7 +141,7 @@ def test_detections_become_official_results():
         coco_figures(truth, as_results(without, ids, categories), "segm")
 
 
-def test_what_cannot_be_judged_is_named():
+def test_entries_that_cannot_be_evaluated_are_named():
     truth = scene()
     results = perfect(truth)
 

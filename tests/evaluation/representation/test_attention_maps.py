@@ -55,7 +55,7 @@ def test_even_attention_has_a_quarter_of_itself_in_the_middle_quarter(grid):
     assert_close(centre_share(torch.full((1, *grid), 1 / (grid[0] * grid[1]))), torch.tensor([0.25]))
 
 
-def test_attention_on_the_centre_and_at_the_border_is_told_apart():
+def test_attention_on_the_centre_and_at_the_border_differ():
     maps = torch.zeros(2, 4, 4)
     maps[0, 1:3, 1:3], maps[1, 0] = 0.25, 0.25
     assert_close(centre_share(maps), torch.tensor([1.0, 0.0]))

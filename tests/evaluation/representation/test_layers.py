@@ -1,4 +1,4 @@
-"""The probe at every layer asks each block's tokens, in the order in which the encoder was trained."""
+"""The probe at every layer reads the tokens of each block, causal where the encoder is."""
 
 import torch
 from torch.testing import assert_close
@@ -13,7 +13,7 @@ def small():
 
 
 def two_classes(count):
-    """Bright and dark images, which any layer tells apart."""
+    """Give bright and dark images: any layer separates them."""
     labels = torch.arange(count) % 2
     images = 0.1 * torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
     images += 0.8 * labels[:, None, None, None]

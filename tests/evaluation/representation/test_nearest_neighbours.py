@@ -104,7 +104,7 @@ def test_features_are_the_mean_patch_or_the_class_token_after_the_norm(vit):
         extract(vit, [], normalize=torch.Tensor.float)
 
 
-def test_the_online_probe_is_a_hook_that_starts_anew_at_each_call(vit):
+def test_the_online_probe_is_a_hook_that_starts_again_at_each_call(vit):
     probe = online_probe(
         vit, lambda: batches(20), lambda: batches(20), num_classes=2, k=1, normalize=torch.Tensor.float
     )
