@@ -140,9 +140,7 @@ class _Stream(IterableDataset):
     def _note(self, bad: list[str], what: str) -> None:
         bad.append(what)
         if len(bad) > self.max_skipped:  # otherwise a stream of bad samples would never end
-            raise TooManySkipped(
-                f"more than {self.max_skipped} samples or shards unreadable; last: {what}"
-            )
+            raise TooManySkipped(f"more than {self.max_skipped} samples or shards unreadable; last: {what}")
 
 
 def _addresses(urls: str | Sequence[str]) -> list[str]:

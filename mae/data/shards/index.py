@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.data.shards.split import ShardError, Split
-from mae.files import sha256_of, write_json
+from mae.files import read_json, sha256_of, write_json
 
 FORMAT = 1
 INDEX, REJECTED, TARS = "index.json", "rejected.json", "tars"
@@ -70,7 +70,8 @@ class Index:
         stamp_file: a record of verified files by size and modification time; the next call reads only files
         that changed since. Raises: ShardError naming the files that differ.
         """
-        stamps = _read_stamps(stamp_file)
+        # Without stamps every file is hashed again, which is always right.
+        stamps: dict[str, list] = {} if stamp_file is None else read_json(stamp_file) or {}
         found: dict[str, list] = {}
         to_do = []
         for file, _, sha256 in self._files():
@@ -110,12 +111,3 @@ class Index:
         for split in self.about["splits"].values():
             files += [(tars / one["name"], one) for one in [split["samples"], *split["shards"]]]
         return [(path, one["bytes"], one["sha256"]) for path, one in files]
-
-
-def _read_stamps(stamp_file: str | os.PathLike | None) -> dict[str, list]:
-    if stamp_file is None:
-        return {}
-    try:
-        return json.loads(Path(stamp_file).read_bytes())
-    except (OSError, ValueError):  # without stamps everything is hashed again, which is always right
-        return {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from mae.data.shards.shard_reuse import keep
 from mae.data.shards.shard_writer import Sidecar, read_sidecar, sidecar_path
 from mae.data.shards.split import SAMPLE, ShardError, samples_name
 from mae.data.sources.base import SPLITS
-from mae.files import atomic_write, move, remove_stale, sha256_of, write_json
+from mae.files import atomic_write, move, read_json, remove_stale, sha256_of, write_json
 
 _JOB, _DONE = "job.json", "done.json"
 _ANNOTATED = ("task", "categories", "ignore")  # entries that the index copies from a manifest
@@ -60,21 +59,16 @@ def work_lock(work: Path, log: Callable[[str], None], *, alone: bool = True) -> 
 def finished_index(job: ShardJob) -> dict[str, Any] | None:
     """Load the index in `job.out`, if this same job made it and all files that it names are there."""
     try:
-        done = json.loads((job.work / _DONE).read_bytes())
-        data = (job.out / INDEX).read_bytes()
-        if done != {"job": job.about, "index": hashlib.sha256(data).hexdigest()}:
-            return None
-        return Index.open(job.out).about
-    except (OSError, ValueError, ShardError):
+        index = Index.open(job.out)
+    except (ShardError, KeyError):  # sharding again is always right
         return None
+    done = {"job": job.about, "index": index.digest}
+    return index.about if read_json(job.work / _DONE) == done else None
 
 
 def is_prepared(job: ShardJob) -> bool:
     """Tell whether the work directory belongs to this planned job."""
-    try:
-        return json.loads((job.work / _JOB).read_bytes()) == job.identity
-    except (OSError, ValueError):
-        return False
+    return read_json(job.work / _JOB) == job.identity
 
 
 def prepare(job: ShardJob) -> None:
