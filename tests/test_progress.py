@@ -11,31 +11,31 @@ def now(monkeypatch):
 
 
 def test_a_line_every_few_seconds_tells_count_rate_and_time_left(now):
-    said: list[str] = []
-    counter = progress.Progress(5000, said.append, verb="sharded")
+    lines: list[str] = []
+    counter = progress.Progress(5000, lines.append, verb="sharded")
     for _ in range(10):
         now[0] += 1
         counter.add(120)
-    assert said == [
+    assert lines == [
         "sharded 600 of 5,000 images, 120 images/s, 0:00:37 left",
         "sharded 1,200 of 5,000 images, 120 images/s, 0:00:32 left",
     ]
 
 
 def test_what_an_earlier_run_finished_counts_but_not_for_the_rate(now):
-    said: list[str] = []
-    counter = progress.Progress(5000, said.append, verb="fitted", unit="batches", done=4000)
+    lines: list[str] = []
+    counter = progress.Progress(5000, lines.append, verb="fitted", unit="batches", done=4000)
     now[0] += 10
     counter.add(50)
-    assert said == ["fitted 4,050 of 5,000 batches, 5.0 batches/s, 0:03:10 left"]
+    assert lines == ["fitted 4,050 of 5,000 batches, 5.0 batches/s, 0:03:10 left"]
 
 
 def test_no_rate_is_no_error(now):
-    said: list[str] = []
-    counter = progress.Progress(10, said.append, verb="evaluated")
+    lines: list[str] = []
+    counter = progress.Progress(10, lines.append, verb="evaluated")
     now[0] += 10
     counter.add(0)
-    assert said == ["evaluated 0 of 10 images, 0.0 images/s, unknown time left"]
+    assert lines == ["evaluated 0 of 10 images, 0.0 images/s, unknown time left"]
 
 
 def test_a_duration_is_spelt_in_hours_minutes_and_seconds():

@@ -110,7 +110,7 @@ def test_an_oversized_image_is_refused_before_it_is_decoded(picture, encoded):
                 read(data)
 
 
-def test_a_harmless_complaint_is_passed_on_and_the_image_kept(picture, encoded):
+def test_a_harmless_complaint_is_reported_and_the_image_stays(picture, encoded):
     data = encoded(picture(0, 200, 160))
     scan = data.index(b"\xff\xda")
     complained = data[:scan] + b"\0\0\0" + data[scan:]  # extraneous bytes before a marker

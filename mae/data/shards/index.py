@@ -71,7 +71,7 @@ class Index:
         that changed since. Raises: ShardError naming the files that differ.
         """
         # Without stamps every file is hashed again, which is always right.
-        stamps: dict[str, list] = {} if stamp_file is None else read_json(stamp_file) or {}
+        stamps: dict[str, list] = {} if stamp_file is None else read_json(Path(stamp_file)) or {}
         found: dict[str, list] = {}
         to_do = []
         for file, _, sha256 in self._files():

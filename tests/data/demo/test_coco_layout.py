@@ -29,13 +29,14 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(written):
+def instances(written):
     return json.loads((written / "coco" / "annotations" / "instances_train2017.json").read_text())
 
 
-def by_image(told):
+def by_image(instances):
     return [
-        [one for one in told["annotations"] if one["image_id"] == image["id"]] for image in told["images"]
+        [one for one in instances["annotations"] if one["image_id"] == image["id"]]
+        for image in instances["images"]
     ]
 
 
@@ -45,9 +46,9 @@ def test_the_coco_source_reads_what_was_written(written):
     assert all(entry.annotation for entry in entries)
 
 
-def test_annotations_are_the_scenes_masks_to_the_pixel(told):
+def test_annotations_are_the_scenes_masks_to_the_pixel(instances):
     shown = scenes("train", 150, size=56, seed=0, look=dense_look(56))
-    for scene, annotations in zip(shown, by_image(told), strict=True):
+    for scene, annotations in zip(shown, by_image(instances), strict=True):
         left = [(digit.label + 1, digit.mask) for digit in scene.digits]
         for one in annotations:
             mask = decoded(one["segmentation"], 56, 56)
@@ -65,20 +66,22 @@ def test_annotations_are_the_scenes_masks_to_the_pixel(told):
         assert sum(not one["iscrowd"] for one in annotations) == len(left)
 
 
-def test_there_are_crowds_empty_images_polygons_and_run_lengths(told):
-    kinds = {(one["iscrowd"], type(one["segmentation"])) for one in told["annotations"]}
+def test_there_are_crowds_empty_images_polygons_and_run_lengths(instances):
+    kinds = {(one["iscrowd"], type(one["segmentation"])) for one in instances["annotations"]}
     assert kinds == {(0, list), (0, dict), (1, dict)}
-    counts = [len(annotations) for annotations in by_image(told)]
+    counts = [len(annotations) for annotations in by_image(instances)]
     assert counts.count(0) in range(1, 16)
     assert max(counts) > 8
 
 
-def test_ids_are_told_apart_over_both_splits_and_files_are_named_by_them(written, told):
+def test_ids_are_unique_over_both_splits_and_files_are_named_by_them(written, instances):
     val = json.loads((written / "coco" / "annotations" / "instances_val2017.json").read_text())
-    ids = [image["id"] for image in told["images"] + val["images"]]
+    ids = [image["id"] for image in instances["images"] + val["images"]]
     assert len(set(ids)) == 160
-    assert [one["id"] for one in told["annotations"]] == list(range(1, len(told["annotations"]) + 1))
-    assert [category["id"] for category in told["categories"]] == list(range(1, 11))
+    assert [one["id"] for one in instances["annotations"]] == list(
+        range(1, len(instances["annotations"]) + 1)
+    )
+    assert [category["id"] for category in instances["categories"]] == list(range(1, 11))
     for image in val["images"]:
         with Image.open(written / "coco" / "val2017" / image["file_name"]) as opened:
             assert opened.size == (image["width"], image["height"]) == (56, 56)

@@ -42,7 +42,7 @@ def test_nothing_changed_is_no_difference(source):
     assert class_shift(*found.by_class, seed=0) == (0.0, 0.0)
 
 
-def test_new_changed_removed_and_moved_images_are_told_apart(source):
+def test_new_changed_removed_and_moved_images_are_distinguished(source):
     before = listed(source, "before")
     image(source / "train/a/new.png", 100)
     os.utime(source / "train/b/01.png", ns=(1, 1))

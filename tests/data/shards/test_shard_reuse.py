@@ -169,7 +169,7 @@ def test_a_kept_shard_that_is_not_whole_is_written_anew(place, encoded, picture,
     assert held(after) == held(place.shard("fresh", kept=None))
 
 
-def test_only_what_is_published_is_kept_and_without_a_second_copy(place):
+def test_only_published_shards_are_kept_and_without_a_second_copy(place):
     place.shard()
     for file in sorted((place.root / "train/class_0").iterdir())[:10]:
         file.unlink()
@@ -179,7 +179,7 @@ def test_only_what_is_published_is_kept_and_without_a_second_copy(place):
     assert all(path.stat().st_nlink == 2 for path in (place.folder / "kept").glob("*.tar"))
 
 
-def test_where_hard_links_do_not_go_nothing_is_kept_and_it_is_said(place, encoded, picture, monkeypatch):
+def test_without_hard_links_nothing_is_kept_and_the_log_says_so(place, encoded, picture, monkeypatch):
     def link(*_):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 

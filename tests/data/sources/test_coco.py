@@ -212,7 +212,7 @@ def test_a_json_that_does_not_hang_together_is_an_error_that_names_what(official
     assert "instances_train2017.json" in str(error.value)
 
 
-def test_several_faults_of_a_file_are_told_at_once(official):
+def test_one_error_names_several_faults_of_a_file(official):
     def change(about):
         about["annotations"][0]["category_id"] = 90
         about["annotations"][1]["image_id"] = 90
@@ -252,7 +252,7 @@ def test_a_half_of_a_pair_that_is_missing_is_named(official, removed, message):
         listed(official)
 
 
-def test_a_folder_without_any_json_is_told_what_is_expected(tmp_path):
+def test_a_folder_without_any_json_is_an_error_that_names_the_expected_files(tmp_path):
     with pytest.raises(SourceError, match=r"no annotations for train; expected .*instances_train2017.json"):
         listed(tmp_path)
     with pytest.raises(SourceError, match="does not exist"):

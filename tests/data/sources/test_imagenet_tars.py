@@ -53,7 +53,7 @@ def official(tmp_path, picture, encoded, request):
     return root, every | val
 
 
-def test_the_official_tars_are_listed_by_offset_with_the_devkit_s_truth(tmp_path, official):
+def test_the_official_tars_are_listed_by_offset_with_the_devkit_s_ground_truth(tmp_path, official):
     root, images = official
     manifest = write_listing(open_source("imagenet_tar", root), tmp_path / "listing")
     assert manifest["classes"] == sorted(WNIDS.values())
@@ -109,7 +109,7 @@ def test_missing_parts_are_named(tmp_path, official):
         write_listing(open_source("imagenet_tar", root), tmp_path / "listing")
 
 
-def test_a_val_image_without_truth_is_named(tmp_path, official):
+def test_a_val_image_without_ground_truth_is_named(tmp_path, official):
     root, images = official
     (root / VAL).write_bytes(tarred({"ILSVRC2012_val_00000006.JPEG": images["ILSVRC2012_val_00000001.JPEG"]}))
     with pytest.raises(SourceError, match="00000006"):
