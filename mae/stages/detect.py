@@ -80,7 +80,7 @@ def _evaluate(ctx: StageContext, model: Detector, folder: Path) -> dict[str, Any
     """Compute AP on val; write the official results json, match records, tables and pictures to `folder`."""
     given, categories = ctx.params.detect, ctx.index.about["categories"]
     transform, target = detection_evaluation(given.image_size), Objects(categories)
-    find = finder(model, ctx.normalize, ctx.device, ctx.precision(given.precision))
+    find = detect_function(model, ctx.normalize, ctx.device, ctx.precision(given.precision))
     mine = results_of(val_batches(ctx, transform, target, batch_size=8), find, categories)
     found = distributed.gather_objects(mine)
     if not distributed.is_main():
@@ -106,7 +106,7 @@ Batch = dict[str, Any]
 Find = Callable[[Batch], list[dict[str, Any]]]
 
 
-def finder(
+def detect_function(
     model: Detector, normalize: Callable[[Tensor], Tensor], device: torch.device, precision: str
 ) -> Find:
     """Return a function from the loader's batch to detections; `model` is in evaluation mode."""

@@ -94,7 +94,7 @@ def _evaluate(ctx: StageContext, model: Segmenter, folder: Path) -> dict[str, An
     split = ctx.index.split("val")
     rows: list[int] = []
     counts: list[np.ndarray] = []
-    draw = drawer(model, ctx.normalize, ctx.device, ctx.precision(ctx.params.segment.precision))
+    draw = segment_function(model, ctx.normalize, ctx.device, ctx.precision(ctx.params.segment.precision))
     for batch in val_batches(ctx, transform, target, batch_size=1):
         row, labels = int(batch["rows"][0]), batch["targets"][0]["labels"]
         (predicted,) = draw(batch)
@@ -124,7 +124,7 @@ def _evaluate(ctx: StageContext, model: Segmenter, folder: Path) -> dict[str, An
     return {**main, "mIoU_low": low, "mIoU_high": high, "samples": len(every)}
 
 
-def drawer(
+def segment_function(
     model: Segmenter, normalize: Callable[[Tensor], Tensor], device: torch.device, precision: str
 ) -> Callable[[dict[str, Any]], list[Tensor]]:
     """Return a function from the loader's batch to class indices (H, W) of each image, at its original size.

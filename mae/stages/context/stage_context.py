@@ -159,15 +159,15 @@ class StageContext:
         The checkpoints of the training `name` are deleted once it is done: a stage may have dozens.
         """
         file = self.folder / "checkpoints" / f"{name}.json"
-        kept = distributed.broadcast(json.loads(file.read_text()) if file.is_file() else None)
-        if kept is None or "found" not in kept:
-            kept = {"run_id": self.run.id, "found": compute()}
+        saved = distributed.broadcast(json.loads(file.read_text()) if file.is_file() else None)
+        if saved is None or "found" not in saved:
+            saved = {"run_id": self.run.id, "found": compute()}
             if distributed.is_main():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_json(file, kept)
+                write_json(file, saved)
                 self.checkpoints(name).clear()
-        found: dict[str, Any] = kept["found"]
-        return found
+        result: dict[str, Any] = saved["found"]
+        return result
 
     def curve(self, names: Sequence[str]) -> list[dict[str, float]]:
         """Return the metrics that this run logged, a row per step: `step`, and the `names` logged at it."""
@@ -246,8 +246,8 @@ def open_stage(
 def _interrupted_run(checkpoints: Path) -> str | None:
     """Return the tracking run of an interrupted stage's last work; None where there is none."""
     for path in sorted(checkpoints.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True):
-        kept = json.loads(path.read_text()) if path.suffix == ".json" else {}
-        run_id: str | None = kept.get("run_id") or Checkpoints(path).run_id()
+        saved = json.loads(path.read_text()) if path.suffix == ".json" else {}
+        run_id: str | None = saved.get("run_id") or Checkpoints(path).run_id()
         if run_id is not None:
             return run_id
     return None

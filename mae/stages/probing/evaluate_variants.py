@@ -96,8 +96,8 @@ class _Classifier:
             precision=self.ctx.precision(given.precision),
         )
         figures = probe_results.metrics(found, self.ctx.params.seed)
-        kept = {name: figures[name] for name in ("top1", "top1_low", "top1_high", "top5", "samples")}
-        return kept | {"classes": len(images.classes), "digest": images.digest}
+        main = {name: figures[name] for name in ("top1", "top1_low", "top1_high", "top5", "samples")}
+        return main | {"classes": len(images.classes), "digest": images.digest}
 
 
 def _root(params: Params, name: str) -> Path:

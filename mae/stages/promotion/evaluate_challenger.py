@@ -39,7 +39,7 @@ def detection(params: Params, uri: str, folder: Path) -> registry.Decision:
     from mae.evaluation.confidence import paired_statistic_gain
     from mae.evaluation.detection.ap_records import MatchRecords, ResampledAP, paired_ap
     from mae.evaluation.detection.coco_ap import evaluate_detections
-    from mae.stages.detect import RECORDS, RESAMPLES, finder, results_of
+    from mae.stages.detect import RECORDS, RESAMPLES, detect_function, results_of
 
     challenger_records = MatchRecords.load(DETECTOR.parent / RECORDS)
     found = registry.champion_files(uri, params.registry.detector, folder)
@@ -50,7 +50,7 @@ def detection(params: Params, uri: str, folder: Path) -> registry.Decision:
         model, about, normalize, device = _opened(params, found)
         transform = detection_evaluation(about["image_size"])
         batches = _val(params, DETECTION, index, transform, target=Objects(categories), batch_size=8)
-        results = results_of(batches, finder(model, normalize, device, "fp32"), about["categories"])
+        results = results_of(batches, detect_function(model, normalize, device, "fp32"), about["categories"])
         known = {one["id"] for one in categories}
         annotations = ground_truth(index.split("val"), categories)
         champion_records = evaluate_detections(
@@ -113,7 +113,7 @@ def _counts(params: Params, file: Path) -> np.ndarray:
     from mae.data.loading.annotations import LabelMap
     from mae.data.transforms.segmentation import segmentation_evaluation
     from mae.evaluation.segmentation.iou import pixel_counts
-    from mae.stages.segment import drawer
+    from mae.stages.segment import segment_function
 
     index = Index.open(SEGMENTATION.shards)
     categories = index.about["categories"]
@@ -121,7 +121,7 @@ def _counts(params: Params, file: Path) -> np.ndarray:
     places = {one["id"]: place for place, one in enumerate(categories)}
     unknown = len(categories)  # a class of its own, which is never right
     translated = np.array([places.get(one["id"], unknown) for one in about["categories"]])
-    draw = drawer(model, normalize, device, "fp32")
+    draw = segment_function(model, normalize, device, "fp32")
     transform, target = segmentation_evaluation(about["short"]), LabelMap(categories, index.about["ignore"])
     counts = []
     for batch in _val(params, SEGMENTATION, index, transform, target=target, batch_size=1):
