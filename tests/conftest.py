@@ -33,6 +33,7 @@ def shared_data() -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", action="store_true", help="run the long campaigns of random kills, too")
+    parser.addoption("--kills", type=int, default=10, help="kills of each stage in a campaign (%(default)s)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

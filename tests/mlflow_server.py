@@ -40,7 +40,7 @@ def served(tmp_path: Path) -> Iterator[Callable[[str, str], str]]:
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
         while time.monotonic() < deadline and started[-1].poll() is None:
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                urllib.request.urlopen(f"{address}/ping", timeout=5).close()
+                urllib.request.urlopen(f"{address}/ping", timeout=30).close()
                 return address
             time.sleep(0.5)
         raise AssertionError(f"{' '.join(command)} did not come up:\n{(tmp_path / 'serve.log').read_text()}")
@@ -48,7 +48,7 @@ def served(tmp_path: Path) -> Iterator[Callable[[str, str], str]]:
     yield serve
     for process in started:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=120)
     log.close()
 
 
@@ -60,5 +60,5 @@ def post(address: str, images: list[bytes]) -> list[dict[str, Any]]:
         json.dumps({"dataframe_records": rows}).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return json.load(answer)["predictions"]

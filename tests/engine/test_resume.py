@@ -40,12 +40,12 @@ def test_a_training_killed_at_random_steps_ends_with_bit_identical_weights(tmp_p
     last = start(target=toy.to_the_end, args=(killed,))
     last.start()
     for process in (last, unbroken):
-        process.join(60)
+        process.join(180)
         assert process.exitcode == 0
     torch.testing.assert_close(weights_of(killed), weights_of(whole), rtol=0, atol=0)
 
 
-def wait_until(true, process, seconds=60):
+def wait_until(true, process, seconds=180):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "nothing happened"

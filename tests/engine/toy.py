@@ -90,7 +90,7 @@ def train(directory: Path | None, pause: float = 0.0, dropout: float = 0.3, **se
 def to_the_end(directory: Path) -> None:
     """A whole training at a pace that leaves time to kill it; leaves its weights in final.pt."""
     torch.set_num_threads(1)
-    toy, fitted = train(directory, pause=0.008, accumulate=2)
+    toy, fitted = train(directory, pause=0.02, accumulate=2)
     torch.save({"toy": toy.state_dict(), "ema": fitted.ema.state_dict()}, directory / "final.pt")
 
 

@@ -29,7 +29,7 @@ def guard(project, tmp_path, popen):
     return start
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -43,13 +43,13 @@ def left(tmp_path):
 
 
 def test_a_command_that_ends_by_itself_gives_its_status(guard):
-    assert guard("exit 0").wait(10) == 0
-    assert guard("exit 3").wait(10) == 3
-    assert guard("kill -9 $$").wait(10) == 128 + signal.SIGKILL
+    assert guard("exit 0").wait(120) == 0
+    assert guard("exit 3").wait(120) == 3
+    assert guard("kill -9 $$").wait(120) == 128 + signal.SIGKILL
 
 
 def test_what_the_command_left_running_is_ended_with_it(guard, tmp_path):
-    assert guard("setsid sleep 300 & echo $! > pids; exit 4").wait(10) == 4
+    assert guard("setsid sleep 300 & echo $! > pids; exit 4").wait(120) == 4
     assert not left(tmp_path)
 
 
@@ -58,7 +58,7 @@ def test_the_end_of_standard_input_ends_all_that_the_command_started(guard, tmp_
     wait_for((tmp_path / "ready").exists)
     began = time.monotonic()
     process.stdin.close()
-    process.wait(20)
+    process.wait(120)
     assert not left(tmp_path)
     assert time.monotonic() - began < 12
 
@@ -68,7 +68,7 @@ def test_it_needs_no_reader_of_its_messages(guard, tmp_path):
     wait_for((tmp_path / "ready").exists)
     process.stderr.close()  # as when the engine that held both ends is killed
     process.stdin.close()
-    process.wait(20)
+    process.wait(120)
     assert not left(tmp_path)
 
 
@@ -77,7 +77,7 @@ def test_a_signal_ends_all_that_the_command_started(guard, tmp_path, number):
     process = guard(DETACHED, grace=1)
     wait_for((tmp_path / "ready").exists)
     process.send_signal(number)
-    process.wait(20)
+    process.wait(120)
     assert not left(tmp_path)
 
 
@@ -126,7 +126,7 @@ def test_a_lock_is_held_until_the_last_process_of_the_command_has_ended(guard, t
 
 def test_past_the_limit_the_command_is_ended_with_status_124(guard, tmp_path):
     began = time.monotonic()
-    assert guard(DETACHED, "--limit", "1", grace=1).wait(20) == 124
+    assert guard(DETACHED, "--limit", "1", grace=1).wait(120) == 124
     assert time.monotonic() - began < 10
     assert not left(tmp_path)
 
@@ -136,7 +136,7 @@ def test_the_command_may_save_before_it_ends_and_its_status_counts(guard, tmp_pa
     process = guard(script)
     wait_for((tmp_path / "ready").exists)
     process.stdin.close()
-    assert process.wait(20) == 75
+    assert process.wait(120) == 75
     assert (tmp_path / "saved").exists()
 
 
@@ -146,7 +146,7 @@ def test_a_command_that_logs_while_it_saves_does_not_need_a_reader(guard, tmp_pa
     wait_for((tmp_path / "ready").exists)
     process.stdout.close()
     process.stdin.close()
-    assert process.wait(20) == 75
+    assert process.wait(120) == 75
     assert (tmp_path / "saved").exists()
     assert not left(tmp_path)
 
@@ -155,7 +155,7 @@ def test_who_ignores_every_signal_is_killed_after_the_grace(guard, tmp_path):
     process = guard("trap '' INT TERM; echo $$ > pids; touch ready; while :; do sleep 0.1; done", grace=1)
     wait_for((tmp_path / "ready").exists)
     process.stdin.close()
-    assert process.wait(20) == 128 + signal.SIGKILL
+    assert process.wait(120) == 128 + signal.SIGKILL
     assert not left(tmp_path)
 
 

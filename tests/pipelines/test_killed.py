@@ -95,7 +95,7 @@ def test_however_a_flow_is_ended_training_saves_stops_and_goes_on_in_the_next(st
     saved = newest_step(copy)
     killed.kill()
     killed.wait()
-    wait_for(lambda: not any(map(alive, children)), copy, 100)
+    wait_for(lambda: not any(map(alive, children)), copy)
     assert newest_step(copy) >= saved
     left = latest_flow_run()
     assert left.state.name == "Running"
@@ -149,8 +149,8 @@ def test_kill_9_of_the_worker_ends_the_flow_that_it_runs(project, tmp_path):
     worker = subprocess.Popen(
         ["bash", "-c", f"{sys.executable} hold.py & echo $! > pid; wait"], cwd=tmp_path, env=environment
     )
-    wait_for((tmp_path / "held").exists, tmp_path, 60)
+    wait_for((tmp_path / "held").exists, tmp_path)
     worker.kill()
     worker.wait()
     pid = int((tmp_path / "pid").read_text())
-    wait_for(lambda: not psutil.pid_exists(pid), tmp_path, 15)
+    wait_for(lambda: not psutil.pid_exists(pid), tmp_path)

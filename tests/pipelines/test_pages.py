@@ -16,7 +16,7 @@ from pipelines import pages
 
 
 def get(address):
-    with urllib.request.urlopen(address, timeout=20) as answer:
+    with urllib.request.urlopen(address, timeout=120) as answer:
         return answer.read().decode()
 
 
@@ -56,8 +56,8 @@ def test_both_pages_answer_on_loopback_and_end_together(copy, project):
         assert len(listening) >= 2
         assert set(listening) <= {"127.0.0.1", "::1"}
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
-        assert not psutil.wait_procs(servers, timeout=10)[1]
+        assert process.wait(timeout=120) == 0
+        assert not psutil.wait_procs(servers, timeout=120)[1]
     finally:
         process.kill()
         process.communicate()

@@ -164,7 +164,7 @@ class Served:
         except OSError:
             return ""
 
-    def wait(self, condition, what, seconds=150):
+    def wait(self, condition, what, seconds=300):
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < deadline, f"waited in vain for {what}\n{self.read('serve.log')}"
@@ -180,7 +180,7 @@ def served(copy):
     served.start()
     yield served
     served.process.send_signal(signal.SIGTERM)
-    served.process.wait(60)
+    served.process.wait(180)
     served.log.close()
     # The server outlived the `serve` that started it and was killed: who serves next uses it.
     left = [one for one in psutil.process_iter(["cmdline", "cwd"]) if one.info["cwd"] == str(copy)]

@@ -36,7 +36,7 @@ def reproduce():
         run_id, outcomes = whole(root, settings, kwargs)
         with get_client(sync_client=True) as client:
             only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-            deadline = time.monotonic() + 20  # the server learns of task runs a little later
+            deadline = time.monotonic() + 120  # the server learns of task runs a little later
             while True:
                 runs = client.read_task_runs(flow_run_filter=only)
                 ended = [run for run in runs if run.state and run.state.is_final()]
@@ -188,7 +188,7 @@ def test_a_stage_past_its_time_is_ended_and_says_so(repo, settings, reproduce):
     outcomes, runs = reproduce(folder, settings(stages={"endless": short}))
     assert states(outcomes) == {"endless": "TimedOut", "after": "Skipped"}
     assert "the limit of 3 s is over" in outcomes["endless"].message
-    assert outcomes["endless"].seconds < 15
+    assert outcomes["endless"].seconds < 300  # ended before it would end by itself
     assert runs["endless"].state.name == "TimedOut"
 
 

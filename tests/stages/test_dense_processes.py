@@ -62,7 +62,7 @@ def test_a_dense_stage_killed_in_its_second_training_keeps_the_first_and_ends_th
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     (first,) = folder.glob("work/segment/*/checkpoints/pretrained_results/model.safetensors")
     before = first.stat().st_mtime_ns
     assert not list(folder.glob("work/segment/*/checkpoints/pretrained/step-*.pt"))
@@ -75,7 +75,7 @@ def test_a_dense_stage_killed_in_its_second_training_keeps_the_first_and_ends_th
         if process.poll() is not None:
             break
         time.sleep(0.02)
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
     assert "going on from step" in said
     assert (folder / "models/segment/segmenter.safetensors").read_bytes() == unbroken

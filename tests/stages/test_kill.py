@@ -64,7 +64,7 @@ def test_sigterm_saves_with_its_own_status_sigkill_loses_nothing_and_the_end_is_
     first = start(folder)
     wait_for_step(first, folder, 10)
     os.killpg(first.pid, signal.SIGTERM)
-    said = first.communicate(timeout=60)[1]
+    said = first.communicate(timeout=180)[1]
     assert first.returncode == 75, said
     assert "saved" in said
     second = start(folder)
@@ -72,7 +72,7 @@ def test_sigterm_saves_with_its_own_status_sigkill_loses_nothing_and_the_end_is_
     while newest_logged(folder) <= newest_step(folder) and second.poll() is None:
         time.sleep(0.002)
     os.killpg(second.pid, signal.SIGKILL)
-    second.communicate(timeout=60)
+    second.communicate(timeout=180)
     assert newest_step(folder) >= 30
     assert not (folder / "models/pretrain/encoder.safetensors").exists()
     run(folder, params, "pretrain")
@@ -94,7 +94,7 @@ def test_a_killed_tokenizer_goes_on_and_ends_the_same(sharded):
     process = start(folder, "tokenizer")
     wait_for_step(process, folder, 20, "tokenizer")
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert newest_step(folder, "tokenizer") >= 20
     assert not file.exists()
     run(folder, params, "tokenizer")

@@ -50,7 +50,7 @@ class MlflowServer:
         deadline = time.monotonic() + 400
         while time.monotonic() < deadline:
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                urllib.request.urlopen(f"{self.address}/health", timeout=5).close()
+                urllib.request.urlopen(f"{self.address}/health", timeout=30).close()
                 return
             time.sleep(0.2)
         raise AssertionError(f"no MLflow server:\n{(self.store.parent / 'server.log').read_text()}")
@@ -58,7 +58,7 @@ class MlflowServer:
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(30)
+        self._process.wait(120)
 
     def asked(self, query: str, *values: str) -> list[tuple[int, ...]]:
         """Rows of the store itself."""

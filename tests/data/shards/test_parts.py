@@ -46,7 +46,7 @@ def test_parts_written_by_several_processes_at_once_give_the_bytes_of_one_run(jo
         subprocess.Popen([sys.executable, "-c", _PART, *group], env={"PYTHONPATH": str(project)})
         for group in groups
     ]
-    assert [run.wait(60) for run in runs] == [0, 0, 0]
+    assert [run.wait(180) for run in runs] == [0, 0, 0]
     assert list_parts(job()) == []
     with monkeypatch.context() as patch:
         patch.setattr("mae.data.shards.write_shards.ShardWriter.write", lambda *_: pytest.fail("wrote"))
@@ -109,7 +109,7 @@ def test_who_publishes_waits_for_who_writes(job, tmp_path):
         assert stage.is_alive()
         assert ["waiting for it" in line for line in said] == [True]
         assert not (tmp_path / "out/index.json").exists()
-    stage.join(60)
+    stage.join(180)
     assert (tmp_path / "out/index.json").exists()
 
 
