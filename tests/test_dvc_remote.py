@@ -44,9 +44,10 @@ def pushed(project, tmp_path_factory, run):
     """A working copy in git whose results are in a local remote, with quick stand-ins for the stages."""
     folder = tmp_path_factory.mktemp("pushed") / "copy"
     folder.mkdir()
-    for name in ("mae", "params.yaml", ".dvcignore", ".gitignore"):
-        copy = shutil.copytree if (project / name).is_dir() else shutil.copy
-        copy(project / name, folder / name)
+    # Other workers write compiled files, and rename them, meanwhile.
+    shutil.copytree(project / "mae", folder / "mae", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(project / name, folder / name)
     graph = (project / "dvc.yaml").read_text().replace("python3 -m mae", f"{sys.executable} stand_in.py")
     (folder / "dvc.yaml").write_text(graph)
     (folder / "stand_in.py").write_text(STAND_IN)

@@ -15,6 +15,7 @@ from stages.tiny import OURS_TO_SET, run, write_tiny_params
 from mae import config, tracking
 from mae.config import recipe
 
+pytestmark = pytest.mark.slow
 LONGER = ["pretrain.epochs=40", "runtime.checkpoint_every=10", "runtime.workers=1"]
 
 
