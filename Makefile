@@ -41,9 +41,11 @@ PYTEST := python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 test: $(READY) ## all tests, on all cores; WORKERS=1 for one
 	$(PYTEST) $(ARGS)
 
+# Every package, but for what starts many processes: the stages, the flows, DVC, the goldens.
+FAST := config data engine methods models evaluation interchange registry serving tracking report commands \
+	pipelines/working_copy pipelines/retraining pipelines/sweeping test_pipeline.py test_command.py
 test-fast: $(READY) ## the quick tests of every package, in minutes
-	$(PYTEST) -m "not slow" tests/config tests/data tests/engine tests/evaluation tests/methods tests/models \
-		tests/interchange tests/registry tests/report tests/test_pipeline.py tests/test_command.py $(ARGS)
+	$(PYTEST) -m "not slow" $(addprefix tests/,$(FAST)) $(ARGS)
 
 campaign: $(READY) ## random kills of stages and trainings until they end: do they end with the same bytes? minutes
 	python -m pytest --campaign -m campaign -s $(ARGS)
