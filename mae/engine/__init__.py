@@ -1,1 +1,1 @@
-"""How anything is trained: one loop, its optimizers and its checkpoints."""
+"""Training of anything: one loop, its optimizers and its checkpoints."""

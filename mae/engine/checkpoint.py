@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, the last few kept, a broken one recognised."""
+"""Checkpoints, written whole or not at all. The last few stay, a damaged one is recognised."""
 
 import contextlib
 import logging
@@ -38,11 +38,11 @@ class Checkpoints:
         self.keep = keep
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of `step` lies or would lie."""
+        """Return the path of the checkpoint of `step`, which need not exist."""
         return self.directory / f"step-{step:09d}.pt"
 
     def steps(self) -> list[int]:
-        """The steps that have a file, oldest first."""
+        """List the steps that have a file, oldest first."""
         if not self.directory.is_dir():
             return []
         return sorted(
@@ -66,12 +66,12 @@ class Checkpoints:
         return final
 
     def clear(self) -> None:
-        """Remove all of them: the training is over, and what came of it is kept elsewhere."""
+        """Remove all checkpoints: the training is over and its results are stored."""
         for step in self.steps():
             self.path(step).unlink(missing_ok=True)
 
     def load(self, step: int) -> dict[str, Any]:
-        """The state saved at `step`, on the CPU; CheckpointError naming the file if it cannot be read."""
+        """Load the state of `step` to the CPU; raise CheckpointError naming the file if it cannot be read."""
         path = self.path(step)
         try:
             with zipfile.ZipFile(path) as archive:
@@ -81,7 +81,7 @@ class Checkpoints:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError as error:
             raise CheckpointError(
-                f"checkpoint {path} is not there: all ranks must see its directory"
+                f"checkpoint {path} is missing: all ranks must see its directory"
             ) from error
         except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
             if isinstance(error, CheckpointError):
@@ -93,10 +93,10 @@ class Checkpoints:
         return state
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """(step, state) of the newest readable checkpoint, or None without any file.
+        """Load (step, state) of the newest readable checkpoint; None without any file.
 
-        Each unreadable one is warned about by name and passed over. Raises CheckpointError if there are files
-        and none is readable: starting anew would silently throw a training away.
+        An unreadable one is skipped with a warning that names it. Raises CheckpointError if there are files
+        and none is readable: starting anew would silently discard a training.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -112,7 +112,7 @@ class Checkpoints:
         return None
 
     def run_id(self) -> str | None:
-        """The tracking run of the newest checkpoint that can be opened; reads no weights."""
+        """Return the tracking run of the newest checkpoint that can be opened; reads no weights."""
         for step in reversed(self.steps()):
             with contextlib.suppress(OSError, EOFError, RuntimeError, pickle.UnpicklingError):
                 state = torch.load(self.path(step), map_location="cpu", weights_only=True, mmap=True)
@@ -125,13 +125,13 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor], where: object) -
     own = module.state_dict()
     for key in [*own, *state]:
         if key not in state:
-            raise CheckpointError(f"{where}: {key} is missing; it was written for another model")
+            raise CheckpointError(f"{where}: {key} is missing; the file is of another model")
         if key not in own:
-            raise CheckpointError(f"{where}: {key} is unknown to this model; it was written for another one")
+            raise CheckpointError(f"{where}: {key} is unknown to this model; the file is of another one")
         if own[key].shape != state[key].shape:
             raise CheckpointError(
                 f"{where}: {key} has shape {tuple(state[key].shape)}, this model's is "
-                f"{tuple(own[key].shape)}; it was written for another model: start in an empty directory"
+                f"{tuple(own[key].shape)}; the file is of another model: start in an empty directory"
             )
     module.load_state_dict(state)
 

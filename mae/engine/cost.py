@@ -1,4 +1,4 @@
-"""What a training costs: floating-point operations per image, counted once without computing; peak memory."""
+"""The cost of a training: operations per image, counted without computing, and peak memory."""
 
 import copy
 import resource
@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def training_flops(method: nn.Module, *inputs: Tensor) -> float:
-    """Floating-point operations of one forward and backward of `method`, for each image of inputs[0].
+    """Count the floating-point operations of one forward and backward of `method`, per image of inputs[0].
 
     Matrix products and convolutions count, a multiplication and an addition each; recomputed activations
-    count as often as they are computed. inputs: as forward takes them; only shapes and types matter. A copy
+    count as often as they are computed. inputs: those of forward; only shapes and types matter. A copy
     on the meta device is counted: no value, generator or statistic of `method` changes. On several ranks
-    each counts what it alone would do.
+    each counts its own part.
     """
     counted = copy.deepcopy(method).to("meta").train()
     for module in counted.modules():
@@ -28,7 +28,7 @@ def training_flops(method: nn.Module, *inputs: Tensor) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at most in use by this process: by its tensors on a GPU; as a whole on the CPU."""
+    """Return the most bytes that this process had in use: by its tensors on a GPU, in all on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -35,7 +35,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Fitted:
-    """How a training ended. The trained weights are in the module itself; ema holds their moving average."""
+    """The end of a training. The trained weights are in the module itself; ema holds their moving average."""
 
     step: int
     attempt: int
@@ -157,7 +157,7 @@ def _train(
 
 
 def _agreed(requested: bool, looking: bool) -> bool:
-    """Whether to stop now; several ranks ask each other only where they meet anyway."""
+    """Return True if all ranks shall stop now; they ask each other only where they meet anyway."""
     if distributed.world_size() == 1:
         return requested
     return looking and distributed.any_true(requested)
@@ -168,7 +168,7 @@ def _run_hooks(hooks: Mapping[int, Hook], method: nn.Module, step: int, log: Log
     for period, hook in hooks.items():
         if step % period == 0:
             found = hook(step)
-            method.train()  # a hook may have judged it in evaluation mode
+            method.train()  # a hook may have set evaluation mode
             if found and log is not None and distributed.is_main():
                 log(step, found)
 

@@ -1,4 +1,4 @@
-"""What the last steps measured, and how fast they went."""
+"""Means of what the last steps measured, their speed, and the time left."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ _log = logging.getLogger("mae.engine")
 
 
 class MetricAverager:
-    """Means since it was last closed. Values stay on the device until then, so that no step waits for it."""
+    """Means of values since the last `close`. They stay on the device until then, so that no step waits."""
 
     def __init__(self, step: int, steps: int) -> None:
         self._steps = steps
@@ -25,14 +25,14 @@ class MetricAverager:
         self._count = self._images = 0
 
     def add(self, parts: Mapping[str, Tensor], images: int) -> None:
-        """Take one step's 0-dim `parts` and this rank's number of images."""
+        """Add one step's 0-dim `parts` and this rank's number of images."""
         for name, value in parts.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
         self._images += images
 
     def close(self, step: int, lr: float) -> dict[str, float]:
-        """Means over steps and ranks, with lr, images_per_second and seconds_left; then starts anew."""
+        """Return means over steps and ranks, lr, images_per_second and seconds_left; start anew."""
         stacked = torch.stack([value.double() for value in self._sums.values()]) / self._count
         means = distributed.mean(stacked).tolist()  # waits for the device
         now = time.monotonic()
@@ -48,7 +48,7 @@ class MetricAverager:
 def report(
     step: int, steps: int, values: Mapping[str, float], log: Callable[[int, dict[str, float]], None] | None
 ) -> None:
-    """One steady line through `logging`, and `values` to `log`; on rank 0 only."""
+    """Write one line through `logging`, and `values` to `log`; on rank 0 only."""
     if not distributed.is_main():
         return
     _log.info(
@@ -65,5 +65,5 @@ def report(
 
 
 def all_finite(values: Mapping[str, float]) -> bool:
-    """Whether every value is a number."""
+    """Return True if every value is finite."""
     return all(math.isfinite(value) for value in values.values())

@@ -1,4 +1,4 @@
-"""Optimizers as the recipes use them, and the learning rate as a function of the step.
+"""Optimizers of the recipes, and learning-rate schedules as functions of the step.
 
 A parameter group may carry `lr_scale`; the loop sets `lr = learning_rate(step) * lr_scale` before each step.
 """
@@ -19,7 +19,7 @@ def scaled_lr(base_lr: float, global_batch: int) -> float:
 def warmup_cosine(step: float, *, peak: float, floor: float = 0.0, warmup: int = 0, total: int) -> float:
     """Learning rate of the 0-based `step`: linear from 0 over `warmup` steps, then half a cosine to `floor`.
 
-    All in steps; `floor` is reached at `total` and kept. Equals timm's CosineLRScheduler(
+    All in steps; `floor` is reached at `total` and stays. Equals timm's CosineLRScheduler(
     t_initial=total - warmup, warmup_t=warmup, warmup_lr_init=0, lr_min=floor, warmup_prefix=True).
     Raises ValueError if the warm-up does not end before `total`.
     """
@@ -33,7 +33,7 @@ def warmup_cosine(step: float, *, peak: float, floor: float = 0.0, warmup: int =
 def warmup_linear(step: float, *, peak: float, floor: float = 0.0, warmup: int = 0, total: int) -> float:
     """Learning rate of the 0-based `step`: linear from 0 over `warmup` steps, then linearly to `floor`.
 
-    All in steps; `floor` is reached at `total` and kept (UperNet's schedule on ADE20K). Raises
+    All in steps; `floor` is reached at `total` and stays (UperNet's schedule on ADE20K). Raises
     ValueError if the warm-up does not end before `total`.
     """
     _ends_before(warmup, total)

@@ -1,4 +1,4 @@
-"""Going on after a kill, and going back after a loss that is not a number."""
+"""Recovery: resume after a kill, roll back after a loss that is not finite."""
 
 import logging
 from pathlib import Path
@@ -31,7 +31,7 @@ class Recovery:
         self._beginning = None if self._load_newest() else _on_cpu(state.state())
 
     def save(self) -> Path | None:
-        """Write a checkpoint on rank 0 while the others wait; None where no directory was given."""
+        """Write a checkpoint on rank 0 while the others wait; return None without a directory."""
         if self._checkpoints is None:
             return None
         if distributed.is_main():
@@ -56,7 +56,7 @@ class Recovery:
             raise NonFiniteLoss(
                 f"loss or weights are not finite at step {failed_at} (lr {lr:.3e}), after {self._failures} "
                 f"attempts from step {state.step}; {at}. Try a lower base_lr, a longer warm-up, clip_grad, "
-                "or precision fp32; look for broken images if it comes at one place of the data"
+                "or precision fp32; look for broken images if it always happens at the same step"
             )
         state.attempt = attempt + 1
         _log.warning(
@@ -68,7 +68,7 @@ class Recovery:
         )
 
     def _load_newest(self) -> bool:
-        """Load what rank 0 finds newest, on every rank; False where there is no checkpoint."""
+        """Load rank 0's newest checkpoint on every rank; return False without any."""
         if self._checkpoints is None:
             return False
         found = self._checkpoints.latest() if distributed.is_main() else None

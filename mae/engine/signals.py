@@ -13,9 +13,9 @@ _SAME_REQUEST_SECONDS = 1.0
 class StopRequest:
     """Inside `with StopRequest() as stop`, a first SIGTERM or SIGINT only makes `stop.requested` true.
 
-    A later signal acts as it would have without us, so that an impatient user is obeyed at once. Signals
-    within one second of the first are the same request, forwarded by a launcher. The former handlers are back
-    after the block. Outside the main thread, where Python allows no handlers, the block does nothing.
+    A later signal acts as it would without this class, so that an impatient user is obeyed at once. Signals
+    within one second of the first are the same request, forwarded by a launcher. The block restores the
+    former handlers. Outside the main thread, where Python allows no handlers, it does nothing.
     """
 
     def __init__(self) -> None:

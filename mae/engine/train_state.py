@@ -1,4 +1,4 @@
-"""What is trained: module, optimizer, moving average. What one step changes and a checkpoint holds."""
+"""The state of a training: module, optimizer, moving average. One step changes it, a checkpoint holds it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -67,7 +67,7 @@ class TrainState:
         for micro in range(self._accumulate):
             self._seed(2 * micro)
             inputs = self._next(stream, steps)
-            self._seed(2 * micro + 1)  # again: what a stream draws differs with its number of workers
+            self._seed(2 * micro + 1)  # again: a stream draws more or less by its number of workers
             images += len(inputs[0])
             parts = self._backward(inputs, sync=micro == self._accumulate - 1)
             for name, value in parts.items():
@@ -109,13 +109,13 @@ class TrainState:
         loss = outputs["loss"]
         if loss.dtype in (torch.bfloat16, torch.float16):
             raise TypeError(
-                f"{type(self.method).__name__} gave a {loss.dtype} loss: compute it in float32 (.float())"
+                f"{type(self.method).__name__} returned a {loss.dtype} loss: compute it in float32 (.float())"
             )
         (loss / self._accumulate).backward()
         return {name: value.detach() for name, value in outputs.items() if value.ndim == 0}
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resume needs, as plain types and tensors."""
+        """Return all that a resume needs, as plain types and tensors."""
         return {
             "version": VERSION,
             "step": self.step,
@@ -127,14 +127,15 @@ class TrainState:
         }
 
     def load(self, state: Mapping[str, Any], where: object) -> None:
-        """Take over `state`; CheckpointError naming `where` it came from and what does not fit."""
+        """Load `state`; raise CheckpointError naming its source `where` and the part that does not fit."""
         if state["seed"] != self.seed:
             raise CheckpointError(
                 f"{where} belongs to seed {state['seed']}, not {self.seed}: use another directory"
             )
         if (state["ema"] is None) != (self.ema is None):
             raise CheckpointError(
-                f"{where}: it was written with{'out' if self.ema else ''} a moving average (ema)"
+                f"{where} was written with{'out' if self.ema else ''} a moving average (ema): "
+                "use another directory"
             )
         load_module(self.method, state["method"], where)
         load_optimizer(self.optimizer, state["optimizer"], where)
@@ -143,12 +144,12 @@ class TrainState:
         self.step, self.attempt = state["step"], state["attempt"]
 
     def align_buffers(self) -> None:
-        """Rank 0's buffers on every rank, so that all of them judge by one model."""
+        """Copy rank 0's buffers to every rank, so that all of them evaluate the same model."""
         for module in filter(None, (self.method, self.ema)):
             distributed.align_buffers(module)
 
     def is_finite(self) -> bool:
-        """Whether every weight and every optimizer state is a number, on all ranks. Waits for the device."""
+        """Return True if all weights and optimizer states are finite, on all ranks. Waits for the device."""
         state = self.state()
         entries = [value for entry in state["optimizer"]["state"].values() for value in entry.values()]
         entries += [*state["method"].values(), *(state["ema"] or {}).values()]

@@ -23,7 +23,7 @@ CONFIG_KEYS = ("name", "img_size", "mean", "std")
 
 
 def read(path: str | Path) -> tuple[str, State]:
-    """(kind, state) of a checkpoint; kind is a key of `convert.KINDS`.
+    """Read (kind, state) of a checkpoint; kind is a key of `convert.KINDS`.
 
     .safetensors, .pth, .pt, .bin or .ckpt ({"model": ...} is unwrapped), or a Hugging Face folder. Pickles
     are read as weights only: one that would run code is refused.
@@ -57,13 +57,13 @@ def _unpickle(path: Path) -> Any:
     # The official release keeps its command line as an argparse.Namespace: a bag of plain values, no code.
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # on old pickle protocols; what matters raises
+            warnings.simplefilter("ignore", UserWarning)  # on old pickle protocols; real faults raise
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it refers to {found[1]}" if found else "it is no plain pickle of tensors"
         raise ValueError(
-            f"{path}: refused, for it holds more than weights and could run code ({what}); "
+            f"{path}: refused, because it holds more than weights and could run code ({what}); "
             "save its state dict alone and try again"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, AttributeError) as error:
@@ -93,7 +93,7 @@ def _open_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def encoder_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `encoder.build` needs out of an encoder's config: `build(**encoder_arguments(config))`."""
+    """Select the arguments of `vit.build` from an encoder's config: `build(**encoder_arguments(config))`."""
     missing = [key for key in CONFIG_KEYS if key not in config]
     if missing:
         raise ValueError(f"the encoder's config lacks {', '.join(missing)}")
@@ -166,7 +166,7 @@ def open_weights(path: str | Path) -> tuple[State, dict[str, Any] | None]:
 
 
 def load_encoder(path: str | Path) -> tuple[State, dict[str, Any]]:
-    """(state, config) of an encoder file. Raises ValueError naming the file and what is wrong with it."""
+    """Read (state, config) of an encoder file. Raises ValueError naming the file and its fault."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file")

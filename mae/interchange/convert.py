@@ -77,7 +77,7 @@ def detect(names: Iterable[str]) -> str:
 
 
 def convert(state: Mapping[str, Tensor], to: str, kind: str | None = None) -> State:
-    """`state` of one kind (detected unless given) under the names of another; see KINDS.
+    """Rename `state` of one kind (detected by default) to the names of another; see KINDS.
 
     From a full model to an encoder kind the decoder is left out. Raises ValueError for an unknown kind and
     for an encoder asked to become a full model.
@@ -104,7 +104,7 @@ def _from_mae(state: Mapping[str, Tensor]) -> State:
             return "mask_token"
         return re.sub(r"^decoder\.", "decoder_", name.removeprefix("encoder."))
 
-    # Older files hold what their target was fitted to as well.
+    # Older files hold the fitted part of their target as well.
     return {rename(name): value for name, value in state.items() if not name.startswith("target.")}
 
 

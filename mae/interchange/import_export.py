@@ -18,8 +18,8 @@ from mae.models.vit import build, resize_positions
 
 FORMATS = ("timm", "official", "hf")
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-# MAE's own sizes by (embed_dim, depth): their names and heads. Weights do not tell the number of heads, and
-# smaller ViTs go by two of them (CAE's and MoCo v3's ViT-S has 12, timm's 6), so others must be told.
+# MAE's own sizes by (embed_dim, depth): their names and heads. Weights do not show the number of heads, and
+# smaller ViTs exist with two (CAE's and MoCo v3's ViT-S has 12, timm's 6), so others must be given.
 PRESETS = {
     (768, 12): ("vit_base_patch16_224", 12),
     (1024, 24): ("vit_large_patch16_224", 16),
@@ -156,7 +156,7 @@ def dimensions(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "in_chans": in_chans,
     }
     if "blocks.0.ls1.gamma" in state:
-        sizes["init_values"] = 1e-5  # that LayerScale is there; its values are in the weights
+        sizes["init_values"] = 1e-5  # LayerScale exists; its values are in the weights
     return sizes
 
 
@@ -188,7 +188,7 @@ def _identity(
         return name, num_heads or heads
     if num_heads is None:
         raise ValueError(
-            f"{path}: weights do not tell the number of attention heads of a ViT of width {width} and depth "
+            f"{path}: weights do not show the number of attention heads of a ViT of width {width} and depth "
             f"{depth}: give --num-heads, or --name of the timm model that it is"
         )
     return "vit_base_patch16_224", num_heads

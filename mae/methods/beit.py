@@ -6,8 +6,8 @@ from mae.methods.corrupted import CorruptedMethod
 class BEiT(CorruptedMethod):
     """Masks are blocks, the target is the tokenizer's code of each masked patch, by cross-entropy.
 
-    On a plain ViT: the release's shared relative position bias and DALL-E's tokenizer are not there;
-    positions are absolute, codes are those of the stage `tokenizer`.
+    The encoder is a plain ViT with absolute positions, without the release's shared relative position bias;
+    codes are those of the stage `tokenizer`, not DALL-E's.
     """
 
     paper_mask = ("block", 0.38)  # 75 of 196 patches

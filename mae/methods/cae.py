@@ -18,11 +18,11 @@ from mae.models.vit import encode
 class CAE(MaskedImageModeling):
     """Encode the visible patches, regress the latents of the masked ones, decode those alone.
 
-    The regressed latents must be those that the encoder gives the masked patches themselves (alignment), and
-    the decoder never sees a visible one, so that representing is left to the encoder. Defaults are the
-    paper's, ViT-B; the encoder has drop path .1 and LayerScale, `init_values`, too (.1, ViT-L 1e-5).
-    The release drops paths in regressor and decoder as well; here only the encoder's are dropped. In
-    its table of positions rows come first, here columns as MAE's: the same model but for its channels' order.
+    The regressed latents must equal the encoder's own latents of the masked patches (alignment). The decoder
+    never sees a visible patch, so that only the encoder learns to represent. Defaults are the paper's for
+    ViT-B; there the encoder has drop path .1 and LayerScale, `init_values`, too (.1, ViT-L 1e-5).
+    The release drops paths in regressor and decoder as well; here only the encoder's are dropped. In its
+    table of positions rows come first, here columns as in MAE's: the same model, its channels reordered.
     """
 
     paper_mask = ("block", 0.38)  # 75 of 196 patches
@@ -56,23 +56,23 @@ class CAE(MaskedImageModeling):
         predicted = self.decoder(latents, self._positions(mask.masked_ids))
         predicting = self.loss(predicted, self.target_of(images, mask.masked_ids, cached))
         aligning = F.mse_loss(
-            latents.to(predicting.dtype), self.aligned_to(images, mask).to(predicting.dtype)
+            latents.to(predicting.dtype), self.alignment_target(images, mask).to(predicting.dtype)
         )
         loss = predicting + self.alignment_weight * aligning
         return {"loss": loss, "prediction_loss": predicting, "alignment_loss": aligning}
 
     def regress(self, images: Tensor, mask: Mask) -> Tensor:
-        """Latents (N, M, D) of the masked patches, as the visible ones tell them."""
+        """Regress the latents (N, M, D) of the masked patches from the visible ones."""
         visible = encode(self.encoder, images, mask.visible_ids)[:, 1:]
         return self.regressor(visible, self._positions(mask.visible_ids), self._positions(mask.masked_ids))
 
     @torch.no_grad()
-    def aligned_to(self, images: Tensor, mask: Mask) -> Tensor:
-        """Latents (N, M, D) of the masked patches from the encoder itself, given only them; no gradient."""
+    def alignment_target(self, images: Tensor, mask: Mask) -> Tensor:
+        """Encode the masked patches alone: latents (N, M, D), without gradient."""
         return encode(self.encoder, images, mask.masked_ids)[:, 1:]
 
     def predict(self, images: Tensor, mask: Mask, wanted_ids: Tensor | None = None) -> Tensor:
-        """Only masked patches are predicted: the visible ones' predictions are zeros."""
+        """Predict the masked patches; predictions of visible ones are zeros."""
         predicted = self.decoder(self.regress(images, mask), self._positions(mask.masked_ids))
         nothing = predicted.new_zeros(*mask.masked.shape, predicted.shape[-1])
         everywhere = put(predicted, mask.masked_ids, onto=nothing)
@@ -87,6 +87,6 @@ class CAE(MaskedImageModeling):
         return f"{super().picture_note}. {own}"
 
     def _positions(self, ids: Tensor | None = None) -> Tensor:
-        """The encoder's fixed positions (N, M, D) of the patches ids (N, M); (L, D) without them."""
+        """Look up the encoder's fixed positions (N, M, D) of the patches ids (N, M); (L, D) without them."""
         table: Any = self.encoder.pos_embed
         return table[0, 1:] if ids is None else table[0, 1:][ids]

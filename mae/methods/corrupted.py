@@ -1,4 +1,4 @@
-"""What methods share whose encoder takes every patch, the hidden ones spoilt: a linear layer predicts."""
+"""Base of methods whose encoder takes every patch, the masked ones corrupted; a linear layer predicts."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from mae.models.vit import encode, xavier
 
 
 class CorruptedMethod(MaskedImageModeling):
-    """Hidden patches enter the encoder as a learnt mask token; a subclass may spoil them otherwise."""
+    """Masked patches enter the encoder as a learnt mask token; a subclass may corrupt them otherwise."""
 
     def __init__(self, encoder: VisionTransformer, **masked: Any) -> None:
         super().__init__(encoder, **masked)
@@ -22,7 +22,7 @@ class CorruptedMethod(MaskedImageModeling):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def tokens(self, images: Tensor, mask: Mask) -> Tensor:
-        """Tokens (N, 1+L, D) of images (N, C, H, W) in which the masked patches are spoilt."""
+        """Encode images (N, C, H, W), masked patches corrupted, to tokens (N, 1+L, D)."""
         return encode(self.encoder, images, corrupt=(mask.masked, self.mask_token))
 
     def predict(self, images: Tensor, mask: Mask, wanted_ids: Tensor | None = None) -> Tensor:

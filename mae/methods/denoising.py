@@ -14,7 +14,7 @@ from mae.models.vit import encode
 class Denoising(CorruptedMethod):
     """The pixels of some patches are set to 0, the channel's mean; every pixel is reconstructed.
 
-    What zeroes is `pretrain.mask`; no token marks a patch as masked. The paper masks single pixels.
+    `pretrain.mask` chooses the patches; no token marks them. The paper masks single pixels.
     """
 
     paper_mask = ("random", 0.5)
@@ -22,7 +22,7 @@ class Denoising(CorruptedMethod):
 
     def __init__(self, encoder: VisionTransformer, **masked: Any) -> None:
         super().__init__(encoder, **masked)
-        del self.mask_token  # nothing of it enters
+        del self.mask_token  # it would not be used
 
     def forward(
         self, images: Tensor, noise: Tensor | None = None, cached: Tensor | None = None

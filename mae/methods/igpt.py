@@ -16,9 +16,9 @@ class IGPT(Method):
     target: classes (N, L), a colour for each patch: "tokens" of a `palette`, or "mean_colour", a lattice of
     512. With 32 pixel images and 1 pixel patches this is the paper's sequence of 1024 colours; a larger
     patch counts as one colour, its mean. The class token begins the sequence.
-    Blocks and input are a stock ViT's: pixels, linearly embedded, in place of a table of embedded colours.
+    The encoder is a stock ViT: it embeds pixels linearly, where the paper has a table of embedded colours.
 
-    The protocols judge its encoder with every token in sight; `pretrain.probe.layers` probes it as trained.
+    The protocols evaluate its encoder with full attention; `pretrain.probe.layers` probes it as trained.
     """
 
     predicts = causal = True
@@ -40,6 +40,6 @@ class IGPT(Method):
         return {"loss": self.target.loss(self.predict(images), classes)}
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logits (N, L, width) of every patch, from the class token and the patches before it."""
+        """Predict the logits (N, L, width) of every patch from the class token and the patches before it."""
         tokens: Any = self.encoder.forward_features(images, is_causal=True)
         return self.head(tokens[:, :-1])

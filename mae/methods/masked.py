@@ -10,10 +10,10 @@ from mae.models.masking import Mask, Masking, masking
 
 
 class MaskedMethod(Method):
-    """Hide patches of each image. A subclass says what to learn from them.
+    """A method that hides patches of each image. A subclass says what it predicts of them.
 
-    It need not predict patches: one that does, as pixels or classes, is a `MaskedImageModeling`; I-JEPA
-    predicts latents. masking: from `models.masking.masking`; None: the paper's.
+    One that predicts a target of patches, such as pixels or classes, is a `MaskedImageModeling`; I-JEPA is
+    none, it predicts latents. masking: from `models.masking.masking`; None: the paper's.
     """
 
     masked = True
@@ -35,7 +35,7 @@ class MaskedMethod(Method):
         return self.masking.sample(images, noise)
 
     def predict(self, images: Tensor, mask: Mask) -> Tensor:
-        """Predict what `forward` compares with the target, out of the visible patches."""
+        """Predict from the visible patches what `forward` compares with its target."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, int | str]:

@@ -13,7 +13,7 @@ from mae.models.targets import Target, build_target
 
 
 class MaskedImageModeling(MaskedMethod):
-    """Hide patches, predict the target of the hidden ones. A subclass says how, in `predict`.
+    """A method that hides patches and predicts their target. A subclass says how, in `predict`.
 
     target: from `models.targets.build_target`; None: the paper's.
     """
@@ -26,7 +26,7 @@ class MaskedImageModeling(MaskedMethod):
         self.target = target or build_target(self.paper_target, encoder)
 
     def predict(self, images: Tensor, mask: Mask, wanted_ids: Tensor | None = None) -> Tensor:
-        """Predictions (N, M, width) for the patches wanted_ids (N, M); (N, L, width) without them."""
+        """Predict (N, M, width) for the patches wanted_ids (N, M); (N, L, width) without them."""
         raise NotImplementedError
 
     def forward(
@@ -41,24 +41,24 @@ class MaskedImageModeling(MaskedMethod):
         return {"loss": self.loss(predicted, self.target_of(images, mask.masked_ids, cached))}
 
     def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Loss of predictions (N, M, width) against the target (N, M, ...); by default the target's own."""
+        """Compare predictions (N, M, width) with the target (N, M, ...), by the target's own loss."""
         return self.target.loss(predicted, target)
 
     def target_of(self, images: Tensor, ids: Tensor | None = None, cached: Tensor | None = None) -> Tensor:
-        """Target (N, M, ...) of the patches ids (N, M), of all without: float32 or wider, or classes."""
+        """Get the target (N, M, ...) of patches ids (N, M), of all without: float32, float64 or classes."""
         target = compute_target(self.target, images) if cached is None else cached
         return target if ids is None else target[torch.arange(len(ids), device=ids.device)[:, None], ids]
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Mask]:
-        """Predictions (N, L, width) of all patches, in the target's space (`Target.as_pixels`); the mask."""
+        """Predict all patches (N, L, width), in the target's space (`Target.as_pixels`); with the mask."""
         mask = self.sample_mask(images, noise)
         return self.predict(images, mask), mask
 
     def autoencode(self, images: Tensor) -> Tensor | None:
-        """Predictions (N, L, width) from the encoder's own latents of all patches (CAE's figure 4).
+        """Predict (N, L, width) from the encoder's own latents of all patches (CAE's figure 4).
 
-        None where the decoder is not made for that.
+        None where the method's decoder cannot.
         """
         return None
 

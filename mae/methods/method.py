@@ -11,20 +11,20 @@ from mae.models.vit import check_plain, initialise
 
 
 class Method(nn.Module):
-    """A pretraining method: augmented images in, a loss out. What is said here once are the defaults.
+    """A pretraining method: augmented images in, a loss out. Class attributes are its needs and abilities.
 
-    encoder: the timm ViT that is trained and kept, from `encoder.build` with pool "token" and no head. It is
-    initialised as MAE's (`encoder.initialise`) over what it holds; load weights afterwards, or pass
-    fresh=False to go on from the weights that it has.
+    encoder: the timm ViT that is trained and exported, from `vit.build` with pool "token" and no head. Its
+    weights are replaced by MAE's initialisation (`vit.initialise`); load weights afterwards, or pass
+    fresh=False to continue from its own.
     """
 
     masked: ClassVar[bool] = False  # built with `masking`: it draws a mask (methods/masked.py)
     predicts: ClassVar[bool] = False  # built with `target`: it predicts patches, as pixels or classes
-    causal: ClassVar[bool] = False  # its encoder attends only to what comes before, row by row
+    causal: ClassVar[bool] = False  # a patch attends only to those before it, row by row
     views: ClassVar[int] = 1  # augmented images per sample that `forward` takes, each (N, C, H, W)
     labels: ClassVar[bool] = False  # `forward` takes class labels (N,) int64 as well, after the views
-    # Of what the loader draws uniformly from [0, 1) per sample and `forward` takes last, so that masks do not
-    # depend on ranks or workers; () where a method draws nothing.
+    # Shape of the uniform draws from [0, 1) that the loader makes per sample and `forward` takes last: masks
+    # do not depend on ranks or workers. () where a method draws nothing.
     noise_shape: tuple[int, ...] = ()
     encoder: VisionTransformer
 
@@ -39,9 +39,9 @@ class Method(nn.Module):
         self.encoder = encoder
 
     def forward(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
-        """(*views[, labels][, noise][, cached]) -> {"loss": 0-dim, parts ...}, changing no state.
+        """(*views[, labels][, noise][, cached]) -> {"loss": 0-dim, parts ...}; changes no state.
 
-        noise (N, *noise_shape), or None to draw it here, fixes all that is random but dropped paths. The loss
+        noise (N, *noise_shape), or None to draw it here, fixes all randomness except dropped paths. The loss
         is float32, under autocast and for half-precision images too, and float64 for float64 images.
         """
         raise NotImplementedError
@@ -55,12 +55,12 @@ class Method(nn.Module):
 
     @property
     def picture_note(self) -> str:
-        """Caption of the pictures (methods/pictures.py): what they show truly, and what they borrow."""
+        """Caption of the pictures (methods/pictures.py), with all that they borrow of the original."""
         return "this method hides nothing and predicts no pixels"
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
-    """A context in which what is computed of `tensor` keeps its precision, whatever autocast says."""
+    """Make a context in which computations on `tensor` keep its precision, whatever autocast does."""
     device = tensor.device.type
-    # `is_autocast_available` would say the same, but parts a compiled graph in two (torch 2.11).
+    # Not `is_autocast_available`: it breaks a compiled graph in two (torch 2.11).
     return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)

@@ -1,7 +1,7 @@
 """MoCo v3 (Chen et al., arXiv 2104.02057), with BYOL (2006.07733) and SimCLR (2002.05709) as settings.
 
-All three: an MLP on the class token of two views of an image, whose outputs must agree. They differ in what
-the output is compared with, and in how collapse is prevented.
+All three put an MLP on the class token of two views of an image; its outputs must agree. They differ in what
+an output is compared with, and in how collapse is prevented.
 """
 
 import math
@@ -20,7 +20,7 @@ from mae.models.vit import encode, xavier
 
 
 class Recipe(NamedTuple):
-    """negatives: what else an output is told from. teacher: it is compared with a slow copy's."""
+    """A loss. negatives: outputs that must differ. teacher: outputs are compared with a slow copy's."""
 
     negatives: str  # keys (of the other images' other view) | both (their two views) | none
     teacher: bool
@@ -75,7 +75,9 @@ class MoCoV3(Method):
             with torch.no_grad():
                 encoder, projector = self.teacher["encoder"], self.teacher["projector"]
                 keys = [projector(self._features(encoder, view)) for view in views]
-        with without_autocast(outputs[0]):  # of similarities over a temperature bfloat16 keeps two digits
+        with without_autocast(
+            outputs[0]
+        ):  # bfloat16 has two digits, too few for similarities over a temperature
             first, second = (_unit(output, views[0].dtype) for output in outputs)
             key_first, key_second = (_unit(key, views[0].dtype) for key in keys)
             return {"loss": self._disagreement(first, key_second) + self._disagreement(second, key_first)}
@@ -87,11 +89,11 @@ class MoCoV3(Method):
             self.teacher.follow(self._student, share)
 
     def _features(self, encoder: Any, view: Tensor) -> Tensor:
-        """Class tokens (all ranks' N, D) after the final norm."""
+        """Encode a view to class tokens (N of all ranks, D) after the final norm."""
         return distributed.gather_with_gradient(encode(encoder, view)[:, 0])
 
     def _disagreement(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Unit vectors (N, D) twice -> how far each is from its own key, beside the others: 0-dim."""
+        """Compare unit vectors (N, D) each with its own key, and with the negatives: 0-dim."""
         if self.recipe.negatives == "none":
             return 2 - 2 * (queries * keys).sum(1).mean()
         similar = queries @ keys.T / self.temperature
@@ -109,7 +111,7 @@ class MoCoV3(Method):
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers without bias, a batch norm behind each (the last without weights), ReLU between."""
+    """Build linear layers without bias, each with a batch norm (the last without weights), ReLU between."""
     layers: list[nn.Module] = []
     for number, (before, after) in enumerate(pairwise(widths), start=1):
         last = number == len(widths) - 1
@@ -119,5 +121,5 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 def _unit(vectors: Tensor, like: torch.dtype) -> Tensor:
-    """Of length 1, in float32, or float64 where the images are."""
+    """Scale vectors to length 1, in float32, or float64 where `like` is."""
     return F.normalize(vectors.to(torch.float64 if like == torch.float64 else torch.float32), dim=1)

@@ -28,10 +28,10 @@ class Corruption(Mask):
 
 class MPP(CorruptedMethod):
     """Half of the patches are predicted: 80 % of them enter as a mask token, 10 % (`swap`) as another patch
-    of the image, 10 % (`keep`) as they are: the shares of BERT.
+    of the image, 10 % (`keep`) unchanged: the shares of BERT.
 
     The paper's targets are mean_colour (which it reports), mosaic, and pixels. noise: the mask's own, then
-    for each patch two numbers, of which the first says what becomes of it and the second names the other.
+    two numbers for each patch: the first decides how it enters, the second names the other patch.
     """
 
     paper_mask = ("random", 0.5)
@@ -43,7 +43,9 @@ class MPP(CorruptedMethod):
     ) -> None:
         super().__init__(encoder, **masked)
         if swap + keep > 1:
-            raise ValueError(f"swap {swap} and keep {keep} are shares of the masked: at most 1 in all")
+            raise ValueError(
+                f"swap {swap} and keep {keep} are shares of the masked patches: at most 1 together"
+            )
         self.swap, self.keep = swap, keep
         self.noise_shape = (math.prod(self.masking.noise_shape) + 2 * encoder.patch_embed.num_patches,)
 

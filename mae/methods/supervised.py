@@ -1,4 +1,4 @@
-"""Supervised pretraining: the same encoder learns the labels, to be judged beside what needs none."""
+"""Supervised pretraining: the same encoder learns the labels, for comparison."""
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn

@@ -1,1 +1,1 @@
-"""What has weights, and the arithmetic on patches around it."""
+"""Modules with weights, and the arithmetic on patches around them."""

@@ -39,7 +39,7 @@ class ColourBins:
         self.mean, self.std = tuple(mean), tuple(std)
 
     def classes(self, colours: Tensor) -> Tensor:
-        """(..., 3) -> (...) int64; what lies outside [0, 1] goes into the nearest class."""
+        """(..., 3) -> (...) int64; values outside [0, 1] get the nearest class."""
         # Numbers, not tensors of them: these would be copied to the device, and waited for, in every step.
         red, green, blue = (
             ((channel * std + mean) * LEVELS).floor().clamp(0, LEVELS - 1).long()

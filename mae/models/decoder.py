@@ -1,4 +1,4 @@
-"""Decoders, from latents to predictions: MAE's, of the visible patches, and CAE's, of the masked ones."""
+"""Decoders, latents to predictions: MAE's of the visible patches, CAE's of the masked ones."""
 
 import torch
 from timm.models.vision_transformer import Block
@@ -38,7 +38,7 @@ class Decoder(nn.Module):
         table = sincos_positions(decoder_embed_dim, grid)
         self.embed = nn.Linear(embed_dim, decoder_embed_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_embed_dim)) if mask_tokens else None
-        # Its own table, class row included; a frozen parameter, for it is part of the released checkpoints.
+        # Its own table, class row included; a frozen parameter, because the released checkpoints hold it.
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + len(table), decoder_embed_dim), requires_grad=False)
         self.blocks = nn.Sequential(
             *[
@@ -57,8 +57,8 @@ class Decoder(nn.Module):
     def forward(self, latents: Tensor, visible_ids: Tensor, wanted_ids: Tensor | None = None) -> Tensor:
         """latents (N, 1+V, D) of patches visible_ids (N, V) -> predictions (N, M, T) for wanted_ids (N, M).
 
-        Without `wanted_ids`, for all L patches in order. The head runs only on what is wanted. A decoder
-        without mask tokens takes latents (N, 1+L, D), and visible_ids count for nothing.
+        Without `wanted_ids`, for all L patches in order. The head runs only on these. A decoder
+        without mask tokens takes latents (N, 1+L, D) and ignores visible_ids.
         """
         tokens = self.embed(latents)
         if self.mask_token is not None:
@@ -72,10 +72,10 @@ class Decoder(nn.Module):
 
 
 class LatentDecoder(nn.Module):
-    """CAE's: blocks over the latents of patches, told where each is (arXiv 2202.03026, section 3.1).
+    """CAE's decoder: blocks over latents of patches plus their positions (arXiv 2202.03026, section 3.1).
 
     embed_dim, num_heads: the encoder's; out_dim: T, values per patch. init_values: LayerScale at the start;
-    None: there is none.
+    None: no LayerScale.
     """
 
     def __init__(

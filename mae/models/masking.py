@@ -38,7 +38,7 @@ def num_masked_of(length: int, mask_ratio: float) -> int:
 
 
 def mask_highest(scores: Tensor, num_masked: int) -> Mask:
-    """Hide the `num_masked` patches of each row with the largest scores (N, L); of equals, the later ones.
+    """Hide the `num_masked` patches of each row with the largest scores (N, L); of equals the later ones.
 
     Random scores give MAE's random masking. The number is fixed, so shapes do not depend on data.
     """
@@ -52,7 +52,7 @@ def mask_highest(scores: Tensor, num_masked: int) -> Mask:
 
 
 def noise_for(images: Tensor, noise_shape: tuple[int, ...], noise: Tensor | None = None) -> Tensor:
-    """`noise` for images (N, ...), or uniform draws where it is None; ValueError unless (N, *noise_shape)."""
+    """Check `noise` for images (N, ...), or draw it where it is None; ValueError unless (N, *noise_shape)."""
     shape = (len(images), *noise_shape)
     if noise is None:
         return torch.rand(shape, device=images.device)
@@ -98,10 +98,10 @@ class BlockMasking(Masking):
     """Blocks of neighbouring patches, one after the other until enough are hidden (BEiT, arXiv 2106.08254).
 
     Each block's area is uniform between 16 patches (a quarter of all that are hidden, where that is less) and
-    what is still to be hidden, its aspect log-uniform in .3 to 1/.3, as far as it fits into the image; its
-    place is uniform. Exactly `num_masked` are hidden: the last block loses what is too much of it, rows or
-    columns from one of its four sides, and should BLOCKS blocks not suffice (of 14x14 patches at 75 %, in 6 %
-    of the images), random patches follow.
+    the number still to be hidden, its aspect log-uniform in .3 to 1/.3, as far as it fits into the image; its
+    place is uniform. Exactly `num_masked` are hidden: the last block loses its surplus, rows or columns
+    from one of its four sides. Where BLOCKS blocks do not suffice (of 14x14 patches at 75 %, in 6 % of the
+    images), random patches follow.
     """
 
     BLOCKS = 20
@@ -124,7 +124,7 @@ class BlockMasking(Masking):
         return scores
 
     def _block(self, draws: Tensor, remaining: Tensor) -> Tensor:
-        """Draws (N, 4) of area, aspect, row, column; patches left to hide (N,) -> one block (N, L) bool."""
+        """Place a block by draws (N, 4) of area, aspect, row, column, `remaining` (N,) at most: (N, L)."""
         high, wide = (max(1, side - 1) for side in self.grid)
         area, aspect, row, column = draws.unbind(dim=1)
         least = min(self.AREA, self.num_masked / 4)
@@ -221,7 +221,7 @@ class GridMasking(Masking):
 
     @staticmethod
     def _corner(row: Tensor, column: Tensor) -> Tensor:
-        """0 to 3 for each patch (rows, columns): the later, the earlier hidden. Opposite corners follow."""
+        """Number the corners of 2x2 cells 0 to 3 (rows, columns): the highest are hidden first."""
         row, column = row[:, None] % 2, column[None] % 2
         return 2 * (row ^ column) + row
 
@@ -256,7 +256,7 @@ def _ramp(grid: Pair, draws: Tensor) -> Tensor:
     """Order the patches of an image for draws (N,): (N, L) from 0 to below 1.
 
     It rises patch by patch along rows or along columns, from one of the four corners, all alike likely:
-    an order that was always the same would spare one side of the image.
+    a fixed order would spare one side of the image.
     """
     turn = (8 * draws).long()[:, None, None]
     row, column = (torch.arange(side, device=draws.device) for side in grid)
@@ -283,7 +283,7 @@ MASKINGS: dict[str, type[Masking]] = {
 
 
 def masking(name: str, grid: Pair, mask_ratio: float) -> Masking:
-    """The row `name` of MASKINGS for a grid of patches (rows, columns); ValueError for an unknown one."""
+    """Build the row `name` of MASKINGS for a grid of patches (rows, columns); ValueError if unknown."""
     if name not in MASKINGS:
         raise ValueError(f"unknown mask {name!r}; known: {', '.join(MASKINGS)}")
     return MASKINGS[name](grid, mask_ratio)

@@ -13,7 +13,7 @@ EPSILON = 1e-6  # added to a patch's variance, inside the square root
 
 
 def pair(value: int | Pair | list[int]) -> Pair:
-    """`value` as (rows, columns): an int stands for both. Raises ValueError unless both are above 0."""
+    """Return `value` as (rows, columns): an int is both. Raises ValueError unless both are above 0."""
     both = (value, value) if isinstance(value, int) else tuple(value)
     if len(both) != 2 or not all(isinstance(side, int) and side > 0 for side in both):
         raise ValueError(f"a size is a whole number of pixels or a pair of them, not {value!r}")
@@ -21,7 +21,7 @@ def pair(value: int | Pair | list[int]) -> Pair:
 
 
 def grid_of(image_size: int | Pair, patch_size: int | Pair) -> Pair:
-    """Patches in a column and in a row of an image.
+    """Count the patches in a column and in a row of an image.
 
     Raises ValueError where the patches do not tile the image.
     """
@@ -35,19 +35,19 @@ def grid_of(image_size: int | Pair, patch_size: int | Pair) -> Pair:
 
 
 def _blocks(images: Tensor, patch_size: int | Pair) -> Tensor:
-    """(N, C, H, W) -> a view (N, H/P, W/P, C, P, P); nothing is copied."""
+    """View (N, C, H, W) as (N, H/P, W/P, C, P, P), without a copy."""
     n, c, *size = images.shape
     (rows, columns), (h, w) = pair(patch_size), grid_of((size[0], size[1]), patch_size)
     return images.reshape(n, c, h, rows, w, columns).permute(0, 2, 4, 1, 3, 5)
 
 
 def patchify(images: Tensor, patch_size: int | Pair) -> Tensor:
-    """(N, C, H, W) -> (N, L, P*P*C), each vector ordered (row, column, channel) as in MAE's loss."""
+    """Split images (N, C, H, W) into patches (N, L, P*P*C), ordered (row, column, channel) as in MAE's loss."""
     return _blocks(images, patch_size).permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches: Tensor, patch_size: int | Pair, grid: Pair) -> Tensor:
-    """(N, L, P*P*C) -> (N, C, H, W): undoes `patchify`; `grid` is (H/P, W/P)."""
+    """Join patches (N, L, P*P*C) to images (N, C, H, W), undoing `patchify`; `grid` is (H/P, W/P)."""
     (rows, columns), (h, w) = pair(patch_size), grid
     if patches.shape[1] != h * w or patches.shape[2] % (rows * columns):
         raise ValueError(f"patches {tuple(patches.shape)} are not {h}x{w} patches of {rows}x{columns} pixels")
@@ -56,13 +56,13 @@ def unpatchify(patches: Tensor, patch_size: int | Pair, grid: Pair) -> Tensor:
 
 
 def normalise(patches: Tensor) -> Tensor:
-    """(N, L, T), each patch of mean 0 and unbiased variance 1 (arXiv 2111.06377, section 3)."""
+    """Normalise each patch of (N, L, T) to mean 0 and unbiased variance 1 (arXiv 2111.06377, section 3)."""
     mean, std = _statistics(patches)
     return (patches - mean) / std
 
 
 def unnormalise(normalised: Tensor, patches: Tensor) -> Tensor:
-    """Normalised patches (N, L, T) with mean and std of `patches` (N, L, T): undoes `normalise`."""
+    """Give normalised patches (N, L, T) the mean and std of `patches`, the inverse of `normalise`."""
     mean, std = _statistics(patches)
     return normalised * std + mean
 
@@ -72,10 +72,10 @@ def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pixels_at(images: Tensor, patch_size: int | Pair, ids: Tensor) -> Tensor:
-    """The pixels of the patches `ids` (N, V) alone: (N, V, C*P*P), ordered (channel, row, column).
+    """Select the pixels of the patches `ids` (N, V) alone: (N, V, C*P*P), ordered (channel, row, column).
 
     That is the order of a convolution's weight, so `linear(pixels_at(...), weight.flatten(1))` is the
-    patch embedding of those patches, and the rest of the image is never touched.
+    patch embedding of those patches; the rest of the image is never read.
     """
     blocks = _blocks(images, patch_size)
     columns = blocks.shape[2]
@@ -84,17 +84,17 @@ def pixels_at(images: Tensor, patch_size: int | Pair, ids: Tensor) -> Tensor:
 
 
 def take(tokens: Tensor, ids: Tensor) -> Tensor:
-    """tokens (N, K, D) at ids (N, V) -> (N, V, D)."""
+    """Select tokens (N, K, D) at ids (N, V): (N, V, D)."""
     return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def put(tokens: Tensor, ids: Tensor, onto: Tensor) -> Tensor:
-    """A new tensor: `onto` (N, K, D), in its dtype, with rows ids (N, V) replaced by tokens (N, V, D)."""
+    """Copy `onto` (N, K, D) with rows ids (N, V) replaced by tokens (N, V, D), in the dtype of `onto`."""
     return onto.scatter(1, ids[..., None].expand(-1, -1, onto.shape[-1]), tokens.to(onto.dtype))
 
 
 def sincos_positions(embed_dim: int, grid: Pair) -> Tensor:
-    """Fixed 2-D positions (L, D) in float32 for a grid (rows, columns), patches row by row.
+    """Compute fixed 2-D positions (L, D) in float32 for a grid (rows, columns), patches row by row.
 
     MAE's layout (arXiv 2111.06377, appendix A.1, as released): the first half of the channels encodes the
     COLUMN, the second the ROW, each as [sin | cos] at frequencies 10000^(-k / (D/4)). Computed in float64.

@@ -1,4 +1,4 @@
-"""Principal components of patches, found in one pass over them (MAE's Table 1d predicts the first 96)."""
+"""Principal components of patches, computed in one pass (MAE's Table 1d predicts the first 96)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,18 +7,18 @@ from mae.models.patches import Pair, patchify
 
 
 class Moments:
-    """Sums over vectors of T values, in float64: what mean and covariance are made of."""
+    """Sums over vectors of T values, in float64, from which mean and covariance are computed."""
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
         self.sums = torch.zeros(1 + width, 1 + width, dtype=torch.float64, device=device)
 
     def add(self, vectors: Tensor) -> None:
-        """Take vectors (n, T)."""
+        """Add vectors (n, T)."""
         wide = torch.cat([vectors.new_ones(len(vectors), 1), vectors], dim=1).double()
         self.sums += wide.T @ wide
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
-        """(T,) and (T, T), of the vectors as the whole population."""
+        """Compute mean (T,) and covariance (T, T), of the vectors as the whole population."""
         means = self.sums / self.sums[0, 0]
         return means[0, 1:], means[1:, 1:] - torch.outer(means[0, 1:], means[0, 1:])
 
@@ -47,7 +47,7 @@ class PatchPCA(nn.Module):
         self.register_buffer("explained", torch.zeros(()))
 
     def take(self, moments: Moments) -> None:
-        """Become the components of what `moments` summed up."""
+        """Set the components to those of `moments`."""
         mean, covariance = moments.mean_and_covariance()
         variances, vectors = torch.linalg.eigh(covariance)  # ascending
         components = vectors.T.flip(0)[: len(self.components)]
@@ -58,7 +58,7 @@ class PatchPCA(nn.Module):
         self.explained.copy_(self.variances.sum() / variances.sum())
 
     def coefficients(self, images: Tensor) -> Tensor:
-        """Of the patches of images (N, C, H, W): (N, L, K), in the images' dtype."""
+        """Compute the coefficients (N, L, K) of images (N, C, H, W), in the images' dtype."""
         patches = patchify(images, self.patch_size)
         return (patches - self.mean.to(patches.dtype)) @ self.components.to(patches.dtype).T
 
@@ -67,7 +67,7 @@ class PatchPCA(nn.Module):
         return coefficients @ self.components.to(coefficients.dtype) + self.mean.to(coefficients.dtype)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """{"error": mean squared error of what comes back}."""
+        """Images -> {"error": mean squared error of the patches rebuilt from their coefficients}."""
         return {"error": (self.round_trip(images) - patchify(images, self.patch_size)).square().mean()}
 
     def round_trip(self, images: Tensor) -> Tensor:

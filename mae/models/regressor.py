@@ -10,7 +10,7 @@ from mae.models.vit import layer_norm, xavier
 class Regressor(nn.Module):
     """Cross-attention from mask queries to visible latents and themselves (arXiv 2202.03026, section 3.1).
 
-    embed_dim, num_heads: the encoder's. init_values: LayerScale at the start; None: there is none.
+    embed_dim, num_heads: the encoder's. init_values: LayerScale at the start; None: no LayerScale.
     """
 
     def __init__(
@@ -32,9 +32,9 @@ class Regressor(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, visible: Tensor, visible_positions: Tensor, masked_positions: Tensor) -> Tensor:
-        """Latents (N, M, D) at masked_positions (N, M, D), from those (N, V, D) at visible_positions.
+        """Regress latents (N, M, D) at masked_positions (N, M, D) from those (N, V, D) at visible_positions.
 
-        The visible latents are looked at and never changed.
+        The visible latents are never changed.
         """
         queries = self.mask_token.to(visible.dtype).expand(masked_positions.shape)
         positions = torch.cat([visible_positions, masked_positions], dim=1)

@@ -1,4 +1,4 @@
-"""What is predicted for a masked patch, and the loss that fits it. A target is frozen: it learns nothing."""
+"""Targets: the values to predict for a masked patch, and the loss that fits them. A target is frozen."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ Fitted = TypeVar("Fitted", bound=nn.Module)
 
 
 class Target(nn.Module):
-    """Images in, what to predict for each patch out. Always in eval mode, without a trainable parameter.
+    """A target: images in, the values to predict for each patch out. Always in eval mode, never trained.
 
-    width: T, what a head predicts per patch. classes: how many there are, None where values are real.
-    fitted: what the stage `tokenizer` made for it. A run is given it, as its images: it moves with the target
-    and is no part of its state, so that no checkpoint and no file of another run can put its own there.
+    width: T, the values that a head predicts per patch. classes: their number, None where values are real.
+    fitted: the result of the stage `tokenizer`. It is an input of a run, as images are: it moves with the
+    target but is not in its state, so that no checkpoint and no file of another run can replace it.
     """
 
     width: int
@@ -35,7 +35,7 @@ class Target(nn.Module):
     def __init__(self, patch_size: Pair, width: int, fitted: nn.Module | None = None) -> None:
         super().__init__()
         self.patch_size, self.width = patch_size, width
-        # Past nn.Module, which would make it a submodule.
+        # Not by nn.Module, which would make it a submodule.
         vars(self)["fitted"] = None if fitted is None else fitted.requires_grad_(False).eval()
         self.eval()
 
@@ -44,29 +44,29 @@ class Target(nn.Module):
         raise NotImplementedError
 
     def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """(N, M, width) against (N, M, ...) -> 0-dim, in float32, or float64 where the target is."""
+        """Compare (N, M, width) with (N, M, ...): 0-dim, in float32, or float64 where the target is."""
         return squared_error(predicted, target)
 
     def as_pixels(self, predicted: Tensor, patches: Tensor) -> Tensor | None:
-        """Predictions (N, L, width) as pixels (N, L, P*P*C); None where they cannot be drawn.
+        """Turn predictions (N, L, width) into pixels (N, L, P*P*C); None where they cannot be drawn.
 
-        patches (N, L, P*P*C): the true pixels; `note` says what a picture borrows of them.
+        patches (N, L, P*P*C): the original pixels; `note` names what a picture borrows of them.
         """
         return None
 
     @property
     def note(self) -> str:
-        """What a caption must say of `as_pixels`."""
+        """Caption for pictures by `as_pixels`."""
         return "masked patches are shown as predicted"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Target":
-        """To another device or dtype, by which torch means submodules."""
+        """Move `fitted`, too, to another device or dtype."""
         if self.fitted is not None:
             self.fitted._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> "Target":
-        """Stays in eval mode, whatever the method around it does."""
+        """Stay in eval mode, whatever the method around it does."""
         return super().train(False)
 
 
@@ -87,7 +87,7 @@ class NormalisedPixels(Pixels):
         return normalise(patchify(images, self.patch_size))
 
     def as_pixels(self, predicted: Tensor, patches: Tensor) -> Tensor | None:
-        """With each patch's mean and std from the ORIGINAL, masked patches included.
+        """Use each patch's mean and std of the ORIGINAL, masked patches included.
 
         A model of normalised pixels predicts a patch's pattern, not its brightness or contrast.
         """
@@ -139,7 +139,7 @@ class Classes(Target):
         return F.cross_entropy(wide.reshape(-1, self.classes), target.flatten())
 
     def likeliest(self, predicted: Tensor) -> Tensor:
-        """(N, L, width) -> (N, L, S)."""
+        """Choose the likeliest classes: (N, L, width) -> (N, L, S)."""
         return predicted.unflatten(2, (self.parts, self.classes)).argmax(-1)
 
 
@@ -161,7 +161,7 @@ class Colours(Classes):
 class Tokens(Classes):
     """The tokenizer's code (N, L) of each patch (BEiT, CAE; iGPT's palette).
 
-    The tokenizer is given the encoder's images, and makes its own view of them on their device.
+    The tokenizer takes the encoder's images and makes its own view of them on their device.
     """
 
     fitted: Tokenizer
@@ -183,13 +183,13 @@ class Tokens(Classes):
 
 
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean over values, then over patches: (N, M, T) twice -> 0-dim, in `target`'s dtype."""
+    """Compute the mean squared error of (N, M, T): 0-dim, in the dtype of `target`."""
     return (predicted.to(target.dtype) - target).square().mean()
 
 
 @dataclass(frozen=True)
-class _Given:
-    """What targets are built of. colours: of the images' normalisation."""
+class TargetInputs:
+    """The arguments of a row of TARGETS. colours: of the images' normalisation."""
 
     patch_size: Pair
     grid: Pair
@@ -202,9 +202,9 @@ class _Given:
         return self.patch_size[0] * self.patch_size[1] * self.channels
 
     def needed(self, kind: type[Fitted], said: str) -> Fitted:
-        """`fitted`, if it is of that kind, for these patches."""
+        """Return `fitted` if it is of that kind and fits these patches; raise ValueError otherwise."""
         if not isinstance(self.fitted, kind):
-            raise ValueError(f"it needs what the stage `tokenizer` makes of tokenizer.kind {said}")
+            raise ValueError(f"it needs the stage `tokenizer` run with tokenizer.kind {said}")
         there = (cast(Any, self.fitted).grid, cast(Any, self.fitted).patch_size)
         if there != (self.grid, self.patch_size):
             raise ValueError(
@@ -214,14 +214,14 @@ class _Given:
         return self.fitted
 
 
-TARGETS: dict[str, Callable[[_Given], Target]] = {
-    "pixels": lambda given: Pixels(given.patch_size, given.values),
-    "normalised_pixels": lambda given: NormalisedPixels(given.patch_size, given.values),
-    "pca": lambda given: Coefficients(given.needed(PatchPCA, "pca")),
-    "hog": lambda given: HOG(given.patch_size, hog_width(given.patch_size, given.channels)),
-    "mean_colour": lambda given: Colours(given.patch_size, given.colours),
-    "mosaic": lambda given: Colours(given.patch_size, given.colours, tiles=4),
-    "tokens": lambda given: Tokens(given.needed(Tokenizer, "fsq or kmeans (palette for iGPT)")),
+TARGETS: dict[str, Callable[[TargetInputs], Target]] = {
+    "pixels": lambda inputs: Pixels(inputs.patch_size, inputs.values),
+    "normalised_pixels": lambda inputs: NormalisedPixels(inputs.patch_size, inputs.values),
+    "pca": lambda inputs: Coefficients(inputs.needed(PatchPCA, "pca")),
+    "hog": lambda inputs: HOG(inputs.patch_size, hog_width(inputs.patch_size, inputs.channels)),
+    "mean_colour": lambda inputs: Colours(inputs.patch_size, inputs.colours),
+    "mosaic": lambda inputs: Colours(inputs.patch_size, inputs.colours, tiles=4),
+    "tokens": lambda inputs: Tokens(inputs.needed(Tokenizer, "fsq or kmeans (palette for iGPT)")),
 }
 
 
@@ -233,17 +233,17 @@ def build_target(
     mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     std: Sequence[float] = IMAGENET_DEFAULT_STD,
 ) -> Target:
-    """The row `name` of TARGETS for the images and patches of `encoder`.
+    """Build the row `name` of TARGETS for the images and patches of `encoder`.
 
-    fitted: for pca a PatchPCA, for tokens a Tokenizer, as the stage `tokenizer` fits them. mean, std: by
-    which the images' colours are normalised. Raises ValueError for an unknown name, or what does not fit.
+    fitted: for pca a PatchPCA, for tokens a Tokenizer, as the stage `tokenizer` fits them. mean, std: of the
+    images' normalisation. Raises ValueError for an unknown name, or if `fitted` does not fit.
     """
     if name not in TARGETS:
         raise ValueError(f"unknown target {name!r}; known: {', '.join(TARGETS)}")
     embedding = encoder.patch_embed
     sizes = tuple(embedding.patch_size), tuple(embedding.grid_size)
-    given = _Given(*sizes, encoder.in_chans, ColourBins(mean, std), fitted)
+    inputs = TargetInputs(*sizes, encoder.in_chans, ColourBins(mean, std), fitted)
     try:
-        return TARGETS[name](given)
+        return TARGETS[name](inputs)
     except ValueError as error:
         raise ValueError(f"target {name}: {error}") from None

@@ -1,4 +1,4 @@
-"""Image tokenizers, a code for every patch and back: trained (convolutions and FSQ) or fitted (k-means)."""
+"""Image tokenizers, patches to codes and back: trained (convolutions and FSQ) or fitted (k-means)."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -14,41 +14,43 @@ from mae.models.patches import Pair, normalise, pair, patchify, unnormalise
 from mae.models.pca import PatchPCA
 
 DOWN = 8  # pixels of the tokenizer's own view per code
-_ROWS = 8192  # of vectors that are compared with all centres at a time
+_ROWS = 8192  # vectors that are compared with all centres at once
 Parts = dict[str, Tensor]
 
 
 class Tokenizer(nn.Module):
-    """Codes of images and back. grid: codes in a column and in a row; num_codes: how many different ones."""
+    """Images to codes and back. grid: codes in a column and in a row; num_codes: of different ones."""
 
     grid: Pair
     patch_size: Pair
     num_codes: int
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), normalised -> codes (N, L) int64, row by row. Call it without autocast: codes
-        are to be the same for every precision."""
+        """Encode images (N, C, H, W), normalised, to codes (N, L) int64, row by row.
+
+        Call it without autocast, so that every precision has the same codes.
+        """
         raise NotImplementedError
 
     def decode(self, codes: Tensor, patches: Tensor) -> Tensor:
-        """Codes (N, L) -> pixels of the patches (N, L, P*P*C); what a code leaves open is as in `patches`."""
+        """Decode codes (N, L) to pixels (N, L, P*P*C); `patches` give what a code leaves open."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Parts:
-        """{"loss": what is minimised, "error": mean squared error of what comes back}."""
+        """Images -> {"loss": to minimise, "error": mean squared error of the decoded images}."""
         raise NotImplementedError
 
     def round_trip(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> the pixels of their patches (N, L, P*P*C), out of their codes."""
+        """Encode and decode images (N, C, H, W): the pixels of their patches (N, L, P*P*C)."""
         return self.decode(self.encode(images), patchify(images.float(), self.patch_size))
 
 
 class FSQTokenizer(Tokenizer):
     """Convolutions 8 times down, finite scalar quantisation (arXiv 2309.15505), convolutions up again.
 
-    It stands in for DALL-E's tokenizer of BEiT and CAE. The tokenizer has a view of its own of the same crop:
-    images are resized (bicubic, antialiased, on their device) to 8 pixels a code, so that the codes' grid is
-    the patches'; of 224 pixels in patches of 16 that is 112 (CAE, arXiv 2202.03026).
+    It replaces DALL-E's tokenizer of BEiT and CAE. The tokenizer has its own view of the same crop: images
+    are resized (bicubic, antialiased, on their device) to 8 pixels a code, so that codes and patches have the
+    same grid; 224 pixels in patches of 16 become 112 (CAE, arXiv 2202.03026).
 
     levels: of each quantised channel; their product is the number of codes. width: channels at full size,
     a multiple of 8. depth: residual blocks at each size.
@@ -87,7 +89,7 @@ class FSQTokenizer(Tokenizer):
         self.num_codes = self.quantise.codebook_size
 
     def view(self, images: Tensor) -> Tensor:
-        """What the tokenizer sees of images (N, C, H, W): the same, at 8 pixels a code."""
+        """Resize images (N, C, H, W) to the tokenizer's view, 8 pixels a code."""
         return _resized(images, (DOWN * self.grid[0], DOWN * self.grid[1]))
 
     def forward(self, images: Tensor) -> Parts:
@@ -109,7 +111,7 @@ class FSQTokenizer(Tokenizer):
 
 
 class Residual(nn.Module):
-    """x + two 3x3 convolutions of it, each after a group norm and SiLU."""
+    """Residual block of two 3x3 convolutions, each after a group norm and SiLU."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -121,13 +123,13 @@ class Residual(nn.Module):
 
 
 class KMeans(Tokenizer):
-    """The nearest of `codes` centres to each normalised patch: a code is a pattern of no brightness.
+    """k-means of normalised patches: a code is the nearest of `codes` centres, a pattern without brightness.
 
-    It learns by mini-batches, holding no data: its loss is how far each centre is from the mean of the
-    vectors nearest to it, so an SGD step of rate 1 puts the centre there, as Lloyd's algorithm does, and
-    smaller rates average over batches. In training mode that is the mean over the images of all ranks, so
-    any number of them learns the same; accumulated steps would be averaged, however many vectors each has:
-    give it the images of a step at once, it holds no activations of them. Begin by `start`.
+    It learns by mini-batches and holds no data. Its loss is the distance of each centre from the mean of the
+    vectors nearest to it: an SGD step of rate 1 moves the centre there, as Lloyd's algorithm does, and
+    smaller rates average over batches. In training mode the mean is over the images of all ranks, so that
+    any number of ranks learns the same. Give it all images of a step at once (it holds no activations):
+    accumulated steps would be averaged without regard to their numbers of vectors. Begin by `start`.
     """
 
     def __init__(self, grid: Pair, patch_size: Pair, *, channels: int = 3, codes: int = 512) -> None:
@@ -136,21 +138,21 @@ class KMeans(Tokenizer):
         self.centres = nn.Parameter(torch.zeros(codes, self.width(channels)))
 
     def width(self, channels: int) -> int:
-        """T, how long a vector is."""
+        """Return T, the length of a vector."""
         return self.patch_size[0] * self.patch_size[1] * channels
 
     def vectors(self, images: Tensor) -> Tensor:
-        """What is clustered, (N, L, T), in the centres' dtype."""
+        """Make the vectors (N, L, T) to cluster, in the centres' dtype."""
         return normalise(patchify(images.to(self.centres.dtype), self.patch_size))
 
     @torch.no_grad()
     def start(self, vectors: Tensor, seed: int) -> None:
-        """Centres from vectors (n, T), far apart, by k-means++; ValueError where n is below `num_codes`."""
+        """Choose centres far apart from vectors (n, T) by k-means++; ValueError if n is below `num_codes`."""
         from sklearn.cluster import kmeans_plusplus
 
         if len(vectors) < self.num_codes:
             raise ValueError(
-                f"{len(vectors)} vectors to choose {self.num_codes} codes from: choose fewer codes"
+                f"{len(vectors)} vectors are too few for {self.num_codes} codes: lower tokenizer.codes"
             )
         centres, _ = kmeans_plusplus(vectors.cpu().numpy(), self.num_codes, random_state=seed)
         self.centres.copy_(torch.from_numpy(centres))
@@ -165,7 +167,7 @@ class KMeans(Tokenizer):
 
     @torch.no_grad()
     def _means(self, vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Of vectors (n, T) with codes (n,): the mean (K, T) of each code's, and whether it has any (K,)."""
+        """Average vectors (n, T) by their codes (n,): means (K, T), and a flag (K,) for codes in use."""
         counted = torch.cat([torch.ones_like(vectors[:, :1]), vectors], dim=1).double()
         # By index_add, which adds in order, as the gradient of centres[codes] would not; in float64, so that
         # the order in which ranks share the vectors does not matter either.
@@ -187,7 +189,7 @@ class KMeans(Tokenizer):
 
     @torch.no_grad()
     def _nearest(self, vectors: Tensor) -> Tensor:
-        """Of vectors (n, T), the number (n,) of the nearest centre; the first of equals."""
+        """Find the nearest centre (n,) of vectors (n, T); the first of equals."""
         lengths = self.centres.square().sum(1)
         turned = self.centres.T
         return torch.cat(
@@ -196,7 +198,7 @@ class KMeans(Tokenizer):
 
 
 class Palette(KMeans):
-    """The nearest of `codes` colours to each patch's mean: to each pixel, where that is a patch (iGPT)."""
+    """k-means of colours: a code is the nearest of `codes` colours to a patch's mean (iGPT: to a pixel)."""
 
     def width(self, channels: int) -> int:
         return channels
@@ -224,12 +226,12 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_tokenizer(config: Mapping[str, Any]) -> nn.Module:
-    """The row config["kind"] of KINDS, unfitted. config: kind, grid, patch_size, channels, settings.
+    """Build the row config["kind"] of KINDS, unfitted. config: kind, grid, patch_size, channels, settings.
 
-    Raises ValueError for a kind or settings that there are not.
+    Raises ValueError for an unknown kind or setting.
     """
     try:
         grid, patch_size = pair(config["grid"]), pair(config["patch_size"])
         return KINDS[config["kind"]](grid, patch_size, channels=config["channels"], **config["settings"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"no tokenizer can be built of {dict(config)} ({error!r})") from error
+        raise ValueError(f"the tokenizer's settings {dict(config)} are unusable ({error!r})") from error

@@ -1,4 +1,4 @@
-"""The encoder is a stock timm VisionTransformer: build it, initialise it, run it on part of an image."""
+"""The encoder, a stock timm VisionTransformer: build it, initialise it, run it on part of an image."""
 
 import difflib
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from mae.models.patches import Pair, grid_of, pair, pixels_at, sincos_positions
 
 OVERRIDES = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "in_chans", "init_values")
 POOLS = ("token", "avg")
-layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm types it as a class and hands it device and dtype
+layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm types it as a class and passes device and dtype
 
 
 def build(
@@ -29,11 +29,11 @@ def build(
     num_classes: int = 0,
     **overrides: Any,
 ) -> VisionTransformer:
-    """A plain timm ViT with one class token, randomly initialised by timm (see `initialise`).
+    """Build a plain timm ViT with one class token, randomly initialised by timm (see `initialise`).
 
     `name` is any plain `vit_*` of timm (vit_base_patch16_224 ...); `overrides` change its `patch_size`,
     `embed_dim`, `depth`, `num_heads`, `mlp_ratio`, `in_chans` or `init_values` (LayerScale). pool "token"
-    keeps the final norm over all tokens (pretraining, probes); "avg" moves it behind the mean of the patch
+    keeps the final norm over all tokens (pretraining, probes); "avg" moves it after the mean of the patch
     tokens as `fc_norm` (fine-tuning, arXiv 2111.06377 A.1). num_classes 0 means no head.
 
     Raises ValueError for an unknown name or override, sizes that do not fit, or a ViT that is not plain.
@@ -51,7 +51,7 @@ def build(
         **overrides,
     )
     try:
-        with torch.device("meta"):  # judge the shape before a billion weights are drawn
+        with torch.device("meta"):  # check the shape before a billion weights are drawn
             draft: Any = create()
     except (AssertionError, TypeError, RuntimeError) as error:
         raise ValueError(f"timm cannot build {name} with {overrides or 'no overrides'}: {error}") from error
@@ -63,10 +63,10 @@ def build(
 
 
 def layer_groups(prefix: str, *with_block: str) -> dict[str, Any]:
-    """What timm's layer decay asks of a model with an encoder at `prefix` (a regular expression, "encoder.").
+    """Group the parameters of a model with an encoder at `prefix` (a regular expression) for layer decay.
 
-    The embedding is the first layer, then come the blocks, each with what `with_block` (regular expressions
-    whose group is the block's number) finds; everything else is the last layer, at scale 1.
+    The embedding is the first layer, then come the blocks, each with the matches of `with_block` (regular
+    expressions whose group is the block's number); everything else is the last layer, at scale 1.
     """
     return {
         "stem": rf"^{prefix}(?:cls_token|pos_embed|patch_embed)",
@@ -127,7 +127,7 @@ def check_plain(vit: nn.Module, name: str = "the encoder") -> None:
 
 @torch.no_grad()
 def initialise(vit: VisionTransformer) -> None:
-    """MAE's initialisation (arXiv 2111.06377 A.1, as released), in place, over whatever `vit` holds.
+    """MAE's initialisation (arXiv 2111.06377 A.1, as released), in place, over the weights of `vit`.
 
     Patch embedding Xavier-uniform as one matrix, its bias as a convolution's; every Linear Xavier-uniform
     with zero bias; class token normal of std .02; sine-cosine positions, frozen, zeros for the class token.
@@ -143,12 +143,12 @@ def initialise(vit: VisionTransformer) -> None:
 
 
 def _learned(vit: VisionTransformer) -> tuple[nn.Parameter, nn.Parameter]:
-    """The class token (1, 1, D) and the positions (1, 1+L, D), which timm types as optional."""
+    """Return class token (1, 1, D) and positions (1, 1+L, D), which timm types as optional."""
     return cast(nn.Parameter, vit.cls_token), cast(nn.Parameter, vit.pos_embed)
 
 
 def xavier(module: nn.Module) -> None:
-    """For `Module.apply`: Linear weights Xavier-uniform, their biases zero, norms the identity."""
+    """Initialise a module (for `Module.apply`): Linear Xavier-uniform with zero bias, norms the identity."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -163,7 +163,7 @@ def encode(
     visible_ids: Tensor | None = None,
     corrupt: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Tokens (N, 1+V, D) after the final norm, class token first, of images (N, C, H, W).
+    """Encode images (N, C, H, W) to tokens (N, 1+V, D) after the final norm, class token first.
 
     visible_ids (N, V): only these patches enter, from their pixels on (MAE, CAE).
     corrupt (mask (N, L) bool, mask_token broadcastable to (N, L, D)): every patch enters, the masked ones
@@ -198,7 +198,7 @@ def encode(
 
 
 def tokens_after(vit: VisionTransformer, images: Tensor, block: int, *, causal: bool = False) -> Tensor:
-    """Tokens (N, 1+L, D) as block number `block` (from 0) leaves them, before any norm; class token first.
+    """Encode images to tokens (N, 1+L, D) after block number `block` (from 0), before any norm.
 
     causal: each token attends only to itself and those before it (iGPT).
     """
@@ -216,7 +216,7 @@ def tokens_after(vit: VisionTransformer, images: Tensor, block: int, *, causal: 
 
 
 def resize_positions(state: Mapping[str, Tensor], from_grid: Pair, to_grid: Pair) -> dict[str, Tensor]:
-    """An encoder's state with `pos_embed` (1, 1+L, D) resampled to another grid; the class row stays.
+    """Resample `pos_embed` (1, 1+L, D) of an encoder's state to another grid; the class row stays.
 
     Bicubic without antialiasing, as MAE's release does for larger fine-tuning images; timm's own resampling
     antialiases and differs by 5 % from 14 to 24 patches.

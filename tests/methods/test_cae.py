@@ -115,7 +115,7 @@ def test_it_equals_the_release(case):
     found = {
         "logits_abs": method.predict(images, mask, mask.masked_ids),
         "latent_abs": method.regress(images, mask),
-        "target_abs": method.aligned_to(images, mask),
+        "target_abs": method.alignment_target(images, mask),
     }
     for name, value in found.items():
         assert value.abs().sum().item() == pytest.approx(expected[name], **near), name
@@ -148,7 +148,7 @@ def test_alignment_reaches_the_encoder_by_the_regressed_latents_alone(batch):
     images, noise = batch
     method = small()
     mask = method.sample_mask(images, noise)
-    target = method.aligned_to(images, mask)
+    target = method.alignment_target(images, mask)
     assert not target.requires_grad
     expected = F.mse_loss(method.regress(images, mask), target)
     names = [name for name, p in method.named_parameters() if p.requires_grad and "decoder" not in name]
@@ -161,11 +161,11 @@ def test_the_alignment_target_is_the_same_encoder_on_the_masked_patches_alone(ba
     images, noise = batch
     method = small()
     mask = method.sample_mask(images, noise)
-    target = method.aligned_to(images, mask)
+    target = method.alignment_target(images, mask)
     assert_close(target, encode(method.encoder, images, mask.masked_ids)[:, 1:].detach())
     patches = patchify(images, 4)
     patches[~mask.masked] = 9.0
-    assert_close(method.aligned_to(unpatchify(patches, 4, (4, 4)), mask), target)
+    assert_close(method.alignment_target(unpatchify(patches, 4, (4, 4)), mask), target)
 
 
 def test_the_regressor_leaves_the_visible_latents_as_they_are(batch):

@@ -55,7 +55,7 @@ def positions(width, grid):
 
 
 def patches_of(image, patch_size, grid):
-    """Of (C, H, W): each patch (C, P, P), row by row."""
+    """Split (C, H, W) into patches (C, P, P), row by row."""
     (high, wide), (rows, columns) = patch_size, grid
     return [
         image[:, r * high : (r + 1) * high, c * wide : (c + 1) * wide]

@@ -1,4 +1,4 @@
-"""What every pretraining method obeys. A new one joins METHODS, and SMALL where its defaults are large."""
+"""The contract of every pretraining method. A new one joins METHODS, and SMALL if its defaults are large."""
 
 import copy
 
@@ -41,7 +41,7 @@ def method(request):
 
 @pytest.fixture
 def batch(method):
-    """What comes before the noise, views and labels; and the noise, for methods that draw some."""
+    """The inputs before the noise, views and labels; and the noise, for methods that draw some."""
     torch.manual_seed(1)
     inputs = [torch.randn(4, 3, 16, 16) for _ in range(method.views)]
     inputs += [torch.tensor([0, 1, 2, 0])] if method.labels else []

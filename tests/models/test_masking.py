@@ -59,7 +59,7 @@ def test_random_scores_hide_every_patch_equally_often():
 
 
 def masks(name, mask_ratio, grid=(14, 14), images=3000):
-    """Which patches are hidden, (N, rows, columns), as 0 and 1."""
+    """Sample masks: hidden patches (N, rows, columns) as 0 and 1."""
     hides = masking(name, grid, mask_ratio)
     mask = hides(torch.rand(images, *hides.noise_shape, generator=torch.Generator().manual_seed(0)))
     return mask.masked.unflatten(1, grid).float()

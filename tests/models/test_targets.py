@@ -62,7 +62,7 @@ def images(count=2, **options):
 
 
 def fitted(kind):
-    """What the stage `tokenizer` would make for that encoder."""
+    """The result that the stage `tokenizer` would have for that encoder."""
     if kind == "pca":
         pca = PatchPCA((2, 6), (4, 2), components=5)
         moments = Moments(24)
@@ -164,7 +164,7 @@ def test_colours_are_of_the_images_before_their_normalisation():
 
 @pytest.mark.parametrize("name", ["pca", "tokens"])
 def test_a_target_that_was_not_fitted_for_this_encoder_is_refused(name):
-    with pytest.raises(ValueError, match=f"target {name}: it needs what the stage `tokenizer` makes of"):
+    with pytest.raises(ValueError, match=f"target {name}: it needs the stage `tokenizer` run with"):
         build_target(name, encoder())
     other = KMeans((2, 3), (4, 4)) if name == "tokens" else PatchPCA((2, 3), (4, 4), components=2)
     with pytest.raises(ValueError, match=r"grid of \(2, 3\) with patches of \(4, 4\), the encoder \(2, 6\)"):

@@ -132,7 +132,7 @@ def test_the_same_seed_starts_from_the_same_centres_and_they_are_vectors_of_the_
 
 
 def test_more_codes_than_vectors_are_refused():
-    with pytest.raises(ValueError, match="96 vectors to choose 97 codes from"):
+    with pytest.raises(ValueError, match=r"96 vectors are too few for 97 codes: lower tokenizer\.codes"):
         kmeans(codes=97)
 
 
