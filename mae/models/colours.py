@@ -13,7 +13,7 @@ COLOURS = LEVELS**3
 
 
 def tile_colours(images: Tensor, patch_size: int | Pair, tiles: int) -> Tensor:
-    """Mean colours (N, L, tiles*tiles, C) of the tiles x tiles parts, row by row, of each patch."""
+    """Average the tiles x tiles parts of each patch, row by row: colours (N, L, tiles*tiles, C)."""
     rows, columns = pair(patch_size)
     patches = patchify(images, patch_size).unflatten(2, (rows, columns, -1))
     means = F.adaptive_avg_pool2d(patches.flatten(0, 1).permute(0, 3, 1, 2), tiles)
@@ -21,7 +21,7 @@ def tile_colours(images: Tensor, patch_size: int | Pair, tiles: int) -> Tensor:
 
 
 def spread_tiles(colours: Tensor, patch_size: int | Pair) -> Tensor:
-    """Colours of tiles (N, L, tiles*tiles, C) as the pixels of the patches (N, L, P*P*C)."""
+    """Spread colours of tiles (N, L, tiles*tiles, C) over the pixels of patches (N, L, P*P*C)."""
     n, length = colours.shape[:2]
     side = round(colours.shape[2] ** 0.5)
     tiles = colours.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
@@ -39,8 +39,8 @@ class ColourBins:
         self.mean, self.std = tuple(mean), tuple(std)
 
     def classes(self, colours: Tensor) -> Tensor:
-        """(..., 3) -> (...) int64; values outside [0, 1] get the nearest class."""
-        # Numbers, not tensors of them: these would be copied to the device, and waited for, in every step.
+        """Classify colours (..., 3) -> (...) int64; values outside [0, 1] get the nearest class."""
+        # Numbers, not tensors: tensors would be copied to the device in every step, which waits for it.
         red, green, blue = (
             ((channel * std + mean) * LEVELS).floor().clamp(0, LEVELS - 1).long()
             for channel, mean, std in zip(colours.unbind(-1), self.mean, self.std, strict=True)
@@ -48,7 +48,7 @@ class ColourBins:
         return (red * LEVELS + green) * LEVELS + blue
 
     def colours(self, classes: Tensor) -> Tensor:
-        """Classes (...) -> the middle of each (..., 3), normalised, float32."""
+        """Return the middle colour (..., 3) of classes (...), normalised, float32."""
         steps = torch.tensor([LEVELS**2, LEVELS, 1], device=classes.device)
         levels = classes[..., None] // steps % LEVELS
         mean, std = (torch.tensor(values, device=classes.device) for values in (self.mean, self.std))

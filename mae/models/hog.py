@@ -13,19 +13,19 @@ CELL = 8  # pixels
 
 
 def cell_of(patch_size: int | Pair) -> Pair:
-    """Rows and columns of pixels in a cell: 8, or the largest number below that divides the patch."""
+    """Return rows and columns of pixels in a cell: 8, or the largest number below that divides the patch."""
     rows, columns = (max(d for d in range(1, CELL + 1) if side % d == 0) for side in pair(patch_size))
     return rows, columns
 
 
 def hog_width(patch_size: int | Pair, channels: int) -> int:
-    """Values per patch; 108 of 16x16 pixels in three colours."""
+    """Count the values per patch; 108 of 16x16 pixels in three colours."""
     (rows, columns), (cell_rows, cell_columns) = pair(patch_size), cell_of(patch_size)
     return channels * BINS * (rows // cell_rows) * (columns // cell_columns)
 
 
 def hog(images: Tensor, patch_size: int | Pair) -> Tensor:
-    """Images (N, C, H, W), float -> (N, L, T), of each patch ordered (cell row, cell column, channel, bin).
+    """Compute HOG (N, L, T) of images (N, C, H, W), ordered (cell row, cell column, channel, bin).
 
     Gradients are differences of a pixel's two neighbours, 0 across the image's edge, each channel by itself.
     Every pixel votes with its gradient's magnitude for the bin of its orientation; each cell's histogram is

@@ -42,7 +42,7 @@ def _blocks(images: Tensor, patch_size: int | Pair) -> Tensor:
 
 
 def patchify(images: Tensor, patch_size: int | Pair) -> Tensor:
-    """Split images (N, C, H, W) into patches (N, L, P*P*C), ordered (row, column, channel) as in MAE's loss."""
+    """Split images (N, C, H, W) into patches (N, L, P*P*C), ordered (row, column, channel) as in MAE."""
     return _blocks(images, patch_size).permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2)
 
 

@@ -12,7 +12,7 @@ from mae.config.dense import DPT_PATCHES
 from mae.config.encoder import DEPTHS
 from mae.models.masking import masking
 from mae.models.segmentation.dpt import DPTHead
-from mae.models.segmentation.intermediate_features import check_taps
+from mae.models.segmentation.intermediate_features import check_out_indices
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_taps_are_taken_where_the_segmenter_takes_them(values, depth):
         values["segment"]["taps"] = taps = sorted(draw.choices(likely, k=draw.choice((3, 4, 4, 5))))
         if draw.random() < 0.2:
             draw.shuffle(taps)
-        takes = _takes(config.parse, values), _takes(check_taps, taps, depth)
+        takes = _takes(config.parse, values), _takes(check_out_indices, taps, depth)
         assert takes[0] == takes[1], taps
         verdicts.add(takes[0])
     assert verdicts == {True, False}

@@ -11,7 +11,7 @@ from mae.engine.loop import FitOptions, NonFiniteLoss, fit
 
 
 class Poisoned(toy.Toy):
-    """Gives nan once at the step and on the attempts told, or poisons a weight instead of the loss."""
+    """Gives nan once at the step and on these attempts, or poisons a weight instead of the loss."""
 
     def __init__(self, at, attempts, weight=False):
         super().__init__()

@@ -77,7 +77,7 @@ def test_it_equals_the_release(case):
 
 
 def textbook(method, images, noise, mask_ratio):
-    """MAE as the paper tells it: embed all, shuffle, drop, encode, unshuffle, decode all, predict all."""
+    """MAE as in the paper: embed all, shuffle, drop, encode, unshuffle, decode all, predict all."""
     vit, decoder = method.encoder, method.decoder
     tokens = vit.patch_embed(images) + vit.pos_embed[:, 1:]
     n, length, width = tokens.shape

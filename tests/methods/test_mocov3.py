@@ -1,4 +1,4 @@
-"""MoCo v3 and its relatives: losses as told by the papers, teachers that follow, any number of ranks."""
+"""MoCo v3 and its relatives: losses of the papers, teachers that follow, any number of ranks."""
 
 import math
 

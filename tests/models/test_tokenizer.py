@@ -137,10 +137,10 @@ def test_more_codes_than_vectors_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"), [({"levels": (8, 2)}, "at least 3"), ({"width": 12}, "multiple of 8")]
+    ("options", "message"), [({"levels": (8, 2)}, "at least 3"), ({"width": 12}, "multiple of 8")]
 )
-def test_a_tokenizer_that_cannot_be_is_named(options, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_of_no_tokenizer_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
         FSQTokenizer(GRID, PATCH, **options)
 
 

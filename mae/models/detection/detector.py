@@ -54,7 +54,7 @@ class Detector(nn.Module):
             if tuple(target["masks"].shape) != shape or len(target["labels"]) != shape[0]:
                 raise ValueError(
                     f"a target has {len(target['boxes'])} boxes, {len(target['labels'])} labels and masks "
-                    f"{tuple(target['masks'].shape)}: one each is needed, masks {shape}"
+                    f"{tuple(target['masks'].shape)}: give each box a label and a mask of {shape}"
                 )
         losses = self.heads.losses(self._maps(images), targets, (height, width))
         return {"loss": torch.stack([losses[part] for part in PARTS]).sum(), **losses}

@@ -50,7 +50,7 @@ class SimpleFeaturePyramid(nn.Module):
         self.out_channels = channels
 
     def forward(self, features: Tensor) -> "OrderedDict[str, Tensor]":
-        """The levels (N, channels, ..), finest first: 4h x 4w, 2h x 2w, h x w, half and a quarter of that."""
+        """Compute the levels (N, channels, ..), finest first: 4, 2, 1, 1/2 and 1/4 times h x w."""
         maps = OrderedDict((str(number), level(features)) for number, level in enumerate(self.levels))
         maps["pool"] = F.max_pool2d(maps["3"], kernel_size=1, stride=2)
         return maps

@@ -1,7 +1,7 @@
 """Mask R-CNN's proposals and heads over a pyramid of any strides, on torchvision's parts.
 
 The matching, sampling, losses and suppression are torchvision's, the numbers ViTDet's (arXiv 2203.16527).
-Three things are ours. Strides are told, not guessed as powers of two, so that patches of 14 or 4 pixels
+Three things are ours. Strides are given, not guessed as powers of two, so that patches of 14 or 4 pixels
 work. Regions are aligned to half a pixel, in features and in mask targets: torchvision's training shifts
 masks by half a pixel, which on small objects is most of their border. Boxes stay float32 under autocast.
 """
@@ -25,7 +25,7 @@ from mae.models.detection.feature_pyramid import channel_norm
 
 ASPECTS = (0.5, 1.0, 2.0)  # an anchor's height over its width
 BOX_SIDE, MASK_SIDE = 7, 14  # places to which a region is pooled
-CANONICAL = 14  # a box of so many strides of a level is pooled from it: 224 pixels at stride 16
+CANONICAL = 14  # a box of this many strides of a level is pooled from it: 224 pixels at stride 16
 
 
 class Anchors(AnchorGenerator):
@@ -36,12 +36,12 @@ class Anchors(AnchorGenerator):
         self.strides = tuple(strides)
 
     def generate_anchors(self, scales: Any, aspect_ratios: Any, *dtype_and_device: Any) -> Tensor:
-        """Corners (3, 4) around 0, in pixels; unlike the base class's not rounded to whole ones."""
+        """Compute corners (3, 4) around 0 in pixels; the base class rounds them to whole pixels."""
         side, root = torch.tensor(scales, dtype=torch.float32), torch.tensor(aspect_ratios).sqrt()
         return torch.stack([-side / root, -side * root, side / root, side * root], dim=1) / 2
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Float32 anchors (n, 4) as x1, y1, x2, y2 for each image, level by level."""
+        """Make float32 anchors (n, 4) as x1, y1, x2, y2 for each image, level by level."""
         device = feature_maps[0].device
         self.set_cell_anchors(torch.float32, device)
         strides = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
@@ -53,7 +53,7 @@ class ProposalHead(RPNHead):
     """torchvision's head, its outputs in float32 at least: bfloat16 boxes are off by pixels."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps (N, C, h, w) -> for each, logits (N, 3, h, w) and box deltas (N, 12, h, w)."""
+        """Predict logits (N, 3, h, w) and box deltas (N, 12, h, w) for each map (N, C, h, w)."""
         logits, deltas = super().forward(x)
         return [_full(level) for level in logits], [_full(level) for level in deltas]
 
@@ -65,7 +65,7 @@ def _full(values: Tensor) -> Tensor:
 def pool_regions(
     maps: Sequence[Tensor], boxes: Sequence[Tensor], strides: Sequence[float], side: int
 ) -> Tensor:
-    """(regions, C, side, side) of boxes (n, 4) in pixels per image, each from the level that fits its area.
+    """Pool boxes (n, 4) in pixels per image, each from the level of its area: (regions, C, side, side).
 
     maps: (N, C, h, w) with their strides in pixels, each twice the one before. Level: arXiv 1612.03144, eq.
     1. Regions come image by image, in the order of their boxes.
@@ -126,7 +126,7 @@ class MaskRCNN(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Detectron's first fully connected layer and mask logits; the rest as torchvision has it.
+        """Detectron's first fully connected layer and mask logits; the rest as in torchvision.
 
         torchvision's mask logits start at a spread of several units where there are few classes. Detectron's
         fixed .01 and .001 for the box predictor would make narrow heads wait a hundred steps to learn.
@@ -140,7 +140,7 @@ class MaskRCNN(nn.Module):
     def losses(
         self, maps: Mapping[str, Tensor], targets: Sequence[Mapping[str, Tensor]], size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """The five losses of images of `size` (H, W); targets: boxes (n, 4), labels (n,), masks (n, H, W)."""
+        """Compute five losses of images of `size` (H, W) with boxes (n, 4), labels (n,), masks (n, H, W)."""
         wanted = [{"boxes": each["boxes"], "labels": each["labels"] + 1} for each in targets]
         images = ImageList(next(iter(maps.values())), [size] * len(targets))
         proposals, losses = self.rpn(images, maps, wanted)
@@ -156,7 +156,7 @@ class MaskRCNN(nn.Module):
         return losses
 
     def detect(self, maps: Mapping[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
-        """Per image of `sizes` (H, W), best first: boxes (n, 4), labels (n,), scores (n,), masks (n, 28, 28).
+        """Detect in images of `sizes` (H, W), best first: boxes (n, 4), labels, scores, masks (n, 28, 28).
 
         Masks are probabilities over the box. Needs evaluation mode.
         """
@@ -177,16 +177,16 @@ class MaskRCNN(nn.Module):
         return _full(logits), _full(deltas)
 
     def _masks(self, maps: Mapping[str, Tensor], boxes: Sequence[Tensor], classes: Tensor) -> Tensor:
-        """Logits (regions, 28, 28) of each region's own class (1-based: 0 is no object)."""
+        """Select logits (regions, 28, 28) of each region's own class (1-based: 0 is no object)."""
         logits = self.mask_predictor(self.mask_head(self._pool(maps, boxes, MASK_SIDE)))
         own = logits[torch.arange(len(classes), device=classes.device), classes]
-        return _full(own)  # after the choice: float32 of all 80 classes would be as many times as large
+        return _full(own)  # after the choice: float32 logits of all 80 classes would need 80 times the memory
 
 
 def mask_loss(
     logits: Tensor, masks: Sequence[Tensor], boxes: Sequence[Tensor], matched: Sequence[Tensor]
 ) -> Tensor:
-    """Mean cross-entropy of logits (regions, 28, 28) against each region's cut of its object's mask."""
+    """Compute the cross-entropy of logits (regions, 28, 28) and each region's crop of its object's mask."""
     if not len(logits):
         return logits.sum() * 0.0  # no object: the head's gradients are zero, not missing
     side = logits.shape[-1]

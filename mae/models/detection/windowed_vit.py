@@ -30,7 +30,7 @@ class RelativePositions(nn.Module):
         self.columns = nn.Parameter(torch.zeros(2 * extent[1] - 1, width))
 
     def forward(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Vectors (H, H, c) from each row to each row, and (W, W, c) for the columns, of a grid (H, W)."""
+        """Look up vectors (H, H, c) from row to row of a grid (H, W), and (W, W, c) for its columns."""
         return _by_distance(self.rows, grid[0]), _by_distance(self.columns, grid[1])
 
 
@@ -58,7 +58,7 @@ def attend(attention: Attention, tokens: Tensor, relative: RelativePositions) ->
     places = _one_hot_places(height, width, key).expand(*key.shape[:2], -1, -1)
     query = _aligned(torch.cat([query * attention.scale, by_row.to(query), by_column.to(query)], dim=-1))
     key = _aligned(torch.cat([key, places], dim=-1))
-    # Some fused kernels want values as wide as keys; the columns added are zero and are dropped again.
+    # Some fused kernels need values as wide as keys: zero columns are added and dropped again.
     wide = F.pad(value, (0, key.shape[-1] - value.shape[-1]))
     mixed = F.scaled_dot_product_attention(query, key, wide, scale=1.0)[..., : value.shape[-1]]
     mixed = mixed.transpose(1, 2).reshape(n, height, width, -1)
@@ -66,7 +66,7 @@ def attend(attention: Attention, tokens: Tensor, relative: RelativePositions) ->
 
 
 def _one_hot_places(height: int, width: int, like: Tensor) -> Tensor:
-    """(H*W, H+W): for each place of the grid, a one in its row's and a one in its column's slot."""
+    """Make (H*W, H+W): for each place of the grid a one in its row's and a one in its column's slot."""
     rows = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
     columns = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
     return torch.cat([rows, columns], dim=1)
@@ -77,7 +77,7 @@ def _aligned(vectors: Tensor) -> Tensor:
 
 
 def partition(tokens: Tensor, window: int) -> Tensor:
-    """Tokens (N, H, W, D) -> windows (N * windows, window, window, D), row by row, padded with zeros."""
+    """Split tokens (N, H, W, D) into windows (N * windows, window, window, D), row by row, zero-padded."""
     height, width, dim = tokens.shape[1:]
     tokens = F.pad(tokens, (0, 0, 0, -width % window, 0, -height % window))
     tokens = tokens.unflatten(2, (-1, window)).unflatten(1, (-1, window))
@@ -93,7 +93,7 @@ def unpartition(windows: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class WindowedViT(nn.Module):
-    """A stock timm ViT that gives a feature map of images of any size.
+    """A stock timm ViT that computes a feature map of images of any size.
 
     encoder: as `encoder.build` makes it, without its norm and heads; grid (rows, columns): the patches of the
     images that it will mostly see, for the tables of the global blocks; window: side of a window in patches;
@@ -132,12 +132,12 @@ class WindowedViT(nn.Module):
             )
             for block in range(depth)
         )
-        # Neither takes part: left trainable, replicated training would wait for their gradients.
+        # Neither is used: if trainable, replicated training would wait for their gradients.
         for unused in (encoder.cls_token, *encoder.norm.parameters()):
             unused.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (N, C, H, W) -> map (N, D, ceil(H / P), ceil(W / P)) of patches of P pixels.
+        """Encode normalised images (N, C, H, W) to a map (N, D, ceil(H / P), ceil(W / P)), P the patch side.
 
         Sides that patches do not tile are padded with zeros at the bottom and right. Positions are resampled
         bicubically to the grid.
@@ -155,7 +155,7 @@ class WindowedViT(nn.Module):
         return tokens.permute(0, 3, 1, 2)
 
     def _block(self, block: Any, relative: Any, tokens: Tensor, is_global: bool) -> Tensor:
-        """One pre-norm block over tokens (N, H, W, D); drop path falls on whole images, not on windows."""
+        """Run one pre-norm block over tokens (N, H, W, D); drop path drops whole images, not windows."""
         grid = (tokens.shape[1], tokens.shape[2])
         normed = block.norm1(tokens)
         if is_global:

@@ -10,7 +10,7 @@ COARSEST = 32  # stride of its last map in pixels
 
 
 class DPTHead(nn.Module):
-    """Maps (N, D, h, w) and class tokens (N, 1, D) behind four blocks -> logits (N, classes, h*P, w*P).
+    """Maps (N, D, h, w) and class tokens (N, 1, D) after four blocks -> logits (N, classes, h*P, w*P).
 
     `channels` 512 is the paper's width: levels of 256, 512, 1024 and 1024 channels, joined at 256. Only the
     library's decoder and head are taken: its whole `DPT` passes no `depth` on to timm and resamples positions
@@ -21,7 +21,7 @@ class DPTHead(nn.Module):
         self, width: int, patch: Pair, num_classes: int, channels: int = 512, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        # Imported here: it takes seconds, which nobody without this head should wait for.
+        # Imported here: it takes seconds, and only this head needs it.
         from segmentation_models_pytorch.base import initialization
         from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder, DPTSegmentationHead
 
@@ -43,13 +43,13 @@ class DPTHead(nn.Module):
 
     @staticmethod
     def multiple(patch: Pair) -> Pair:
-        """The image's sides must be multiples of this, or the decoder's levels do not meet.
+        """Return the number that divides the image's sides; otherwise the decoder's levels do not fit.
 
         Raises ValueError for a patch that is not square and a power of two up to 32 pixels.
         """
         if patch[0] != patch[1] or patch[0] not in (1, 2, 4, 8, 16, 32):
             raise ValueError(
-                f"dpt needs square patches of 1, 2, 4, 8, 16 or 32 pixels, not {patch}: take head upernet"
+                f"dpt needs square patches of 1, 2, 4, 8, 16 or 32 pixels, not {patch}: choose head upernet"
             )
         return COARSEST, COARSEST
 

@@ -1,4 +1,4 @@
-"""A plain ViT as a dense backbone: the maps behind some of its blocks, and those maps at four strides."""
+"""A plain ViT as a dense backbone: the maps after some of its blocks, and these maps at four strides."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,8 +16,8 @@ from mae.models.vit import resize_positions
 LEVELS = 4
 
 
-def check_taps(taps: Sequence[int], depth: int) -> tuple[int, ...]:
-    """`taps` as a tuple of four 0-based block numbers in ascending order, the last of them the last block.
+def check_out_indices(taps: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Check `taps`: four 0-based block numbers in ascending order, ending with the last block; as a tuple.
 
     One may come again: four times the last is ViTDet's pyramid, of the last map alone. Raises ValueError
     otherwise; a block behind the last tap would run for nothing and never learn.
@@ -33,7 +33,7 @@ def check_taps(taps: Sequence[int], depth: int) -> tuple[int, ...]:
 
 
 def pad_to_multiple(images: Tensor, multiple: int | Pair) -> Tensor:
-    """(N, C, H, W) with zeros at the bottom and right until both sides are multiples of `multiple`."""
+    """Pad (N, C, H, W) with zeros at the bottom and right to multiples of `multiple`."""
     rows, columns = (multiple, multiple) if isinstance(multiple, int) else multiple
     height, width = images.shape[-2:]
     if height % rows == 0 and width % columns == 0:
@@ -41,8 +41,8 @@ def pad_to_multiple(images: Tensor, multiple: int | Pair) -> Tensor:
     return F.pad(images, (0, -width % columns, 0, -height % rows))
 
 
-def tapped(vit: VisionTransformer, images: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
-    """Patch maps (N, D, H/P, W/P) and class tokens (N, 1, D) behind each block of `taps`, without final norm.
+def encode_intermediate(vit: VisionTransformer, images: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Encode to patch maps (N, D, H/P, W/P) and class tokens (N, 1, D) after each block of `taps`, no norm.
 
     images (N, C, H, W): any size that the patches tile (see `pad_to_multiple`); the positions are resampled
     to its grid where the encoder's own is another (`encoder.resize_positions`).
@@ -86,7 +86,7 @@ class Rescale(nn.Module):
             nn.ConvTranspose2d(width, width, 2, stride=2),
         )
         self.twice = nn.ConvTranspose2d(width, width, 2, stride=2)
-        self.halved = nn.MaxPool2d(2, ceil_mode=True)  # ceil: a map of one patch has a half of one, not none
+        self.halved = nn.MaxPool2d(2, ceil_mode=True)  # ceil: a map of one patch stays one patch
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         first, second, third, fourth = maps

@@ -14,7 +14,7 @@ from mae.models import vit as encoders
 from mae.models.patches import Pair, grid_of, pair
 from mae.models.pretrained import load_encoder_state
 from mae.models.segmentation.dpt import DPTHead
-from mae.models.segmentation.intermediate_features import check_taps, pad_to_multiple, tapped
+from mae.models.segmentation.intermediate_features import check_out_indices, pad_to_multiple, encode_intermediate
 from mae.models.segmentation.sliding_window import most_likely, slide
 from mae.models.segmentation.upernet import FCNHead, UPerNet, resized
 from mae.randomness import seed_process
@@ -24,7 +24,7 @@ IGNORE = 255
 
 
 class Segmenter(nn.Module):
-    """An encoder, the maps behind four of its blocks, and a head on them; see `build_segmenter`.
+    """An encoder, the maps after four of its blocks, and a head on them; see `build_segmenter`.
 
     settings: `build_segmenter(**settings)` builds it again, weights apart; plain JSON.
     A state dict has timm's names under `encoder.`, the rest under `head.` and `auxiliary.`.
@@ -35,7 +35,7 @@ class Segmenter(nn.Module):
         self.settings = dict(settings)
         self.num_classes: int = settings["num_classes"]
         self.crop, self.stride = pair(settings["crop"]), pair(settings["stride"])
-        self.taps = check_taps(settings["taps"], len(encoder.blocks))
+        self.out_indices = check_out_indices(settings["taps"], len(encoder.blocks))
         self.encoder = encoder
         kind, patch = HEADS[settings["head"]], encoder.patch_embed.patch_size
         width, channels, dropout = encoder.embed_dim, settings["channels"], settings["dropout"]
@@ -97,7 +97,7 @@ class Segmenter(nn.Module):
         return most_likely(averaged, size)
 
     def _tapped(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        return tapped(self.encoder, pad_to_multiple(images, self._multiple), self.taps)
+        return encode_intermediate(self.encoder, pad_to_multiple(images, self._multiple), self.out_indices)
 
     def _at_pixels(self, coarse: Tensor, images: Tensor) -> Tensor:
         """Resize logits (N, classes, h, w) of padded images to float32 (N, classes, H, W) of the images."""

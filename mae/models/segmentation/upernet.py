@@ -1,4 +1,4 @@
-"""UPerNet's head (Xiao et al. 2018, arXiv 1807.10221) and the plain FCN head that helps it to train.
+"""UPerNet's head (Xiao et al. 2018, arXiv 1807.10221) and its auxiliary FCN head.
 
 Both take maps (N, D, h, w) and give logits (N, classes, h, w); all interpolation is bilinear with corners not
 aligned.
@@ -18,14 +18,14 @@ POOLS = (1, 2, 3, 6)
 
 
 def conv_norm(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
-    """Convolution of the same output size without bias, batch norm, ReLU."""
+    """Build a convolution of the same output size without bias, batch norm and ReLU."""
     convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
 
 
 def classify_pixels(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """Dropout of whole channels, then a 1x1 convolution to logits that are nearly zero at first."""
+    """Build dropout of whole channels and a 1x1 convolution to logits that are nearly zero at first."""
     layer = nn.Conv2d(channels, num_classes, 1)
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.constant_(cast(nn.Parameter, layer.bias), 0)
@@ -33,7 +33,7 @@ def classify_pixels(channels: int, num_classes: int, dropout: float) -> nn.Seque
 
 
 def resized(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, C, h, w) at another (rows, columns)."""
+    """Resize (N, C, h, w) to (rows, columns)."""
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
@@ -88,7 +88,7 @@ class UPerHead(nn.Module):
 
 
 class UPerNet(nn.Module):
-    """Maps (N, D, h, w) behind four blocks -> logits (N, classes, 4h, 4w): `Rescale`, then `UPerHead`."""
+    """Maps (N, D, h, w) after four blocks -> logits (N, classes, 4h, 4w): `Rescale`, then `UPerHead`."""
 
     def __init__(
         self, width: int, patch: Pair, num_classes: int, channels: int = 512, dropout: float = 0.1
@@ -99,7 +99,7 @@ class UPerNet(nn.Module):
 
     @staticmethod
     def multiple(patch: Pair) -> Pair:
-        """The image's sides must be multiples of this: any number of patches will do."""
+        """Return the number that divides the image's sides: a patch's, as any number of patches fits."""
         return patch
 
     def forward(self, maps: Sequence[Tensor], class_tokens: Sequence[Tensor]) -> Tensor:

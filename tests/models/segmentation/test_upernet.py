@@ -6,7 +6,7 @@ from torch import nn
 
 from mae.models import vit as encoder
 from mae.models.segmentation.dpt import DPTHead
-from mae.models.segmentation.intermediate_features import Rescale, check_taps, pad_to_multiple, tapped
+from mae.models.segmentation.intermediate_features import Rescale, check_out_indices, pad_to_multiple, encode_intermediate
 from mae.models.segmentation.upernet import FCNHead, PyramidPooling, UPerHead
 
 TINY = {"name": "vit_tiny_patch16_224", "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
@@ -22,7 +22,7 @@ def vit():
 
 def test_a_tap_is_the_stream_behind_its_block_without_the_class_token(vit):
     images = torch.randn(2, 3, 16, 24)
-    maps, class_tokens = tapped(vit, images, (0, 1, 2, 3))
+    maps, class_tokens = encode_intermediate(vit, images, (0, 1, 2, 3))
     for number, (patches, token) in enumerate(
         vit.forward_intermediates(images, norm=False, intermediates_only=True, return_prefix_tokens=True)
     ):
@@ -32,7 +32,7 @@ def test_a_tap_is_the_stream_behind_its_block_without_the_class_token(vit):
 
 def test_the_last_tap_normed_is_what_the_encoder_gives(vit):
     images = torch.randn(2, 3, 16, 24)
-    maps, class_tokens = tapped(vit, images, (3,))
+    maps, class_tokens = encode_intermediate(vit, images, (3,))
     tokens = torch.cat([class_tokens[0], maps[0].flatten(2).transpose(1, 2)], dim=1)
     torch.testing.assert_close(vit.norm(tokens), encoder.encode(vit, images))
 
@@ -41,7 +41,7 @@ def test_positions_follow_the_image_by_the_rule_of_mae(vit):
     images = torch.randn(1, 3, 32, 12)
     larger = encoder.build(**TINY, img_size=(32, 12)).eval()
     larger.load_state_dict(encoder.resize_positions(vit.state_dict(), (4, 6), (8, 3)))
-    ours, theirs = tapped(vit, images, (0, 3))[0], tapped(larger, images, (0, 3))[0]
+    ours, theirs = encode_intermediate(vit, images, (0, 3))[0], encode_intermediate(larger, images, (0, 3))[0]
     torch.testing.assert_close(ours, theirs)
 
 
@@ -51,7 +51,7 @@ def test_checkpointed_blocks_give_the_same_gradients(vit):
     for saves in (False, True):
         vit.train().zero_grad()
         vit.set_grad_checkpointing(saves)
-        tapped(vit, images, (3,))[0][0].square().sum().backward()
+        encode_intermediate(vit, images, (3,))[0][0].square().sum().backward()
         gradients.append(vit.patch_embed.proj.weight.grad.clone())
     torch.testing.assert_close(gradients[0], gradients[1])
 
@@ -68,13 +68,13 @@ def test_images_are_padded_with_zeros_at_the_bottom_and_right(size, padded):
 @pytest.mark.parametrize("taps", [(1, 2, 3), (0, 2, 1, 3), (0, 1, 2, 4), (-1, 1, 2, 3), (0, 1, 2, 2)])
 def test_taps_that_cannot_be_are_refused_with_ones_that_can(taps):
     with pytest.raises(ValueError, match=r"last, 3; .* \[0, 1, 2, 3\]"):
-        check_taps(taps, 4)
+        check_out_indices(taps, 4)
 
 
 def test_a_tap_before_the_last_block_is_refused_because_the_rest_would_never_learn():
-    assert check_taps([7, 11, 15, 23], 24) == (7, 11, 15, 23)
+    assert check_out_indices([7, 11, 15, 23], 24) == (7, 11, 15, 23)
     with pytest.raises(ValueError, match=r"end with the encoder's last, 23"):
-        check_taps((3, 5, 7, 11), 24)
+        check_out_indices((3, 5, 7, 11), 24)
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (3, 5), (1, 1), (1, 40)])
@@ -131,5 +131,5 @@ def test_dpt_gives_logits_at_every_pixel_and_uses_the_class_token():
 
 @pytest.mark.parametrize("patch", [(14, 14), (16, 8), (64, 64)])
 def test_dpt_refuses_patches_that_it_cannot_rescale(patch):
-    with pytest.raises(ValueError, match="take head upernet"):
+    with pytest.raises(ValueError, match="choose head upernet"):
         DPTHead.multiple(patch)
