@@ -131,7 +131,7 @@ def encoder_shapes(config: Mapping[str, Any]) -> dict[str, torch.Size]:
 def save_encoder(path: str | Path, vit_state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write an encoder: timm's names in safetensors, `config` as JSON in its metadata, whole or not at all.
 
-    config: "name", "img_size", the `encoder.build` overrides, "mean" and "std" of its images, and what else
+    config: "name", "img_size", the `vit.build` overrides, "mean" and "std" of its images, and what else
     is worth keeping. Raises ValueError where the weights are not those of the encoder that it describes.
     """
     check(vit_state, encoder_shapes(config), f"the encoder for {path}")

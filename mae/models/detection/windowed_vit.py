@@ -95,7 +95,7 @@ def unpartition(windows: Tensor, grid: tuple[int, int]) -> Tensor:
 class WindowedViT(nn.Module):
     """A stock timm ViT that computes a feature map of images of any size.
 
-    encoder: as `encoder.build` makes it, without its norm and heads; grid (rows, columns): the patches of the
+    encoder: built by `vit.build`, without its norm and heads; grid (rows, columns): the patches of the
     images that it will mostly see, for the tables of the global blocks; window: side of a window in patches;
     global_blocks: the 0-based blocks that attend over the whole image. A state dict has timm's names under
     `encoder.` and each block's tables under `relative.<block>.`.

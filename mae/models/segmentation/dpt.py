@@ -43,7 +43,7 @@ class DPTHead(nn.Module):
 
     @staticmethod
     def multiple(patch: Pair) -> Pair:
-        """Return the number that divides the image's sides; otherwise the decoder's levels do not fit.
+        """Return the multiple for the image's sides; others break the decoder's levels.
 
         Raises ValueError for a patch that is not square and a power of two up to 32 pixels.
         """

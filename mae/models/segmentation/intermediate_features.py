@@ -16,13 +16,13 @@ from mae.models.vit import resize_positions
 LEVELS = 4
 
 
-def check_out_indices(taps: Sequence[int], depth: int) -> tuple[int, ...]:
-    """Check `taps`: four 0-based block numbers in ascending order, ending with the last block; as a tuple.
+def check_out_indices(out_indices: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Check four 0-based block numbers in ascending order, ending with the last; return a tuple.
 
-    One may come again: four times the last is ViTDet's pyramid, of the last map alone. Raises ValueError
-    otherwise; a block behind the last tap would run for nothing and never learn.
+    One may be repeated: four times the last is ViTDet's pyramid, of the last map alone. Raises ValueError
+    otherwise; a block after the last of them would run without use and never learn.
     """
-    blocks = tuple(taps)
+    blocks = tuple(out_indices)
     ascending = all(first <= second for first, second in pairwise(blocks))
     if len(blocks) != LEVELS or not ascending or blocks[0] < 0 or blocks[-1] != depth - 1:
         raise ValueError(
@@ -41,11 +41,13 @@ def pad_to_multiple(images: Tensor, multiple: int | Pair) -> Tensor:
     return F.pad(images, (0, -width % columns, 0, -height % rows))
 
 
-def encode_intermediate(vit: VisionTransformer, images: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
-    """Encode to patch maps (N, D, H/P, W/P) and class tokens (N, 1, D) after each block of `taps`, no norm.
+def encode_intermediate(
+    vit: VisionTransformer, images: Tensor, out_indices: Sequence[int]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Encode to patch maps (N, D, H/P, W/P) and class tokens (N, 1, D) after the blocks out_indices, no norm.
 
     images (N, C, H, W): any size that the patches tile (see `pad_to_multiple`); the positions are resampled
-    to its grid where the encoder's own is another (`encoder.resize_positions`).
+    to its grid where the encoder's own is another (`vit.resize_positions`).
     """
     embedded = vit.patch_embed.proj(images)
     grid = (embedded.shape[-2], embedded.shape[-1])
@@ -59,7 +61,7 @@ def encode_intermediate(vit: VisionTransformer, images: Tensor, taps: Sequence[i
             tokens = cast(Tensor, checkpoint(block, tokens, use_reentrant=False))
         else:
             tokens = block(tokens)
-        for _ in range(list(taps).count(number)):
+        for _ in range(list(out_indices).count(number)):
             maps.append(tokens[:, 1:].transpose(1, 2).unflatten(2, grid))
             class_tokens.append(tokens[:, :1])
     return maps, class_tokens

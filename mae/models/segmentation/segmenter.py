@@ -14,7 +14,11 @@ from mae.models import vit as encoders
 from mae.models.patches import Pair, grid_of, pair
 from mae.models.pretrained import load_encoder_state
 from mae.models.segmentation.dpt import DPTHead
-from mae.models.segmentation.intermediate_features import check_out_indices, pad_to_multiple, encode_intermediate
+from mae.models.segmentation.intermediate_features import (
+    check_out_indices,
+    encode_intermediate,
+    pad_to_multiple,
+)
 from mae.models.segmentation.sliding_window import most_likely, slide
 from mae.models.segmentation.upernet import FCNHead, UPerNet, resized
 from mae.randomness import seed_process
@@ -48,7 +52,7 @@ class Segmenter(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """Compute float32 logits (N, classes, H, W) of normalised images (N, C, H, W) of any size."""
-        return self._at_pixels(self.head(*self._tapped(images)), images)
+        return self._at_pixels(self.head(*self._intermediate(images)), images)
 
     def forward(self, images: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Compute float32 losses of normalised images (N, C, H, W) and N targets {"labels": (H, W)}.
@@ -70,7 +74,7 @@ class Segmenter(nn.Module):
                 "UPerNet trains on at least 2 images per process and micro-batch, not 1: "
                 "raise segment.batch_size or lower segment.accumulate"
             )
-        maps, class_tokens = self._tapped(images)
+        maps, class_tokens = self._intermediate(images)
         logits = self._at_pixels(self.head(maps, class_tokens), images)
         decode, auxiliary = _cross_entropy(logits, labels), logits.new_zeros(())
         if self.auxiliary is not None:
@@ -96,7 +100,7 @@ class Segmenter(nn.Module):
         averaged = slide(self.logits, images, window=self.crop, stride=self.stride, classes=self.num_classes)
         return most_likely(averaged, size)
 
-    def _tapped(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _intermediate(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         return encode_intermediate(self.encoder, pad_to_multiple(images, self._multiple), self.out_indices)
 
     def _at_pixels(self, coarse: Tensor, images: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class UPerNet(nn.Module):
 
     @staticmethod
     def multiple(patch: Pair) -> Pair:
-        """Return the number that divides the image's sides: a patch's, as any number of patches fits."""
+        """Return the multiple for the image's sides: the patch's, as any number of patches fits."""
         return patch
 
     def forward(self, maps: Sequence[Tensor], class_tokens: Sequence[Tensor]) -> Tensor:

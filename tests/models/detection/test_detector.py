@@ -195,7 +195,7 @@ def test_training_and_evaluation_mode_are_not_mixed_up_and_targets_must_fit():
         model.detect(images, [{"size": (48, 48), "inner": (48, 48)}])
     with pytest.raises(ValueError, match="1 images with 2 targets"):
         model(images, [nothing(), nothing()])
-    with pytest.raises(ValueError, match=r"masks \(1, 24, 24\).*needed, masks \(1, 48, 48\)"):
+    with pytest.raises(ValueError, match=r"masks \(1, 24, 24\).*label and a mask of \(1, 48, 48\)"):
         model(images, [square(2, 2, 9, 0, size=24)])
     with pytest.raises(ValueError, match="call train"):
         model.eval()(images, [nothing()])

@@ -6,7 +6,12 @@ from torch import nn
 
 from mae.models import vit as encoder
 from mae.models.segmentation.dpt import DPTHead
-from mae.models.segmentation.intermediate_features import Rescale, check_out_indices, pad_to_multiple, encode_intermediate
+from mae.models.segmentation.intermediate_features import (
+    Rescale,
+    check_out_indices,
+    encode_intermediate,
+    pad_to_multiple,
+)
 from mae.models.segmentation.upernet import FCNHead, PyramidPooling, UPerHead
 
 TINY = {"name": "vit_tiny_patch16_224", "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
