@@ -1,1 +1,1 @@
-"""Training of anything: one loop, its optimizers and its checkpoints."""
+"""Training: one loop, its optimizers, learning-rate schedules and checkpoints."""

@@ -96,7 +96,7 @@ class Checkpoints:
         """Load (step, state) of the newest readable checkpoint; None without any file.
 
         An unreadable one is skipped with a warning that names it. Raises CheckpointError if there are files
-        and none is readable: starting anew would silently discard a training.
+        and none is readable: starting from scratch would silently discard a training.
         """
         steps = self.steps()
         for step in reversed(steps):

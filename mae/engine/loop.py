@@ -12,7 +12,7 @@ from torch import nn
 from mae import distributed
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.meters import MetricAverager, all_finite, report
-from mae.engine.rollback import NonFiniteLoss, Recovery
+from mae.engine.recovery import NonFiniteLoss, Recovery
 from mae.engine.signals import StopRequest
 from mae.engine.train_state import TrainState
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("mae.engine")
 
 
 class Interrupted(Exception):
-    """SIGTERM or SIGINT ended the training after `step` steps; `path` is the checkpoint to go on from."""
+    """SIGTERM or SIGINT ended the training after `step` steps; `path` is the checkpoint to continue from."""
 
     def __init__(self, step: int, path: Path | None) -> None:
         super().__init__(f"stopped after step {step}; " + (f"saved {path}" if path else "nothing was saved"))
@@ -82,7 +82,7 @@ def fit(
 ) -> Fitted:
     """Train `method` in place for `steps` optimizer steps, from the newest checkpoint on if there is one.
 
-    It ends alike on every rank, weights and buffers (distributed.align_buffers).
+    Every rank ends with the same weights and buffers (distributed.align_buffers).
 
     method: forward(*inputs) -> {"loss": 0-dim float32, parts ...}; see train_state.py.
     batches(start_step, attempt): iterator of inputs already on the device, `accumulate` of them per step, the
@@ -157,14 +157,14 @@ def _train(
 
 
 def _agreed(requested: bool, looking: bool) -> bool:
-    """Return True if all ranks shall stop now; they ask each other only where they meet anyway."""
+    """Return True if all ranks shall stop now; they ask each other only where they synchronise anyway."""
     if distributed.world_size() == 1:
         return requested
     return looking and distributed.any_true(requested)
 
 
 def _run_hooks(hooks: Mapping[int, Hook], method: nn.Module, step: int, log: Log | None) -> None:
-    """Hooks may draw random numbers: the process is seeded anew before the next step."""
+    """Run the hooks that are due. They may draw random numbers: each step seeds the process again."""
     for period, hook in hooks.items():
         if step % period == 0:
             found = hook(step)

@@ -1,4 +1,4 @@
-"""Means of what the last steps measured, their speed, and the time left."""
+"""Means of the values of the last steps, their speed, and the time left."""
 
 import logging
 import math
@@ -32,7 +32,7 @@ class MetricAverager:
         self._images += images
 
     def close(self, step: int, lr: float) -> dict[str, float]:
-        """Return means over steps and ranks, lr, images_per_second and seconds_left; start anew."""
+        """Return means over steps and ranks, lr, images_per_second and seconds_left; reset."""
         stacked = torch.stack([value.double() for value in self._sums.values()]) / self._count
         means = distributed.mean(stacked).tolist()  # waits for the device
         now = time.monotonic()

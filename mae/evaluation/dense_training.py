@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mae.engine.loop import FitOptions, Fitted, fit
-from mae.engine.optim import adamw, scaled_lr
+from mae.engine.optim import adamw
+from mae.engine.schedule import scaled_lr
 
 Batches = Callable[[int, int], Iterator[Mapping[str, Any]]]
 Schedule = Callable[[int, float], float]

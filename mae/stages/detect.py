@@ -13,7 +13,7 @@ from mae.config import Params
 from mae.config.paths import DETECTION, DETECTOR
 from mae.data.loading.annotations import Objects, ground_truth
 from mae.data.transforms.detection import detection_evaluation, large_scale_jitter
-from mae.engine.optim import warmup_multistep
+from mae.engine.schedule import warmup_multistep
 from mae.evaluation.confidence import paired_statistic_gain, statistic_interval
 from mae.evaluation.detection.ap_records import MatchRecords, paired_ap, resampled_ap
 from mae.evaluation.detection.coco_ap import as_results, evaluate_detections, of_kind

@@ -13,7 +13,8 @@ from mae.data.loading.epoch_order import EpochOrder
 from mae.data.shards.index import Split
 from mae.data.transforms.pretraining import augmentation
 from mae.engine.loop import fit
-from mae.engine.optim import adamw, scaled_lr, warmup_cosine
+from mae.engine.optim import adamw
+from mae.engine.schedule import scaled_lr, warmup_cosine
 from mae.evaluation.representation.layers import top1_by_layer
 from mae.evaluation.representation.nearest_neighbours import online_probe
 from mae.methods import METHODS

@@ -14,7 +14,7 @@ from mae.config import Params
 from mae.config.paths import SEGMENTATION, SEGMENTER
 from mae.data.loading.annotations import IGNORE, LabelMap
 from mae.data.transforms.segmentation import segmentation_evaluation, segmentation_training
-from mae.engine.optim import warmup_linear
+from mae.engine.schedule import warmup_linear
 from mae.evaluation.confidence import paired_statistic_gain, statistic_interval
 from mae.evaluation.segmentation.iou import (
     gather_counts,

@@ -8,7 +8,8 @@ import torch
 from reference import closed_form
 
 from mae.engine.loop import FitOptions, fit
-from mae.engine.optim import adamw, warmup_cosine
+from mae.engine.optim import adamw
+from mae.engine.schedule import warmup_cosine
 from mae.interchange import convert
 from mae.methods import METHODS
 from mae.models import vit as encoder

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mae import distributed
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import FitOptions, Fitted, Interrupted, fit
-from mae.engine.optim import warmup_cosine
+from mae.engine.schedule import warmup_cosine
 from mae.evaluation.classification.accuracy import evaluate
 
 STEPS = 60

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mae import distributed
 from mae.engine.loop import FitOptions, Fitted, fit
-from mae.engine.optim import scaled_lr, warmup_cosine
+from mae.engine.schedule import scaled_lr, warmup_cosine
 from mae.evaluation.classification.mixing import Mixing
 from mae.evaluation.classification.protocols import PROTOCOLS, Protocol, Recipe, freeze, make_optimizer
 from mae.models import vit as encoders

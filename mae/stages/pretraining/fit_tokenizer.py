@@ -21,7 +21,8 @@ from mae.data.shards.index import Split
 from mae.data.transforms import image as transforms
 from mae.data.transforms.pretraining import augmentation
 from mae.engine.loop import Fitted, fit
-from mae.engine.optim import adamw, scaled_lr, sgd, warmup_cosine
+from mae.engine.optim import adamw, sgd
+from mae.engine.schedule import scaled_lr, warmup_cosine
 from mae.files import copy
 from mae.models import vit as encoders
 from mae.models.patches import patchify
