@@ -19,9 +19,11 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, project: Path, migrated_store: Path, shared_folder: Path) -> Iterator[Bench]:
+def bench(
+    tmp_path: Path, project: Path, shared_folder: Path, request: pytest.FixtureRequest
+) -> Iterator[Bench]:
     """An empty folder to run a case in, on one thread: sums are then added in one order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Bench(tmp_path, project, migrated_store, shared_folder)
+    yield Bench(tmp_path, project, lambda: request.getfixturevalue("migrated_store"), shared_folder)
     torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 from golden import trees
 from golden.bench import Bench, digest, sums
 from golden.frame import ONE_PASS, Case, Values, golden_test
+from PIL import Image
 
 from mae.data.decode import decode
+from mae.data.label_png import label_values
 from mae.data.shards.index import Index
 
 # Source: (suffix of its stages, what writes the tree, share held out).
@@ -92,8 +95,8 @@ def demo(bench: Bench) -> Values:
             if boxes:
                 found |= {f"{key}.boxes": sums(np.array(boxes)), f"{key}.areas": sums(np.array(areas))}
     segment = Index.open(bench.folder / "data/segment/shards").split("val")
-    maps = [digest(segment.member(row, "labels.png")) for row in range(len(segment))]
-    return found | {"demo_segment.maps": len(set(maps))}
+    maps = [Image.open(BytesIO(segment.member(row, "labels.png"))) for row in range(len(segment))]
+    return found | {"demo_segment.maps": sums(np.stack([np.asarray(one) for one in maps]))}
 
 
 def order(index: Index, name: str) -> list[str]:
@@ -162,10 +165,6 @@ def with_listed_val(bench: Bench) -> Values:
 
 def images_of_all_kinds(bench: Bench) -> Values:
     """Formats, colours and orientations become the same RGB pixels."""
-    from io import BytesIO
-
-    from PIL import Image
-
     found: Values = {}
     picture = Image.fromarray(trees.pixels(4, 24, 36))
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -191,6 +190,12 @@ def images_of_all_kinds(bench: Bench) -> Values:
         picture.save(file, "PNG", exif=exif)
         image = decode(file.getvalue())
         found[f"orientation_{orientation}"] = digest(image.contiguous())
+    for name, map_ in (("one_bit", picture.convert("1")), ("palette", picture.quantize(7))):
+        file = BytesIO()
+        map_.save(file, "PNG")
+        found[f"map_{name}"] = label_values(file.getvalue()).flatten().tolist()[:80:3]
+    four_bits = trees.png(np.arange(6, dtype=np.uint8).reshape(3, 2) * 0x25, four_bits=True)
+    found["map_four_bits"] = label_values(four_bits).flatten().tolist()
     return found
 
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from golden.frame import Case, Refusal, Shelf, read_versions
+from golden.frame import Case, Refusal, Shelf, read_versions, same
 
 VERSIONS = {"pretrain.mae": 1, "pretrain.cae": 3, "knn": 2}
 VALUES = {"loss": [1.0, 0.5], "steps": 6, "order": "a1b2", "rows": [3, 1, 2]}
@@ -53,6 +53,23 @@ def test_floats_are_compared_within_the_cases_tolerance_and_whole_numbers_exactl
     assert shelf.faults(case, VALUES | {"rows": [3, 1, 3]}, VERSIONS)
 
 
+@pytest.mark.parametrize(
+    ("kept", "found", "equal"),
+    [
+        ([[1.0, "a"], [2]], [[1.0 + 1e-5, "a"], [2]], True),
+        ([[1.0, "a"], [2]], [[1.0, "b"], [2]], False),
+        ([[1.0, "a"], [2]], [[1.1, "a"], [2]], False),
+        ([1, 2], [1, 3], False),
+        ([], [], True),
+        ([float("nan"), 1.0], [float("nan"), 1.0], True),
+        ("1", 1, False),
+        (1.0, 1.1, False),
+    ],
+)
+def test_nested_lists_are_compared_part_by_part(kept, found, equal):
+    assert same(kept, found, 1e-3) == equal
+
+
 def test_values_kept_for_other_versions_are_no_goldens_until_they_are_written(shelf, case):
     shelf.write(case, VALUES, VERSIONS)
     raised = VERSIONS | {"pretrain.mae": 2}
@@ -90,6 +107,14 @@ def test_a_lowered_version_is_refused(shelf, case):
         shelf.write(case, VALUES, VERSIONS | {"pretrain.mae": 0})
 
 
+def test_a_case_may_give_more_under_the_same_version_and_never_less(shelf, case):
+    shelf.write(case, VALUES, VERSIONS)
+    assert shelf.write(case, VALUES | {"more": 1}, VERSIONS) == "rewritten"
+    assert shelf.read()["toy"].values["more"] == 1
+    with pytest.raises(Refusal, match="toy: more: was 1, is no longer computed"):
+        shelf.write(case, VALUES, VERSIONS)
+
+
 def test_equal_values_under_the_same_version_leave_the_file_as_it_is(shelf, case):
     shelf.write(case, VALUES, VERSIONS)
     before = shelf.file.read_bytes()
@@ -102,6 +127,15 @@ def test_a_section_stands_for_all_of_its_leaves(shelf, case):
     shelf.write(shared, VALUES, VERSIONS)
     assert shelf.read()["toy"].versions == VERSIONS
     assert shelf.write(shared, VALUES | {"steps": 7}, VERSIONS | {"pretrain.cae": 4}) == "rewritten"
+
+
+def test_a_part_that_joins_a_section_changes_nothing(shelf, case):
+    shared = replace(case, keys=("pretrain",))
+    shelf.write(shared, VALUES, VERSIONS)
+    joined = VERSIONS | {"pretrain.new": 1}
+    assert shelf.faults(shared, VALUES, joined) == []
+    with pytest.raises(Refusal):
+        shelf.write(shared, VALUES | {"steps": 7}, joined)
 
 
 def test_a_key_that_results_yaml_does_not_have_is_an_error(shelf, case):

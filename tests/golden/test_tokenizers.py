@@ -28,7 +28,7 @@ RUNS: dict[str, tuple[str, tuple[str, ...], str, tuple[str, ...]]] = {
         ("kind.kmeans",),
     ),
     "palette": (
-        "kmeans",
+        "palette",
         ("tokenizer={kind: palette, codes: 16}", "pretrain={target: tokens}"),
         "igpt",
         ("kind.palette",),
@@ -50,7 +50,7 @@ def fitted(settings: tuple[str, ...], method: str, bench: Bench) -> Values:
     columns = {name: bench.column(curve, name) for name in ("error", "lr", "grad_norm", "explained")}
     return {
         **bench.metrics("tokenizer"),
-        **{name: values for name, values in columns.items() if values},
+        **{f"curve.{name}": values for name, values in columns.items() if values},
         **bench.lengths("models/tokenizer/tokenizer.safetensors"),
         **{f"pretrain.{name}": value for name, value in measured(bench).items()},
     }

@@ -16,9 +16,12 @@ TIME = 1_262_304_000  # of every file: listings hold times
 POLYGON = [4, 4, 20, 4, 20, 15.5]
 
 
-def png(pixels: np.ndarray) -> bytes:
-    """A PNG of uint8 (H, W) or (H, W, 3), not compressed: a library of another version gives other bytes."""
-    height, width = pixels.shape[:2]
+def png(pixels: np.ndarray, *, four_bits: bool = False) -> bytes:
+    """A PNG of uint8 (H, W) or (H, W, 3), not compressed: a library of another version gives other bytes.
+
+    four_bits: each value is two grey pixels, side by side.
+    """
+    height, width = pixels.shape[0], pixels.shape[1] * (1 + four_bits)
     rows = b"".join(b"\0" + row.tobytes() for row in np.ascontiguousarray(pixels))
     stored = [rows[at : at + 65535] for at in range(0, len(rows), 65535)]
     blocks = b"".join(
@@ -26,7 +29,9 @@ def png(pixels: np.ndarray) -> bytes:
         for at, part in enumerate(stored)
     )
     data = b"\x78\x01" + blocks + struct.pack(">I", zlib.adler32(rows))
-    header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    header = struct.pack(
+        ">IIBBBBB", width, height, 4 if four_bits else 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0
+    )
     chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
     parts = (
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -1,0 +1,85 @@
+"""Everything that computes has a golden: each leaf of results.yaml, and each row of the product's tables."""
+
+from collections.abc import Iterable
+
+import pytest
+from golden import (
+    test_classification,
+    test_data,
+    test_dense,
+    test_loading,
+    test_parts,
+    test_pretraining,
+    test_reporting,
+    test_tokenizers,
+)
+from golden.frame import VALUES, Case, Shelf, read_versions
+
+from mae.data.listing.manifest import SOURCES
+from mae.data.transforms.pretraining import AUGMENTATIONS
+from mae.evaluation.classification.imagenet_variants import SETS
+from mae.evaluation.classification.protocols import PROTOCOLS
+from mae.methods import METHODS
+from mae.methods.mocov3 import LOSSES
+from mae.models.masking import MASKINGS
+from mae.models.segmentation.segmenter import HEADS
+from mae.models.targets import TARGETS
+from mae.models.tokenizer import KINDS
+from mae.serving.answers import ANSWERS
+from mae.stage_table import STAGES
+
+TOPICS = {
+    module.__name__.rpartition("test_")[2]: module.CASES
+    for module in (
+        test_classification,
+        test_data,
+        test_dense,
+        test_loading,
+        test_parts,
+        test_pretraining,
+        test_reporting,
+        test_tokenizers,
+    )
+}
+CASES: list[Case] = [case for cases in TOPICS.values() for case in cases]
+TABLES: dict[str, Iterable[str]] = {
+    "method": METHODS,
+    "target": TARGETS,
+    "mask": MASKINGS,
+    "augment": AUGMENTATIONS,
+    "loss": LOSSES,
+    "kind": KINDS,
+    "protocol": PROTOCOLS,
+    "head": HEADS,
+    "set": SETS,
+    "source": SOURCES,
+    "answer": ANSWERS,
+}
+NO_RESULT = {"versions"}  # it copies results.yaml
+
+
+@pytest.mark.parametrize("leaf", read_versions())
+def test_every_version_has_a_case_that_names_it(leaf):
+    assert any(leaf in case.keys for case in CASES)
+
+
+@pytest.mark.parametrize("row", [f"{table}.{name}" for table, rows in TABLES.items() for name in rows])
+def test_every_row_of_a_table_has_a_case_that_runs_it(row):
+    assert any(row in case.covers for case in CASES)
+
+
+def test_every_stage_and_every_part_has_a_version():
+    versions = set(read_versions())
+    assert set(STAGES) - NO_RESULT == {leaf.split(".")[0] for leaf in versions}
+    assert {leaf.split(".")[1] for leaf in versions if leaf.startswith("pretrain.")} == set(METHODS)
+    assert {leaf.split(".")[1] for leaf in versions if leaf.startswith("segment.")} == set(HEADS)
+    assert {leaf.split(".")[1] for leaf in versions if leaf.startswith("tokenizer.")} == {"none", *KINDS}
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_nothing_is_kept_of_a_case_that_is_gone(topic):
+    assert set(Shelf(VALUES / f"{topic}.json").read()) == {case.name for case in TOPICS[topic]}
+
+
+def test_no_values_are_kept_of_a_topic_that_is_gone():
+    assert {file.stem for file in VALUES.iterdir()} == set(TOPICS)
