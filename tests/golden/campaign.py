@@ -2,7 +2,7 @@
 
 `make mutations`, or `python tests/golden/campaign.py [--first] [WORD ...]` for the files whose path holds a
 word. --first runs the likeliest cases alone: that is faster, and may call a mutation survived that another
-case notices. Without either, the copy is tried first as it is but for a comment and a docstring in every
+case notices. Without words, the copy is tried first as it is but for a comment and a docstring in every
 file, which nothing may notice. Ends with 1 where something does, where a text of mutations.yaml is not in
 its file exactly once, or where more than a tenth of the mutations survive.
 """
@@ -72,7 +72,7 @@ def main(words: Sequence[str]) -> int:
         __import__(name)
     with tempfile.TemporaryDirectory(prefix="mutations-") as place:
         copy = copied(Path(place) / "checkout")
-        if not words and not only_first and (noticed := unbroken(copy)):
+        if not words and (noticed := unbroken(copy)):
             print(f"A comment or a docstring is noticed, or the goldens fail already: {noticed}")
             return 1
         survived = 0
