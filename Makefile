@@ -51,9 +51,9 @@ campaign: $(READY) ## random kills of stages and trainings until they end: do th
 	python -m pytest --campaign -m campaign -s $(ARGS)
 
 golden: $(READY) ## keep new results (tests/golden) of parts whose version in mae/results.yaml was raised; ARGS="-k cae"
-	python -m pytest -q -s tests/golden --write-goldens $(ARGS)
+	python -m pytest -q -s -n0 tests/golden --write-goldens $(ARGS)
 
-mutations: $(READY) ## break 50 files that compute, one at a time in a copy: do the goldens notice? about half an hour
+mutations: $(READY) ## break one file at a time, in a copy: do the goldens notice? half an hour; ARGS=--first is faster
 	python tests/golden/campaign.py $(ARGS)
 
 check: $(READY) ## lint, format, types, import layers, the lock file
