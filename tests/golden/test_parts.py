@@ -15,7 +15,8 @@ from torch import nn
 
 from mae.data.loading.seeding import seed_generators
 from mae.engine.loop import FitOptions, fit
-from mae.engine.optim import adamw, lars, scaled_lr, sgd, warmup_cosine, warmup_linear, warmup_multistep
+from mae.engine.optim import adamw, lars, sgd
+from mae.engine.schedule import scaled_lr, warmup_cosine, warmup_linear, warmup_multistep
 from mae.evaluation.classification.classifier import build_classifier
 from mae.evaluation.classification.heads import AttentiveHead, linear_head, probe_head
 from mae.evaluation.classification.imagenet_variants import (
