@@ -53,8 +53,8 @@ from mae.__main__ import main
 print("begins", flush=True)
 sys.exit(main(sys.argv[1:]))
 """
-# What differs between two unbroken runs: the id of the run, and speeds.
-TIMED = ("images_per_second", "seconds")
+# Figures that differ between two unbroken runs.
+TIMED = ("images_per_second", "peak_memory", "seconds")
 
 
 @dataclass
