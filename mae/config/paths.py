@@ -45,8 +45,8 @@ class MissingResult(RuntimeError):
     """A file that an earlier stage writes is missing."""
 
 
-def read_json(path: Path) -> Any:
-    """Read what an earlier stage wrote; MissingResult names the file and the command that makes it."""
+def read_result(path: Path) -> Any:
+    """Read a JSON file of an earlier stage; MissingResult names the file and the command that makes it."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from mae.config import Params
-from mae.config.paths import IMAGES, read_json
+from mae.config.paths import IMAGES, read_result
 
 Figures = dict[str, float]
 # In %. Method -> (timm's name of the encoder at 224 pixels, its initial LayerScale) -> figures: top-1 on
@@ -70,7 +70,7 @@ def published(params: Params) -> Figures:
 
 def paper_figures(params: Params) -> Figures:
     """Look up protocol -> top-1 in %; {} for images of other classes than the papers'."""
-    index, found = read_json(IMAGES.index), published(params)
+    index, found = read_result(IMAGES.index), published(params)
     kind, classes = index["kind"], len(index["classes"])
     if kind in CLASSES:
         return {"finetune": found[kind]} if kind in found and classes == CLASSES[kind] else {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.config import Params
-from mae.config.paths import REPORTS, read_json
+from mae.config.paths import REPORTS, read_result
 from mae.files import write_text
 from mae.report.filters import FILTERS
 from mae.report.parts.attention import attention
@@ -40,7 +40,7 @@ PARTS: tuple[Callable[[dict[str, Any], Params], dict[str, Any] | None], ...] = (
 
 def write_report(params: Params) -> None:
     """Write reports/report.md (pictures linked) and reports/report.html (pictures inside)."""
-    results = {stage: read_json(REPORTS / stage / "metrics.json") for stage in STAGES}
+    results = {stage: read_result(REPORTS / stage / "metrics.json") for stage in STAGES}
     text = markdown(results, params)
     write_text(REPORTS / "report.md", text)
     write_text(REPORTS / "report.html", html_page(params.report.title, text, REPORTS))

@@ -111,9 +111,9 @@ def _batches(
     start: int,
     attempt: int,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the inputs of method.forward from step `start` on: views (n, C, H, W)[, labels][, noise][, kept].
+    """Yield method.forward's inputs from step `start` on: views (n, C, H, W)[, labels][, noise][, cached].
 
-    kept: tokens (n, L), where the stage `tokenizer` cached them.
+    cached: tokens (n, L) from the cache of the stage `tokenizer`, if it has one.
     """
     p = ctx.params.pretrain
     batches = ctx.training_batches(
@@ -126,14 +126,14 @@ def _batches(
         views=calls,
         noise_shape=method.noise_shape or None,
     )
-    kept = cached_tokens(ctx.params, ctx.index) if method.predicts else None
+    tokens = cached_tokens(ctx.params, ctx.index) if method.predicts else None
     for batch in batches:
         views = batch["images"] if method.views > 1 else [batch["images"]]
         inputs = [ctx.normalize(view.to(ctx.device, non_blocking=True)) for view in views]
         more = [name for name, needed in (("labels", method.labels), ("noise", method.noise_shape)) if needed]
-        if kept is not None:
-            batch["kept"] = torch.from_numpy(kept.of(batch["rows"].numpy()))
-            more.append("kept")
+        if tokens is not None:
+            batch["cached"] = torch.from_numpy(tokens.of(batch["rows"].numpy()))
+            more.append("cached")
         inputs += [batch[name].to(ctx.device, non_blocking=True) for name in more]
         yield tuple(inputs)
 

@@ -19,7 +19,7 @@ from mae.config.paths import (
     REPORTS,
     SEGMENTATION,
     SEGMENTER,
-    read_json,
+    read_result,
     require,
 )
 from mae.data.shards.index import Index
@@ -103,7 +103,7 @@ def _example(index: Index) -> bytes:
 
 def _lineage(kind: str) -> dict[str, str]:
     """Read the code, data and parameters of a model from the record of the stage that trained it."""
-    record = read_json(REPORTS / TRAINED_BY[kind] / "run.json")
+    record = read_result(REPORTS / TRAINED_BY[kind] / "run.json")
     return {
         "git.commit": record["commit"],
         "git.dirty": str(record.get("dirty", "unknown")).lower(),

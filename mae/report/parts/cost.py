@@ -3,12 +3,12 @@
 from typing import Any
 
 from mae.config import Params
-from mae.config.paths import REPORTS, read_json
+from mae.config.paths import REPORTS, read_result
 
 
 def cost(results: dict[str, Any], params: Params) -> dict[str, Any]:
     """Give a row for each stage that ran."""
-    runs = {stage: read_json(REPORTS / stage / "run.json") for stage in results}
+    runs = {stage: read_result(REPORTS / stage / "run.json") for stage in results}
     return {
         "runs": [
             {

@@ -3,12 +3,12 @@
 from typing import Any
 
 from mae.config import Params
-from mae.config.paths import IMAGES, read_json
+from mae.config.paths import IMAGES, read_result
 
 
 def data(results: dict[str, Any], params: Params) -> dict[str, Any]:
     """Give the source, the fingerprint, and a row for each split."""
-    manifest, index = read_json(IMAGES.manifest), read_json(IMAGES.index)
+    manifest, index = read_result(IMAGES.manifest), read_result(IMAGES.index)
     return {
         "kind": manifest["kind"],
         "classes": len(index["classes"]),

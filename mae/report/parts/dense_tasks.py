@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mae.config import Params
-from mae.config.paths import DETECTION, SEGMENTATION, DataSet, read_json
+from mae.config.paths import DETECTION, SEGMENTATION, DataSet, read_result
 from mae.report.paper_figures import paper_sources, published
 
 INITS = ("pretrained", "scratch")
@@ -59,7 +59,7 @@ def segmentation(results: dict[str, Any], params: Params) -> dict[str, Any] | No
 def _part(task: DenseTask, result: dict[str, Any], params: Params) -> dict[str, Any] | None:
     if "skipped" in result:
         return None
-    index, main = read_json(task.data.index), task.main
+    index, main = read_result(task.data.index), task.main
     others = [init for init in INITS if init != result["init"] and f"{init}_{main}" in result]
     paper = _paper(task, index, params)
     rows = [_row(task, result, result["init"], "")]

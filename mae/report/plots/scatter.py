@@ -14,7 +14,7 @@ def scatter(
 ) -> None:
     """Draw sets of points side by side; places: name -> (N, 2).
 
-    labels (N,) colour the points by class, None all alike; more than ten classes share colours, unnamed.
+    labels (N,) colour the points by class, None means one colour; above ten classes they repeat, unnamed.
     """
     figure, axes = pyplot().subplots(
         1, len(places), figsize=(4.2 * len(places) + 1, 4.2), squeeze=False, layout="constrained"

@@ -10,7 +10,7 @@ from typing import Any
 
 from mae import config
 from mae.config import Params
-from mae.config.paths import DETECTION, IMAGES, NO_SET, SEGMENTATION, DataSet, read_json, require
+from mae.config.paths import DETECTION, IMAGES, NO_SET, SEGMENTATION, DataSet, read_result, require
 from mae.data.demo.scenes import Look
 from mae.data.listing.manifest import open_source, write_listing
 from mae.data.shards.shard_job import ShardJob, ShardSettings
@@ -63,7 +63,7 @@ def shard_set(stage: str, params: Params) -> None:
     require(files.manifest)
     folder = stage_folder(stage, params)
     with tracked(stage, params, folder=folder) as run:
-        if read_json(files.manifest) == NO_SET:
+        if read_result(files.manifest) == NO_SET:
             (files.shards / "tars").mkdir(parents=True, exist_ok=True)
             write_json(files.index, NO_SET)
             write_json(files.shards / "rejected.json", {})
@@ -96,7 +96,7 @@ def write_parts_of(stage: str, params: Params, names: Sequence[str]) -> None:
 
 def _job(stage: str, params: Params) -> ShardJob | None:
     files = SHARDED[stage]
-    if read_json(files.manifest) == NO_SET:
+    if read_result(files.manifest) == NO_SET:
         return None
     return ShardJob(*_folders(stage, params), ShardSettings(**_settings(stage, params)))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mae import config, distributed, interchange
 from mae.config import Params
-from mae.config.paths import ENCODER, NO_SET, REPORTS, DataSet, read_json, require
+from mae.config.paths import ENCODER, NO_SET, REPORTS, DataSet, read_result, require
 from mae.data.decode import decode
 from mae.data.loading.batches import evaluation_batches
 from mae.evaluation.dense_training import DenseRecipe, Schedule, train_dense
@@ -64,7 +64,7 @@ def run_dense(
     task_of: Callable[[StageContext], DenseTask],
 ) -> None:
     """Run a dense stage; `report_files`: the files in its reports besides curve and metrics."""
-    if read_json(require(files.index)) == NO_SET:
+    if read_result(require(files.index)) == NO_SET:
         _skip(stage, params, model_file, report_files)
         return
     with open_stage(stage, params, files=files, encoder_file=ENCODER) as ctx:

@@ -135,7 +135,7 @@ def _start(ctx: StageContext, tokenizer: Any, steps: int) -> None:
     batches = _batches(ctx, steps, 0, 0, alone=True)
     for (images,) in batches:
         vectors = tokenizer.vectors(images).flatten(0, 1)
-        # A share of each batch: the vectors of one image are alike.
+        # A share of each batch: the vectors of one image are similar.
         few = torch.randperm(len(vectors), generator=generator)[: max(1, len(vectors) // 2)]
         found.append(vectors[few.to(vectors.device)])
         if sum(map(len, found)) >= wanted:
