@@ -58,33 +58,33 @@ def shutdown() -> None:
 
 
 def world_size() -> int:
-    """Number of processes that train together (1 without a group)."""
+    """Return the number of processes that train together (1 without a group)."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number among them, 0 without a group."""
+    """Return this process's number among them, 0 without a group."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def local_rank() -> int:
-    """This process's number on its own machine."""
+    """Return this process's number on its own machine."""
     return int(os.environ.get("LOCAL_RANK", "0")) if world_size() > 1 else 0
 
 
 def is_main() -> bool:
-    """True on the one rank that writes files, logs and talks to the tracking server."""
+    """Return True on the one rank that writes files, logs and talks to the tracking server."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Wait until every rank came here."""
+    """Wait for every rank to get here."""
     if world_size() > 1:
         any_true(False)  # a reduction over gloo: dist.barrier on NCCL would guess a device
 
 
 def broadcast(value: Any) -> Any:
-    """Rank 0's `value` (a small plain object: a number, a name, a list of them) on every rank."""
+    """Return rank 0's `value` (a small plain object: a number, a name, a list of them) on every rank."""
     if world_size() == 1:
         return value
     box = [value]
@@ -93,7 +93,7 @@ def broadcast(value: Any) -> Any:
 
 
 def any_true(flag: bool) -> bool:
-    """True on every rank if `flag` is true on any of them."""
+    """Return True on every rank if `flag` is true on any of them."""
     if world_size() == 1:
         return flag
     votes = torch.tensor([int(flag)])
@@ -102,7 +102,7 @@ def any_true(flag: bool) -> bool:
 
 
 def mean(values: Tensor) -> Tensor:
-    """Mean over the ranks of a tensor that has the same shape on each; a new tensor on the same device."""
+    """Average a tensor of the same shape on each rank over the ranks; a new tensor on the same device."""
     total = values.detach().clone()
     if world_size() > 1:
         dist.all_reduce(total)
@@ -111,7 +111,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """All ranks' rows one below the other, in rank order, on every rank.
+    """Concatenate all ranks' rows, in rank order, on every rank.
 
     rows: (n, ...) with any n per rank (0 too), equal trailing shape and dtype. Returns (sum of n, ...).
     """
@@ -129,11 +129,11 @@ def gather(rows: Tensor) -> Tensor:
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:
-    """As `gather`, of equally many rows (n, ...) on every rank, and gradients find their way back.
+    """Gather equally many rows (n, ...) of every rank, as `gather` does, with gradients.
 
     Where every rank computes one and the same loss of all rows, the gradients of a replica (`replicate`),
     which are averaged over the ranks, are those of one process with all rows. Rows on the meta device, which
-    have no values, stay alone: what is only counted (engine/cost.py) is one rank's.
+    have no values, are not gathered: engine/cost.py counts one rank's part.
     """
     return rows if world_size() == 1 or rows.is_meta else _Gathered.apply(rows)
 
@@ -153,10 +153,10 @@ class _Gathered(torch.autograd.Function):
 
 
 def gather_objects(values: Sequence[Any]) -> list[Any]:
-    """All ranks' values (anything that pickles) one after the other, in rank order, on every rank.
+    """Concatenate all ranks' values (anything that pickles), in rank order, on every rank.
 
     They travel as bytes through `gather`, hence over gloo: torch's own object collectives may choose the GPU,
-    which has better uses for its memory than result lists.
+    whose memory should not hold result lists.
     """
     if world_size() == 1:
         return list(values)
@@ -167,9 +167,9 @@ def gather_objects(values: Sequence[Any]) -> list[Any]:
 
 
 def gather_rows(found: Mapping[int, Any]) -> dict[int, Any]:
-    """All ranks' {row: what was found about it} as one, by ascending row, on every rank.
+    """Merge all ranks' {row: result} into one, by ascending row, on every rank.
 
-    A row that several ranks judged comes once: as the lowest of them found it.
+    A row of several ranks comes once, with the result of the lowest of them.
     """
     whole: dict[int, Any] = {}
     for row, value in gather_objects(list(found.items())):
@@ -178,7 +178,7 @@ def gather_rows(found: Mapping[int, Any]) -> dict[int, Any]:
 
 
 def replicate(module: nn.Module, device: torch.device) -> nn.Module:
-    """`module` with gradients averaged over the ranks (DistributedDataParallel); itself in one process."""
+    """Wrap `module` to average gradients over the ranks (DistributedDataParallel); itself in one process."""
     if world_size() == 1:
         return module
     cards = [device.index] if device.type == "cuda" else None
@@ -186,9 +186,9 @@ def replicate(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def align_buffers(module: nn.Module) -> None:
-    """Give every rank rank 0's buffers, in place: the running statistics of batch norms, above all.
+    """Give every rank rank 0's buffers, in place: mainly the running statistics of batch norms.
 
-    A replica does so at the beginning of each forward pass, so that each rank's last one sets them apart.
+    A replica does so only at the start of each forward pass, so after the last one the ranks differ.
     """
     if world_size() == 1:
         return
@@ -200,7 +200,7 @@ def align_buffers(module: nn.Module) -> None:
 
 
 def synchronise_norms(module: ModuleT) -> ModuleT:
-    """`module`, its batch norms over all ranks' images where they train on GPUs; elsewhere as it is.
+    """Synchronise the batch norms of `module` over all ranks that train on GPUs; elsewhere change nothing.
 
     The parameters stay the same objects, a state dict keeps its keys.
     """
@@ -210,7 +210,7 @@ def synchronise_norms(module: ModuleT) -> ModuleT:
 
 
 def without_sync(module: nn.Module) -> AbstractContextManager[Any]:
-    """A context in which a replica of `replicate` only adds up gradients, for accumulation."""
+    """Make a context in which a replica of `replicate` only adds up gradients, for accumulation."""
     if isinstance(module, nn.parallel.DistributedDataParallel):
         return module.no_sync()
     return nullcontext()

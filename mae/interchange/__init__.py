@@ -1,4 +1,4 @@
-"""Checkpoints of the official MAE release, timm and Hugging Face ViTMAE, in and out; our own encoder file."""
+"""Checkpoints of the official MAE release, timm and Hugging Face ViTMAE, in and out; our encoder file."""
 
 from mae.interchange.checkpoint_files import (
     check,

@@ -1,4 +1,4 @@
-"""Checkpoints read without running code in them, and our own encoder file: safetensors with its config."""
+"""Checkpoint files, read without running code in them, and our encoder file: safetensors with its config."""
 
 import argparse
 import json
@@ -123,7 +123,7 @@ def _some(names: list[str], most: int = 6) -> str:
 
 
 def encoder_shapes(config: Mapping[str, Any]) -> dict[str, torch.Size]:
-    """Name and shape of every weight of the encoder that `config` describes; nothing is allocated."""
+    """Map each weight of the encoder that `config` describes to its shape; nothing is allocated."""
     with torch.device("meta"):
         return {name: value.shape for name, value in build(**encoder_arguments(config)).state_dict().items()}
 
@@ -131,8 +131,8 @@ def encoder_shapes(config: Mapping[str, Any]) -> dict[str, torch.Size]:
 def save_encoder(path: str | Path, vit_state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write an encoder: timm's names in safetensors, `config` as JSON in its metadata, whole or not at all.
 
-    config: "name", "img_size", the `vit.build` overrides, "mean" and "std" of its images, and what else
-    is worth keeping. Raises ValueError where the weights are not those of the encoder that it describes.
+    config: "name", "img_size", the `vit.build` overrides, "mean" and "std" of its images, and any other
+    values to keep. Raises ValueError where the weights are not those of the encoder that it describes.
     """
     check(vit_state, encoder_shapes(config), f"the encoder for {path}")
     tensors = {name: value.detach().cpu().contiguous() for name, value in vit_state.items()}
@@ -151,7 +151,7 @@ def save_method(path: str | Path, state: Mapping[str, Tensor], config: Mapping[s
 
 
 def open_weights(path: str | Path) -> tuple[State, dict[str, Any] | None]:
-    """(state, config) of a file of ours, of whatever kind; config None where it says nothing of itself.
+    """Read (state, config) of one of our files, of any kind; config None where it has none.
 
     Raises ValueError naming the file where there is none, or it cannot be read.
     """
@@ -172,7 +172,7 @@ def load_encoder(path: str | Path) -> tuple[State, dict[str, Any]]:
         raise ValueError(f"{path}: no such file")
     state, metadata = _open_safetensors(path)
     if "config" not in metadata:
-        raise ValueError(f"{path}: no encoder file of ours (no config in it); `mae import` makes one")
+        raise ValueError(f"{path}: not an encoder file of mae (no config in it); `mae import` makes one")
     try:
         config = json.loads(metadata["config"])
         shapes = encoder_shapes(config)

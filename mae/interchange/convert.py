@@ -1,4 +1,4 @@
-"""Weights of one release under the names of another, exactly: moved, split or joined, never changed.
+"""Conversion of weights between the names of releases: moved, split or joined, never changed.
 
 Every kind goes through the names of the official MAE release, whose encoder has timm's names.
 """
@@ -59,7 +59,7 @@ _TO_HF = (
 
 
 def detect(names: Iterable[str]) -> str:
-    """The kind (a key of KINDS) that weights of these names are. Raises ValueError for any other."""
+    """Detect the kind (a key of KINDS) of weights with these names. Raises ValueError for any other."""
     names = set(names)
     marks = (
         ("hf", {"vit.embeddings.cls_token"}),

@@ -1,4 +1,4 @@
-"""`mae import` and `mae export`: a foreign checkpoint to our encoder file, and back."""
+"""`mae import` and `mae export`: conversion of other projects' checkpoints to our encoder file, and back."""
 
 import json
 import math
@@ -139,7 +139,7 @@ def import_(
 
 
 def dimensions(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """patch_size, embed_dim, depth, mlp_ratio and in_chans of an encoder with timm's names, from its shapes.
+    """Find patch_size, embed_dim, depth, mlp_ratio and in_chans of an encoder from the shapes of its weights.
 
     Raises KeyError with the name of a weight that it needs and does not find.
     """
@@ -176,7 +176,7 @@ def _without_head(state: State) -> State:
 def _identity(
     path: str | Path, sizes: Mapping[str, Any], name: str | None, num_heads: int | None
 ) -> tuple[str, int]:
-    """The timm name and the number of heads of the encoder in `path`."""
+    """Find the timm name and the number of heads of the encoder in `path`."""
     width, depth = sizes["embed_dim"], sizes["depth"]
     if name is not None:
         named_width, heads = _width_and_heads(name)
@@ -202,7 +202,7 @@ def _width_and_heads(name: str) -> tuple[int, int]:
 
 
 def _grid(path: str | Path, state: State, patch_size: int | Pair, img_size: int | Pair | None) -> Pair:
-    """The grid of the position table: that of `img_size` where it has as many patches, else a square."""
+    """Find the grid of the position table: that of `img_size` where it has as many patches, else a square."""
     if "pos_embed" not in state:
         raise ValueError(f"{path}: the encoder in it lacks pos_embed")
     length = state["pos_embed"].shape[1] - 1

@@ -13,7 +13,7 @@ from mae.models.vit import encode, xavier
 
 
 class CorruptedMethod(MaskedImageModeling):
-    """Masked patches enter the encoder as a learnt mask token; a subclass may corrupt them otherwise."""
+    """Masked patches enter the encoder as a learnt mask token; a subclass may corrupt them in another way."""
 
     def __init__(self, encoder: VisionTransformer, **masked: Any) -> None:
         super().__init__(encoder, **masked)

@@ -13,7 +13,7 @@ class MaskedMethod(Method):
     """A method that hides patches of each image. A subclass says what it predicts of them.
 
     One that predicts a target of patches, such as pixels or classes, is a `MaskedImageModeling`; I-JEPA is
-    none, it predicts latents. masking: from `models.masking.masking`; None: the paper's.
+    not: it predicts latents. masking: from `models.masking.masking`; None: the paper's.
     """
 
     masked = True

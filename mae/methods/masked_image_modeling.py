@@ -45,7 +45,7 @@ class MaskedImageModeling(MaskedMethod):
         return self.target.loss(predicted, target)
 
     def target_of(self, images: Tensor, ids: Tensor | None = None, cached: Tensor | None = None) -> Tensor:
-        """Get the target (N, M, ...) of patches ids (N, M), of all without: float32, float64 or classes."""
+        """Get the target (N, M, ...) of patches ids (N, M), by default all: float32, float64 or classes."""
         target = compute_target(self.target, images) if cached is None else cached
         return target if ids is None else target[torch.arange(len(ids), device=ids.device)[:, None], ids]
 

@@ -1,4 +1,4 @@
-"""The contract that every pretraining method keeps; tests/methods/test_contract.py holds each to it."""
+"""The contract of every pretraining method; tests/methods/test_contract.py tests each."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from mae.models.vit import check_plain, initialise
 
 
 class Method(nn.Module):
-    """A pretraining method: augmented images in, a loss out. Class attributes are its needs and abilities.
+    """A pretraining method: a loss of augmented images. Class attributes are its needs and abilities.
 
     encoder: the timm ViT that is trained and exported, from `vit.build` with pool "token" and no head. Its
     weights are replaced by MAE's initialisation (`vit.initialise`); load weights afterwards, or pass
@@ -55,7 +55,7 @@ class Method(nn.Module):
 
     @property
     def picture_note(self) -> str:
-        """Caption of the pictures (methods/pictures.py), with all that they borrow of the original."""
+        """Caption of the pictures (methods/pictures.py), with everything that they take from the original."""
         return "this method hides nothing and predicts no pixels"
 
 

@@ -1,4 +1,4 @@
-"""Masked patch prediction, as the ViT paper tried it (Dosovitskiy et al., arXiv 2010.11929, B.1.2)."""
+"""Masked patch prediction, as in the ViT paper (Dosovitskiy et al., arXiv 2010.11929, B.1.2)."""
 
 import math
 from dataclasses import dataclass

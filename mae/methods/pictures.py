@@ -31,7 +31,7 @@ def pictures(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Pictures:
-    """Draw the original, masked (grey) and what else the method has; `Method.picture_note` is the caption.
+    """Draw the original, masked (grey) and the method's other columns; `Method.picture_note` is the caption.
 
     images (N, C, H, W) as the model takes them, normalised by `mean` and `std` per channel; noise (N, ...)
     fixes the masks. Other columns: "targets", where the mask has target blocks; "reconstruction", where the

@@ -62,7 +62,7 @@ def noise_for(images: Tensor, noise_shape: tuple[int, ...], noise: Tensor | None
 
 
 class Masking:
-    """A kind of mask: noise in, `Mask` out. This one hides random patches (MAE).
+    """A kind of mask: it turns noise into a `Mask`. This one hides random patches (MAE).
 
     grid: patches in a column and in a row. mask_ratio: as `num_masked_of` takes it. num_masked: the number
     that each image hides, whatever the noise. noise_shape: of the uniform draws from [0, 1) per image; they
@@ -180,7 +180,7 @@ class MultiBlockMasking(Masking):
         return TargetBlocks(mask.masked, mask.visible_ids, mask.masked_ids, self.block_ids(noise))
 
     def block_ids(self, noise: Tensor) -> Tensor:
-        """Noise (N, *noise_shape) -> the patches of each target block (N, B, S), ascending."""
+        """noise (N, *noise_shape) -> the patches of each target block (N, B, S), ascending."""
         draws = noise[:, : 4 * self.blocks].unflatten(1, (self.blocks, 4)).flatten(0, 1)
         aspect, row, column, side = draws.unbind(dim=1)
         low, high = self.ASPECT
@@ -255,7 +255,7 @@ class CellMasking(Masking):
 def _ramp(grid: Pair, draws: Tensor) -> Tensor:
     """Order the patches of an image for draws (N,): (N, L) from 0 to below 1.
 
-    It rises patch by patch along rows or along columns, from one of the four corners, all alike likely:
+    It rises patch by patch along rows or along columns, from one of the four corners, all equally likely:
     a fixed order would spare one side of the image.
     """
     turn = (8 * draws).long()[:, None, None]

@@ -71,5 +71,5 @@ class PatchPCA(nn.Module):
         return {"error": (self.round_trip(images) - patchify(images, self.patch_size)).square().mean()}
 
     def round_trip(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> the pixels of their patches (N, L, T) as the components have them."""
+        """Images (N, C, H, W) -> the pixels of their patches (N, L, T), rebuilt from the components."""
         return self.rebuilt(self.coefficients(images))

@@ -50,7 +50,7 @@ class RegressorBlock(nn.Module):
         super().__init__()
         self.norm_query, self.norm_key, self.norm_value = (layer_norm(embed_dim) for _ in range(3))
         self.attn = nn.MultiheadAttention(embed_dim, num_heads, batch_first=True)
-        for part in self.attn.in_proj_weight.data.chunk(3):  # as three matrices; torch takes them for one
+        for part in self.attn.in_proj_weight.data.chunk(3):  # three matrices; torch initialises them as one
             nn.init.xavier_uniform_(part)
         self.scale_attn = _layer_scale(embed_dim, init_values)
         self.norm = layer_norm(embed_dim)

@@ -21,7 +21,7 @@ Fitted = TypeVar("Fitted", bound=nn.Module)
 
 
 class Target(nn.Module):
-    """A target: images in, the values to predict for each patch out. Always in eval mode, never trained.
+    """A target: the values to predict for each patch of an image. Always in eval mode, never trained.
 
     width: T, the values that a head predicts per patch. classes: their number, None where values are real.
     fitted: the result of the stage `tokenizer`. It is an input of a run, as images are: it moves with the

@@ -19,7 +19,7 @@ Parts = dict[str, Tensor]
 
 
 class Tokenizer(nn.Module):
-    """Images to codes and back. grid: codes in a column and in a row; num_codes: of different ones."""
+    """Images to codes and back. grid: codes in a column and in a row; num_codes: of different codes."""
 
     grid: Pair
     patch_size: Pair

@@ -1,7 +1,7 @@
 """Mask R-CNN's proposals and heads over a pyramid of any strides, on torchvision's parts.
 
 The matching, sampling, losses and suppression are torchvision's, the numbers ViTDet's (arXiv 2203.16527).
-Three things are ours. Strides are given, not guessed as powers of two, so that patches of 14 or 4 pixels
+Three parts are our own. Strides are given, not guessed as powers of two, so that patches of 14 or 4 pixels
 work. Regions are aligned to half a pixel, in features and in mask targets: torchvision's training shifts
 masks by half a pixel, which on small objects is most of their border. Boxes stay float32 under autocast.
 """

@@ -75,8 +75,8 @@ def _positions(vit: VisionTransformer, grid: Pair) -> Tensor:
 class Rescale(nn.Module):
     """Four maps of one stride P as a pyramid of strides P/4, P/2, P and 2P, each (N, D, ., .).
 
-    Two transposed convolutions with batch norm and GELU between, one, none, and a max pool, as BEiT's
-    segmentation has it (arXiv 2106.08254, A).
+    Two transposed convolutions with batch norm and GELU between, one, none, and a max pool, as in BEiT's
+    segmentation (arXiv 2106.08254, A).
     """
 
     def __init__(self, width: int) -> None:
