@@ -30,7 +30,7 @@ _OLDER = (_PART, ".tmp")  # the second: of releases before results had versions
 
 
 class DiskFull(RuntimeError):
-    """A file could not be written for want of space; nothing of it is left behind."""
+    """The disk is full: a file could not be written, and nothing of it is left behind."""
 
 
 @contextmanager

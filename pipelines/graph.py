@@ -54,7 +54,7 @@ def downstreams(root: Path, stages: Iterable[str]) -> list[str]:
 def recorded_results(root: Path, stage: str) -> Any:
     """Return what DVC remembers of the stage's last result, and the identity of its output files.
 
-    Two answers are equal where DVC has neither run nor restored the stage meanwhile. None: DVC cannot tell.
+    Two answers are equal where DVC has neither run nor restored the stage. None where it is unknown.
     """
     from dvc.exceptions import DvcException
 

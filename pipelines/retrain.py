@@ -1,4 +1,4 @@
-"""The flow `retrain`: train on new data, and promote only what the gate finds better. And `rollback`.
+"""The flow `retrain`: train on new data, and promote only models that the gate finds better. And `rollback`.
 
 By hand: `python -m pipelines.retrain [--start champion|scratch] [--set KEY=VALUE] [--force]`; `--rollback
 MODEL` makes the previous champion the champion again.
@@ -46,7 +46,7 @@ def retrain(
     Args:
         start: Start from the champion's weights or from scratch; empty takes retrain.start of params.yaml.
         overrides: Values for params.yaml, e.g. {"pretrain.epochs": 100}; undone unless the result wins.
-        force: Train although nothing changed, too few images are new, or they look suspect; and begin anew
+        force: Train although nothing changed, too few images are new, or they look suspect; and start over
             where an earlier retraining did not end.
     """
     root = Path.cwd()

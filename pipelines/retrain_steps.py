@@ -90,7 +90,7 @@ class Retraining:
     def _resume(self) -> dict[str, Any] | None:
         """Return the settings of a retraining that did not end, to continue it; None to begin a new one.
 
-        Its shards stay as they are: with other images the training would begin anew, and where new ones come
+        Its shards stay as they are: with other images the training would start over, and where new ones come
         every day it might never end.
         """
         settings = gate_result.unfinished_settings(self._folder)

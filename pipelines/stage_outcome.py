@@ -69,10 +69,10 @@ class OutcomeReader:
         return self._failed_state(status, record, lines), _message(status, record, lines)
 
     def _state_without_record(self) -> State:
-        """Tell what DVC did where the stage left no new record, and did not fail."""
+        """Describe the work of DVC where the stage left no new record, and did not fail."""
         if recorded_results(self._root, self._stage) == self._results:
             return "Unchanged"
-        # A command that is not ours leaves no record: DVC may have run or restored it.
+        # A command of another program leaves no record: DVC may have run or restored it.
         return "Restored" if self._stage in STAGES else "Ran"
 
     def _failed_state(self, status: int, record: dict[str, Any], lines: Sequence[str]) -> State:

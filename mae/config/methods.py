@@ -165,7 +165,7 @@ def check_method(methods: Methods, pretrain: Pretrain) -> None:
     if views > 1 and pretrain.augment in ("none", "fixed_crop") and not pretrain.flip:
         raise ValueError(
             f"pretrain.method {pretrain.method} compares views of an image, which pretrain.augment "
-            f"{pretrain.augment} with flip false makes alike: augment two_views is its paper's"
+            f"{pretrain.augment} with flip false makes equal: augment two_views is its paper's"
         )
 
 

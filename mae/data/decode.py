@@ -165,7 +165,7 @@ def _pil_pixels(data: bytes) -> np.ndarray:
         raise UndecodableImage("zero bytes")
     try:
         with warnings.catch_warnings():
-            # PIL warns of odd palettes, corrupt EXIF and large images; the limit below is ours.
+            # PIL warns of odd palettes, corrupt EXIF and large images; the limit below holds.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _guard(*image.size)

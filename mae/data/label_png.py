@@ -36,7 +36,7 @@ def label_values(data: bytes) -> np.ndarray:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images; the limit below is ours
+            warnings.simplefilter("ignore")  # of large images; the limit below holds
             with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UnreadableMap(f"label map of more than the {MAX_PIXELS:,} pixels allowed")

@@ -122,7 +122,7 @@ def decide_gain(
 
 
 def decide_without_labels(*, first: bool) -> Decision:
-    """Decide about a model that cannot be evaluated, for want of labels: only a first one is promoted."""
+    """Decide about a model that cannot be evaluated without labels: only a first one is promoted."""
     if first:
         why = "there was no champion: the first model becomes it, though no labels evaluate it"
     else:

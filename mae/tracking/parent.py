@@ -1,4 +1,4 @@
-"""The run above the runs: one for each `dvc repro`, so that its stages stand together in MLflow.
+"""The parent run: one for each `dvc repro`, so that MLflow groups the runs of its stages.
 
 A small file (work/parent.json) names it for all stages. Next to it the outbox names the runs that may hold
 something that their server has not.

@@ -59,7 +59,7 @@ def start(
         stage: the run's name. experiment: its name; created where missing.
         uri: sqlite:///mlflow.db, http://host:port ...; ValueError for what MLflow 3 does not take.
         directory: the run's own, for its files; InUse where another process is at work there: two that train
-            the same would spoil each other's files.
+            the same would overwrite each other's files.
         params: nested params of the stage. tags: lineage and the like.
         parent_file: the small JSON file that names the parent run of this `dvc repro`.
         new_parent: begin a new parent there (the first stage), and close what ended processes left RUNNING.

@@ -131,7 +131,7 @@ class RunFiles:
             _append(self.metrics, {"step": int(step), "time": round(time.time(), 3)} | new)
 
     def event(self, op: str, **values: Any) -> None:
-        """Add one thing to tell the server; they reach it in this order."""
+        """Add one message for the server; messages reach it in this order."""
         _append(self.metrics, {"op": op, **values})
 
     def artifact(self, source: Path, folder: str) -> None:

@@ -12,7 +12,7 @@ from mae.files import write_json
 
 DECISION = Path("reports/register/decision.json")
 _BEGUN = "begun.json"
-_SETTINGS = "laid"  # the key of the settings in that file, also of earlier releases
+_SETTINGS = "laid"  # the key of the settings in that file, unchanged since earlier releases
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class Experiment:
     """One experiment of a sweep.
 
     Attributes:
-        name: determined by the settings and by all else that its stages depend on: the same work has the
+        name: determined by the settings and everything else that its stages depend on: the same work has the
             same name.
         settings: the parameters that differ from params.yaml, "section.key" -> value.
     """

@@ -18,7 +18,7 @@ from pipelines.graph import upstreams
 class ResultFingerprint:
     """The parameters, commands and result versions that the stages, and those before them, depend on.
 
-    Raises InvalidParams for code that git does not track: the copies in which DVC runs experiments lack it.
+    Raises InvalidParams for code that git does not track: DVC's copies for experiments lack it.
     """
 
     def __init__(self, root: Path, stages: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from mae.files import move, sha256_of, write_json, write_text
 
 PARAMS = "params.yaml"
 RECORD = "params.before.json"
-_DIGEST = "laid"  # the key of the digest in the record, also of earlier releases
+_DIGEST = "laid"  # the key of the digest in the record, unchanged since earlier releases
 
 
 def retrain_folder(root: Path) -> Path:

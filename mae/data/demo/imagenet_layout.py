@@ -86,7 +86,7 @@ def write_tree(
 
     The tree appears whole: it is written under another name, then renamed. A marker next to it
     (`root/.name.complete`) holds the settings' digest and the size of the tree. So a second call does
-    nothing, and other settings, or missing and cut files, write it anew. One writer at a time.
+    nothing, and other settings, or missing and cut files, write it again. One writer at a time.
 
     Returns: digest, files, bytes, counts (scenes by split), classes. Raises ValueError for impossible
     settings, and where `root/name` exists but is not a demo.
@@ -113,7 +113,7 @@ def write_tree(
         "counts": settings.counts,
         "classes": classes,
     }
-    # A kill between these steps leaves a marker that fits no settings: the next call writes anew.
+    # A kill between these steps leaves a marker that fits no settings: the next call writes it again.
     write_json(marker_file, {**complete, "digest": "unfinished"})
     if folder.exists():
         shutil.rmtree(folder)

@@ -65,9 +65,9 @@ class LabelMap:
 def ground_truth(split: Split, categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Build an official instances json of the split: images, annotations, categories, in the shards' order.
 
-    Annotations keep their ids where all are different whole numbers from 1 on; otherwise all are numbered
-    anew from 1, since COCO's evaluation reads an id of 0 as "nothing matched". Raises: ShardError for shards
-    without such annotations.
+    Annotations keep their ids where all are different whole numbers from 1 on; otherwise all are
+    renumbered from 1, since COCO's evaluation reads an id of 0 as "nothing matched". Raises: ShardError for
+    shards without such annotations.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -58,7 +58,7 @@ def training_batches(
     tuple of views that belong together); called `views` times a sample. rows: only these rows of the split.
     noise_shape: the shape of the noise that a method wants from torch.rand for every sample. target: reads
     the target of a row (boxes, a label map); the transform then maps (image, target) to (image, target).
-    attempt: another value draws anew for the same samples. shuffle_window: see `EpochOrder`. The next row
+    attempt: another value gives the same samples other draws. shuffle_window: see `EpochOrder`. The next row
     that decodes replaces a sample that does not; more than `max_skipped` of them on this rank are an error.
 
     Raises: ValueError for sizes that do not divide, or several views of samples with targets;

@@ -141,11 +141,11 @@ def collate(made: Sequence[Sample]) -> Batch:
 
 def _with_targets(images: list[torch.Tensor], targets: list[Any]) -> tuple[Any, list[Any]]:
     """Stack images of one size; in a worker, put tensors that are not stacked into one shared block."""
-    alike = len({image.shape for image in images}) == 1
+    one_size = len({image.shape for image in images}) == 1
     if get_worker_info() is None:
-        return torch.stack(images) if alike else images, targets
+        return torch.stack(images) if one_size else images, targets
     # Sent one by one, every tensor would need an open file of its own, and a process may open few.
-    places: list[tuple[Any, Any]] = [] if alike else [(images, at) for at in range(len(images))]
+    places: list[tuple[Any, Any]] = [] if one_size else [(images, at) for at in range(len(images))]
     targets = [dict(one) if isinstance(one, dict) else one for one in targets]
     for one in targets:
         if isinstance(one, dict):
@@ -153,7 +153,7 @@ def _with_targets(images: list[torch.Tensor], targets: list[Any]) -> tuple[Any, 
     moved = _in_one_block([holder[key] for holder, key in places])
     for (holder, key), tensor in zip(places, moved, strict=True):
         holder[key] = tensor
-    return _stack(images) if alike else images, targets
+    return _stack(images) if one_size else images, targets
 
 
 def _stack(images: list[torch.Tensor]) -> torch.Tensor:

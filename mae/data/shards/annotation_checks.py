@@ -191,7 +191,7 @@ def _enclosed(corners: np.ndarray) -> float:
 
 
 def _check_together(extent: list[float], box: list[float]) -> None:
-    """Raise InvalidAnnotation where a mask and its box lie in different places."""
+    """Raise InvalidAnnotation where a mask and its box are in different places."""
     low, high = np.array(extent).reshape(2, 2)
     corner, sides = np.array(box, dtype=np.float64).reshape(2, 2)
     # Half a pixel around both: a sliver's box may be rounded to a whole pixel.

@@ -159,7 +159,7 @@ def _conclude(
         parts = [(task, sidecars[task.name]) for task in job.tasks]
         reason = keep(job.reuse_dir, job.reuse_key, job.listing, parts, index, job.out)
         if reason is not None:
-            log(f"{job.reuse_dir}: the next run cannot reuse these shards and writes all anew ({reason})")
+            log(f"{job.reuse_dir}: the next run cannot reuse these shards and writes them again ({reason})")
     digest = sha256_of(job.out / INDEX)
     write_json(job.work / _DONE, {"job": job.about, "index": digest})
     for task in job.tasks:

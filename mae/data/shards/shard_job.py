@@ -46,9 +46,9 @@ class ShardSettings:
 class ShardJob:
     """The shards of one listing (`manifest.write_listing`), written in `work` and published in `out`.
 
-    reuse_dir: a directory that keeps published shards for the next run (see `shard_reuse`); None writes all
-    anew each time. about: the job as JSON. After `plan`: tasks, every shard in the order of the index, and
-    reused, those that an earlier run wrote. The plan depends on the listing, the settings and the reused
+    reuse_dir: a directory that keeps published shards for the next run (see `shard_reuse`); None writes
+    all of them each time. about: the job as JSON. After `plan`: tasks, every shard in the order of the index,
+    and reused, those that an earlier run wrote. The plan depends on the listing, the settings and the reused
     shards alone.
 
     Raises: SourceError without a listing; ValueError for settings that its images cannot have.

@@ -70,9 +70,9 @@ def reusable(
             found.append(ReusedShard(task, replace(Sidecar(**record["sidecar"]), name=task.name), tar))
             row_of.used[rows] = True
     if gone:
-        log(f"{gone} earlier shards hold removed or changed images: the rest of their images is sharded anew")
+        log(f"{gone} earlier shards hold removed or changed images: their other images are sharded again")
     if altered:
-        log(f"{directory}: {altered} kept shards are missing or altered: their images are sharded anew")
+        log(f"{directory}: {altered} kept shards are missing or altered: their images are sharded again")
     write_json(directory / _KEPT, noted)  # with the new inodes and times
     return found
 
@@ -115,7 +115,7 @@ def keep(
 
 
 def forget(directory: Path) -> None:
-    """Remove all kept shards: the next run writes every shard anew."""
+    """Remove all kept shards: the next run writes every shard again."""
     (directory / _KEPT).unlink(missing_ok=True)
     _remove_others(directory, set())
 

@@ -29,7 +29,7 @@ def samples_name(split: str) -> str:
 class Split:
     """The samples of one split, by row number: encoded bytes, label, description.
 
-    Cheap to send to another process: the sample table is mapped there anew. labels: (n,) int64, -1 where
+    Cheap to send to another process: that process maps the sample table itself. labels: (n,) int64, -1 where
     unlabelled. shard_of: (n,) int64, the number of the shard that holds each row.
     """
 

@@ -54,7 +54,7 @@ def write_shards(
 
     settings: the fields of `ShardSettings`. reuse_dir: a directory that keeps published shards for the next
     run, which reuses those whose images are all listed unchanged, byte for byte, and shards the rest after
-    them; so equal bytes need equal kept shards, too. It must lie on the file system of `out_dir`.
+    them; so equal bytes need equal kept shards, too. It must be on the file system of `out_dir`.
     log: called with progress lines.
 
     Raises: SourceChanged, DiskFull, TooManyRejected, WorkerDied, EmptySplit, SourceError, ValueError.

@@ -41,7 +41,7 @@ class _Folder:
 class FolderSource(_Folder):
     """ImageNet-style class folders: `train/<class>/...` and `val/<class>/...`.
 
-    The class is the first folder; files may lie deeper. Tiny-ImageNet's `val/images` with
+    The class is the first folder; files may be deeper. Tiny-ImageNet's `val/images` with
     `val/val_annotations.txt` is supported. Without `val`, or without both (the root's folders are then the
     classes), a fraction `val_fraction` of the files is held out by a hash of their names.
     """
@@ -83,7 +83,7 @@ class FolderSource(_Folder):
             parts = found.path.split("/")
             if len(parts) < depth + 2:
                 raise SourceError(
-                    f"{self.root / found.path}: lies in no class folder; expected "
+                    f"{self.root / found.path}: is in no class folder; expected "
                     f"{self.root / top}/<class>/{parts[-1]} (for images without labels use the kind 'flat')"
                 )
             in_val = held_out_too and held_out("/".join(parts[depth:]), self.val_fraction)

@@ -25,7 +25,7 @@ _NAMES = "categories.json"
 class _INaturalist:
     """One year's set in the layout of the competition (github.com/visipedia/inat_comp).
 
-    `train<year>.json` and `val<year>.json` lie in the root, in `annotations/` or in `train_val<year>/`; their
+    `train<year>.json` and `val<year>.json` are in the root, in `annotations/` or in `train_val<year>/`; their
     `file_name` is the path of an image below the root. A class is its official number and name
     ("0042 Danaus plexippus"), so that labels sort as the official ones do; names come from `categories.json`,
     if it exists, since the jsons of some years hold numbers alone. Images that no json lists (the test set)

@@ -33,7 +33,7 @@ class LabelMapSource:
     """A user's own data: images/{train,val}/, labels/{train,val}/ with a map <same stem>.png for each image,
     and classes.txt, whose line k (from 0) names value k; 255 means "not labelled".
 
-    Files may lie deeper, in both folders alike. Without images/val, or with images/ and labels/ alone, a
+    Both may have the same subfolders. Without images/val, or with images/ and labels/ alone, a
     fraction `val_fraction` is held out by a hash of the names. An entry's annotation is JSON: map (path below
     the root), size (bytes), mtime_ns. Sharding reads the maps.
     """

@@ -39,7 +39,7 @@ def segmentation_training(
     crop}).
 
     short: the length of the shorter side (default: the crop's shorter side), times a factor drawn from
-    `ratio`; the longer side stays within four times that. The crop is drawn anew, ten times at most, until it
+    `ratio`; the longer side stays within four times that. The crop is drawn again, up to ten times, until it
     has two classes and none with more than max_class_share of its labelled pixels. Pixels outside the image
     get the colour `fill` and the label 255. jitter: see `distort`.
 
