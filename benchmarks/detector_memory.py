@@ -1,4 +1,4 @@
-"""What one training image of the detector needs, counted on a CPU:
+"""The memory for one training image of the detector, counted on a CPU:
 
     python benchmarks/detector_memory.py [--encoder vit_base_patch16_224] [--size 1024] [--objects 100]
 
@@ -71,8 +71,8 @@ def count(model: Detector, size: int, objects: int, bf16: bool) -> dict[str, flo
         losses = model(images, targets)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     anchors = sum(len(ASPECTS) * math.ceil(size / stride) ** 2 for stride in model.heads.strides)
-    # Not kept, and not at the same time: the objects' masks as float32, and every anchor beside every object,
-    # of which torchvision's box_iou holds nine float32 (corners and sides of the overlap, areas) at once.
+    # Not kept, and not at the same time: the objects' masks as float32, and pairs of anchor and object, where
+    # torchvision's box_iou holds nine float32 (corners and sides of the overlap, areas) at once.
     passing = max(4 * objects * size**2, 9 * 4 * objects * anchors)
     del losses
     return {

@@ -6,8 +6,8 @@ ViT-B in fp32 on one CPU thread, batch 8, and ViT-L in bf16 on a GPU:
     python benchmarks/train_step.py --device cuda --compile --precision bf16 \
         --model vit_large_patch16_224 --batch 256
 
-Same weights, same images, same masks, same optimizer; steps interleaved, so that a busy machine hits all
-alike. Time is the median of the rounds: wall on a GPU (synchronised), CPU time per thread on a CPU. The ratio
+Same weights, same images, same masks, same optimizer; steps interleaved, so that a busy machine slows all of
+them. Time is the median of the rounds: wall on a GPU (synchronised), CPU time per thread on a CPU. The ratio
 is the median over rounds of the textbook's time by its own. FLOPs are counted on meta tensors, forward and
 backward; the peak is a large matrix product of the same precision, measured here and now.
 """

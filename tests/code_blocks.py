@@ -73,7 +73,7 @@ class _Parsed(Exception):
 
 
 def parses(main: Callable[[list[str]], object], arguments: list[str]) -> bool:
-    """Whether the argument parser that `main` makes takes these arguments; `main` does nothing else."""
+    """Return whether the argument parser of `main` takes these arguments; `main` does nothing else."""
     parse = argparse.ArgumentParser.parse_args
 
     def only(parser: argparse.ArgumentParser, *given: object) -> None:
@@ -89,5 +89,5 @@ def parses(main: Callable[[list[str]], object], arguments: list[str]) -> bool:
 
 
 def module_parses(name: str, arguments: list[str]) -> bool:
-    """Whether `python -m NAME ARGUMENTS` would be taken."""
+    """Return whether `python -m NAME ARGUMENTS` has valid arguments."""
     return parses(importlib.import_module(name).main, arguments)

@@ -1,4 +1,4 @@
-"""What many tests use: the real data sets beside the checkout, where they are."""
+"""Fixtures of many tests: the real data sets next to the checkout, where there are any."""
 
 import os
 from pathlib import Path

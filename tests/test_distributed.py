@@ -16,7 +16,7 @@ def found_by_ranks(directory, stop_at=None, world=2):
 
 @pytest.fixture(scope="module")
 def interrupted_ranks(tmp_path_factory):
-    """Two gloo ranks, one of them told to stop in step 20; then the same two again."""
+    """Two gloo ranks, one of them asked to stop in step 20; then the same two again."""
     directory = tmp_path_factory.mktemp("ranks") / "run"
     return found_by_ranks(directory, stop_at=20), found_by_ranks(directory)
 
@@ -72,7 +72,7 @@ def test_evaluation_over_ranks_counts_every_sample_once(interrupted_ranks):
     correct = [row % 3 != 0 for row in range(11)]
     whole = {"top1": sum(correct) / 11, "count": 11, "correct": correct, "skipped": 1}
     for rank in interrupted_ranks[1]:
-        assert rank["judged"] == whole
+        assert rank["evaluated"] == whole
 
 
 def test_one_process_needs_no_group():

@@ -160,7 +160,7 @@ def without_blocks(text: str) -> str:
 
 
 def is_file_or_module(project: Path, name: str) -> bool:
-    """Whether it is a file such as `pretrain.csv`, or a module as `mae.config`: `mae` is a section, too."""
+    """Return whether it is a file (`pretrain.csv`) or a module (`mae.config`): `mae` is a section, too."""
     module = project / "/".join(name.split(".")[:2])
     return (
         Path(name).suffix in (".yaml", ".json", ".py")
@@ -181,7 +181,7 @@ def setting(code: str, name: str, params: dict) -> dict:
 
 
 def is_an_output(project: Path, path: str) -> bool:
-    """Whether a stage of dvc.yaml writes it, or a folder that holds it or lies in it, or git has it."""
+    """Return whether a stage of dvc.yaml writes it, a folder around it or one within it, or git has it."""
     stages = config.read_yaml(project / "dvc.yaml")["stages"].values()
     outs = [out for stage in stages for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
     names = [out if isinstance(out, str) else next(iter(out)) for out in outs]

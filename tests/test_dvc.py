@@ -1,4 +1,4 @@
-"""What DVC runs again after which change: the project's own dvc.yaml, with quick stand-ins for the stages."""
+"""DVC runs the right stages after each change: the project's dvc.yaml with quick stand-ins for stages."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""What was computed once comes from a DVC remote: a clean clone is up to date without computing anything."""
+"""Results come from a DVC remote: a clean clone is up to date without computing anything."""
 
 import os
 import shutil
@@ -100,7 +100,7 @@ def test_pull_alone_brings_the_models(clone, run):
     assert (clone / "models/pretrain/encoder.safetensors").exists()
 
 
-def test_shards_are_written_anew_where_a_changed_stage_needs_them(clone, run):
+def test_shards_are_written_again_where_a_changed_stage_needs_them(clone, run):
     run(clone, "dvc", "repro", "--pull", "--allow-missing")
     parameters = clone / "params.yaml"
     parameters.write_text(parameters.read_text().replace("mask_ratio: 0.75", "mask_ratio: 0.5"))

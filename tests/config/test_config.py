@@ -38,7 +38,7 @@ def test_the_parameters_of_an_older_release_load_with_the_meaning_that_they_had(
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value", "told"),
+    ("section", "key", "value", "message"),
     [
         ("pretrain", "mask_ratio", "0.5", "pretrain.mask_ratio"),
         (
@@ -93,9 +93,9 @@ def test_the_parameters_of_an_older_release_load_with_the_meaning_that_they_had(
         ("encoder", "patch_size", [4, 8], "encoder.patch_size [4, 8]: detection needs squares"),
     ],
 )
-def test_a_wrong_value_is_named(values, section, key, value, told):
+def test_a_wrong_value_is_named(values, section, key, value, message):
     values[section][key] = value
-    with pytest.raises(config.InvalidParams, match=re.escape(told)):
+    with pytest.raises(config.InvalidParams, match=re.escape(message)):
         config.parse(values)
 
 
@@ -200,11 +200,11 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path):
     assert config.read_yaml(file) == {"a": 1e-4, "b": 15, "c": "on"}
 
 
-@pytest.mark.parametrize(("text", "told"), [("a: [1", "not YAML"), ("- 1", "expected sections")])
-def test_a_broken_file_is_named(tmp_path, text, told):
+@pytest.mark.parametrize(("text", "message"), [("a: [1", "not YAML"), ("- 1", "expected sections")])
+def test_a_broken_file_is_named(tmp_path, text, message):
     file = tmp_path / "p.yaml"
     file.write_text(text)
-    with pytest.raises(config.InvalidParams, match=told):
+    with pytest.raises(config.InvalidParams, match=message):
         config.read_yaml(file)
     with pytest.raises(config.InvalidParams, match="no such file"):
         config.read_yaml(tmp_path / "absent.yaml")

@@ -95,7 +95,7 @@ class Drawing(nn.Module):
         return {"loss": self.weight.sum()}
 
 
-def test_method_and_batches_draw_anew_in_every_step_and_the_same_after_a_resume(tmp_path):
+def test_method_and_batches_draw_again_in_every_step_and_the_same_after_a_resume(tmp_path):
     def draws(steps, directory=None):
         def batches(start, attempt):
             while True:

@@ -131,7 +131,7 @@ def as_rank(directory: Path, stop_at: int | None) -> None:
     found["mean"] = distributed.mean(torch.tensor(float(rank)))
     found["any"] = distributed.any_true(rank == world - 1)
     found["said"] = distributed.broadcast(f"rank {rank}")
-    found["judged"] = judged(rank, world)
+    found["evaluated"] = evaluated(rank, world)
     torch.save(found, directory / f"rank{rank}.pt")
     distributed.shutdown()
 
@@ -152,7 +152,7 @@ class Echo(nn.Module):
         return images[:, 0, 0]
 
 
-def judged(rank: int, world: int) -> dict:
+def evaluated(rank: int, world: int) -> dict:
     """Eleven samples, every third one wrong, dealt out over the ranks; row 0 comes on every rank."""
     rows = torch.tensor(sorted({0, *range(rank, 11, world)}))
     labels = rows % 4

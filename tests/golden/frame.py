@@ -149,7 +149,7 @@ def differences(case: Case, kept: Values, found: Values) -> Iterator[str]:
 
 
 def same(kept: Value, found: Value, tolerance: float) -> bool:
-    """Whether two values are one: floats within the tolerance, everything else exactly.
+    """Return whether two values are equal: floats within the tolerance, everything else exactly.
 
     In a list of floats the tolerance is relative to the largest: small ones among them are mostly rounding.
     """

@@ -51,7 +51,7 @@ def listed(kind: str, bench: Bench) -> Values:
 
 
 def ingested(bench: Bench, suffix: str) -> Values:
-    """The listing, and the manifest but for what says where it lies."""
+    """The listing, and the manifest without its path."""
     place = PLACES[suffix]
     manifest = bench.json(f"{place}/ingest/manifest.json")
     return {

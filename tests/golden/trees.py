@@ -171,7 +171,7 @@ def annotations() -> list[dict[str, Any]]:
     given: list[dict[str, Any]] = [
         {"image_id": 2},
         {"image_id": 2, "category_id": 1, "segmentation": crowd, "bbox": [0, 0, 2, 32], "iscrowd": 1},
-        {"image_id": 1, "area": 0},  # counted anew
+        {"image_id": 1, "area": 0},  # counted again
         {"image_id": 1, "segmentation": None, "bbox": [3.5, 2, 10, 9.25]},  # a box alone
         {"image_id": 1, "bbox": [-0.5, 4, 20.75, 11.5]},  # a little outside
         {"image_id": 3, "segmentation": {"size": [32, 40], "counts": "h0?Q9"}, "bbox": [0, 24, 1, 8]},

@@ -199,10 +199,10 @@ def spread_kept(loss):
 
     def spread():
         with torch.no_grad():
-            return encode(method.encoder, judged)[:, 1:].flatten(0, 1).var(0).mean().item()
+            return encode(method.encoder, images)[:, 1:].flatten(0, 1).var(0).mean().item()
 
-    judged, tokenizer = smooth(64), KMeans((4, 4), (4, 4), codes=32)
-    tokenizer.start(tokenizer.vectors(judged).flatten(0, 1), seed=0)
+    images, tokenizer = smooth(64), KMeans((4, 4), (4, 4), codes=32)
+    tokenizer.start(tokenizer.vectors(images).flatten(0, 1), seed=0)
     method = small("tokens", tokenizer)
     optimizer = torch.optim.AdamW(
         [p for p in method.parameters() if p.requires_grad], lr=3e-3, weight_decay=0.05
@@ -222,7 +222,7 @@ def test_alignment_alone_collapses_and_with_the_tokens_it_does_not():
 
 
 def test_with_pixels_as_target_the_encoders_own_latents_decode_to_the_image(batch):
-    """The paper's figure 4: regressed and encoded latents lie in one space."""
+    """The paper's figure 4: regressed and encoded latents are in one space."""
     images, noise = batch
     method = small(decoder_depth=2)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)

@@ -77,7 +77,7 @@ def test_the_loss_is_float32_under_autocast_and_close_to_the_plain_one(method, b
 
 
 def test_it_compiles_to_one_graph_that_stays(method, batch):
-    """A graph parted in two, or made anew each step, would cost the time that `compile: true` is to save."""
+    """A graph in two parts, or compiled in each step, would cost the time that `compile` should save."""
     views, noise = batch
     compiled = torch.compile(method, backend="eager", fullgraph=True)
     for stance in ("default", "fail_on_recompile", "fail_on_recompile"):

@@ -75,8 +75,8 @@ def test_denoising_reconstructs_every_pixel_of_an_image_with_patches_at_zero():
     method, images = made(Denoising), some_images()
     noise = torch.rand(3, 16, dtype=torch.float64)
     masked = (noise.argsort(1).argsort(1) >= 8).view(3, 1, 4, 4)
-    spoilt = images * ~masked.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    predicted = method.head(method.encoder.forward_features(spoilt)[:, 1:])
+    corrupted = images * ~masked.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    predicted = method.head(method.encoder.forward_features(corrupted)[:, 1:])
     assert_close(method(images, noise)["loss"], (predicted - patchify(images, 4)).square().mean())
     assert "mask_token" not in method.state_dict()
 

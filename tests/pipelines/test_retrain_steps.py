@@ -188,16 +188,16 @@ def test_a_training_that_did_not_end_goes_on_with_its_data_and_its_origin(decide
     assert decided.params.pretrain.init == CHAMPION.replace("cafe", "other")
 
 
-@pytest.mark.parametrize("anew", [{"force": True}, {"start": "scratch"}])
-def test_a_training_that_did_not_end_is_begun_anew_where_somebody_says_so(decided, anew):
+@pytest.mark.parametrize("fresh", [{"force": True}, {"start": "scratch"}])
+def test_a_training_that_did_not_end_starts_over_on_request(decided, fresh):
     decided.fails = {"pretrain"}
     retrain(decided)
     decided.images, decided.fails = "third", set()
-    retrain(decided, **anew)
+    retrain(decided, **fresh)
     assert (decided.root / "data/ingest/listing.tsv").read_text() == "third"
 
 
-def test_a_training_whose_listing_somebody_made_anew_is_begun_anew(decided):
+def test_a_training_whose_listing_was_made_again_starts_over(decided):
     decided.fails = {"pretrain"}
     retrain(decided)
     decided.images, decided.fails = "third", set()
@@ -206,7 +206,7 @@ def test_a_training_whose_listing_somebody_made_anew_is_begun_anew(decided):
     assert decided.ran[:2] == ["ingest", "ingest_detect"]
 
 
-def test_a_training_whose_origin_somebody_removed_is_begun_anew(decided):
+def test_a_training_whose_origin_somebody_removed_starts_over(decided):
     decided.fails = {"pretrain"}
     retrain(decided)
     (decided.root / CHAMPION).unlink()

@@ -1,4 +1,4 @@
-"""The report says of each method what was done, and of which images its pictures are."""
+"""The report describes the work of each method, and the images of its pictures."""
 
 import pytest
 from report.fixed_results import METRICS, rendered, section

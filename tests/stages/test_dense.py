@@ -111,7 +111,7 @@ def test_a_new_detector_and_segmenter_meet_their_champions_on_the_same_images(ra
     for kind, stage, main in (("detector", "detect", "box_AP"), ("segmenter", "segment", "mIoU")):
         found, champion = decisions[kind], metrics(ran[0], stage)[main]
         assert found["challenger"] == pytest.approx(metrics(folder, stage)[main], abs=1e-9)
-        assert found["champion"] == pytest.approx(champion, abs=1e-6), "evaluated anew, with the same result"
+        assert found["champion"] == pytest.approx(champion, abs=1e-6), "evaluated again, with the same result"
         assert found["low"] <= found["high"]
         assert found["promote"] == (found["gain"] > 0 and found["low"] > 0)
         versions = {model["version"]: model["aliases"] for model in found["models"]}

@@ -26,7 +26,7 @@ EVALUATIONS = ("knn", "linear", "attentive", "partial", "finetune", "scratch", "
 
 @pytest.fixture(scope="module")
 def evaluated(ran, tmp_path_factory):
-    """The finished run's data, pretrained and evaluated anew with such an encoder."""
+    """The finished run's data, pretrained and evaluated again with such an encoder."""
     folder = tmp_path_factory.mktemp("scaled")
     shutil.copytree(ran[0] / "data", folder / "data")
     for name in ("mlflow.db", "params.yaml"):

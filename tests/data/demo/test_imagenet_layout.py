@@ -77,7 +77,7 @@ def test_other_settings_leave_nothing_of_the_old_ones(tmp_path, change):
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "marker"])
-def test_a_harmed_directory_is_written_anew(tmp_path, harm):
+def test_a_harmed_directory_is_written_again(tmp_path, harm):
     write_demo(tmp_path, **SETTINGS)
     before = {path: found[:2] for path, found in tree(tmp_path).items()}
     victim = next((tmp_path / "imagenet" / "val").rglob("*.JPEG"))

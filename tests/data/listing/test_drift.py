@@ -1,4 +1,4 @@
-"""What changed between two listings is counted by image, and chance is told from a shift."""
+"""Changes between two listings are counted by image, and a shift differs from chance."""
 
 import os
 

@@ -27,7 +27,7 @@ def assert_same(ours, theirs):
 
 
 def global_batches(parts, world):
-    """What the ranks of each step hold together, in stream order."""
+    """Merge the batches of all ranks, step by step, in stream order."""
     steps = []
     for step in zip(*parts, strict=True):
         merged = {}
@@ -69,7 +69,7 @@ def test_no_sample_is_lost_or_doubled_and_every_epoch_has_its_own_order(split, a
     assert not np.array_equal(*epochs)
 
 
-def test_the_same_sample_is_augmented_anew_in_the_next_epoch(split):
+def test_the_same_sample_is_augmented_differently_in_the_next_epoch(split):
     one = batches(split, rows=np.array([7]), global_batch=2, stop=1)[0]
     assert one["rows"].tolist() == [7, 7]
     assert not torch.equal(one["images"][0], one["images"][1])
@@ -120,7 +120,7 @@ def test_accumulation_cuts_the_same_step_into_micro_batches(split, alone):
         torch.testing.assert_close(joined, [batch[name] for batch in alone], rtol=0, atol=0)
 
 
-def test_another_attempt_draws_anew_for_the_same_samples(split, alone):
+def test_another_attempt_draws_other_values_for_the_same_samples(split, alone):
     again = batches(split, attempt=1)
     for one, other in zip(again, alone, strict=True):
         torch.testing.assert_close(one["rows"], other["rows"])

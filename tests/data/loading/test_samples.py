@@ -14,7 +14,7 @@ def read_target(split, row):
 
 
 def crop(image, target):
-    """A crop of a width that is drawn, so images differ; and the target told of it."""
+    """A crop of a width that is drawn, so images differ; and the target has it, too."""
     width = int(torch.randint(8, 12, ()))
     return image[:, :8, :width], {**target, "width": width, "mask": image[0, :8, :width] > 100}
 

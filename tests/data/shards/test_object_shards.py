@@ -21,7 +21,7 @@ def annotation(number, image, **changed):
 
 @pytest.fixture
 def coco(tmp_path, encoded, picture):
-    """Makes a COCO tree of 40x32 images by number, train and val alike, with these annotations in train."""
+    """Makes a COCO tree of 40x32 images by number, in train and val, with these annotations in train."""
 
     def make(annotations, sizes=((40, 32), (40, 32)), **stated):
         root = tmp_path / "coco"
@@ -84,7 +84,7 @@ def test_the_ground_truth_of_a_split_is_its_official_json_again(coco, sharded):
 
 
 @pytest.mark.parametrize("ids", [(0, 1), (5, 5), ("a", "b")])
-def test_annotation_ids_that_evaluation_would_confuse_are_numbered_anew(coco, sharded, ids):
+def test_annotation_ids_that_evaluation_would_confuse_are_numbered_again(coco, sharded, ids):
     index = sharded(coco([annotation(ids[0], 1), annotation(ids[1], 2)]), "coco")
     truth = ground_truth(index.split("train"), index.categories)
     assert [one["id"] for one in truth["annotations"]] == [1, 2]

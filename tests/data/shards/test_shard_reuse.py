@@ -51,7 +51,7 @@ def tars(index: Index) -> dict[str, str]:
 
 
 def held(index: Index) -> Counter:
-    """How often each image is in the shards, with its bytes."""
+    """Count each image in the shards, by path and bytes."""
     splits = [index.split(name) for name in index.about["splits"]]
     return Counter(
         (split.meta(row)["path"], hashlib.sha256(split.read(row)).hexdigest())
@@ -109,7 +109,7 @@ def test_keys_stay_apart_over_many_batches(place, encoded, picture):
 
 
 @pytest.mark.parametrize("change", ["removed", "other bytes", "touched", "renamed"])
-def test_a_shard_with_a_removed_or_changed_image_is_dropped_and_the_rest_of_it_written_anew(
+def test_a_shard_with_a_removed_or_changed_image_is_dropped_and_the_rest_of_it_written_again(
     place, encoded, picture, change
 ):
     before = place.shard()
@@ -148,7 +148,7 @@ def test_shards_made_by_other_settings_or_classes_are_not_taken(place, encoded, 
 
 
 @pytest.mark.parametrize("damage", ["altered", "truncated", "missing", "no record", "moved"])
-def test_a_kept_shard_that_is_not_whole_is_written_anew(place, encoded, picture, damage):
+def test_a_kept_shard_that_is_not_whole_is_written_again(place, encoded, picture, damage):
     place.shard()
     add(place.root, encoded, picture)
     noted = json.loads((place.folder / "kept/kept.json").read_bytes())

@@ -73,15 +73,15 @@ def test_masks_lie_on_the_pixels_of_their_objects(kind):
         assert covered.max() <= 1
         wrong = (made[0] > 127) != covered.bool()
         around = sum(2 * (box[2] - box[0] + box[3] - box[1]).item() for box in target["boxes"])
-        assert wrong.sum() <= 0.5 * around + 4  # half-covered pixels may be told either way
+        assert wrong.sum() <= 0.5 * around + 4  # half-covered pixels may fall on either side
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools's
 def test_without_a_change_of_size_masks_are_cocos_own(shared_data):
     root = shared_data / "coco-mini"
-    told = json.loads((root / "annotations" / "instances_val2017.json").read_text())
-    for image in told["images"][:25]:
-        mine = [one for one in told["annotations"] if one["image_id"] == image["id"]]
+    truth = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    for image in truth["images"][:25]:
+        mine = [one for one in truth["annotations"] if one["image_id"] == image["id"]]
         target = {"image_id": image["id"], "annotations": [{**one, "category": 0} for one in mine]}
         pixels = decode((root / "val2017" / image["file_name"]).read_bytes())
         size, (height, width) = max(pixels.shape), pixels.shape[-2:]
@@ -102,10 +102,10 @@ def test_without_a_change_of_size_masks_are_cocos_own(shared_data):
 @pytest.mark.parametrize("seed", range(4))
 def test_real_images_come_out_consistent(shared_data, seed):
     root = shared_data / "coco-mini"
-    told = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    truth = json.loads((root / "annotations" / "instances_val2017.json").read_text())
     torch.manual_seed(seed)
-    for image in told["images"][seed * 5 : seed * 5 + 5]:
-        mine = [{**one, "category": 3} for one in told["annotations"] if one["image_id"] == image["id"]]
+    for image in truth["images"][seed * 5 : seed * 5 + 5]:
+        mine = [{**one, "category": 3} for one in truth["annotations"] if one["image_id"] == image["id"]]
         pixels = decode((root / "val2017" / image["file_name"]).read_bytes())
         made, target = large_scale_jitter(160)(pixels, {"image_id": image["id"], "annotations": mine})
         assert_consistent(made, target, 160)

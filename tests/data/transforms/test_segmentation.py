@@ -1,4 +1,4 @@
-"""Pixels and labels are cut alike; crops are mixed; sizes and padding are the recipe's."""
+"""Pixels and labels get the same cut; crops are mixed; sizes and padding are the recipe's."""
 
 import pickle
 
@@ -26,8 +26,8 @@ def test_labels_lie_on_the_pixels_they_name():
         assert made.shape == (3, 48, 48)
         assert made.dtype == target["labels"].dtype == torch.uint8
         inside = target["labels"] != 255
-        told = (made[0].float() / (255 // 4)).round()
-        assert (told[inside] != target["labels"][inside]).float().mean() < 0.03  # columns between stripes
+        stripes = (made[0].float() / (255 // 4)).round()
+        assert (stripes[inside] != target["labels"][inside]).float().mean() < 0.03  # columns between stripes
         assert (made[:, ~inside] == 255).all()
 
 
@@ -42,7 +42,7 @@ def test_what_the_image_does_not_reach_is_ignored_and_of_one_colour():
     assert made[:, 31, 63].tolist() == [1, 2, 3]
 
 
-def test_a_crop_is_drawn_anew_while_one_class_fills_too_much():
+def test_a_crop_is_drawn_again_while_one_class_fills_too_much():
     image, labels = striped(40, 160, stripes=2)
 
     def largest(share):

@@ -12,7 +12,7 @@ from pipelines.retraining.new_data import NewData, doubts, rejected_too_many
 LOOKS = ("images", "data/ingest"), ("scenes", "data/detect/ingest"), ("maps", "data/segment/ingest")
 
 
-def list_anew(place, folder, fingerprint, **other):
+def list_again(place, folder, fingerprint, **other):
     (place / folder).mkdir(parents=True, exist_ok=True)
     (place / folder / "listing.tsv").write_text(fingerprint)
     manifest = {
@@ -35,7 +35,7 @@ def reject(root, *paths):
 def root(project, tmp_path):
     shutil.copy(project / "dvc.yaml", tmp_path / "dvc.yaml")
     for fingerprint, folder in LOOKS:
-        list_anew(tmp_path, folder, fingerprint)
+        list_again(tmp_path, folder, fingerprint)
     reject(tmp_path)
     (tmp_path / "work").mkdir()
     return tmp_path
@@ -64,7 +64,7 @@ def test_before_the_first_decision_everything_is_new_and_after_it_nothing(new_da
 def test_a_run_that_was_killed_before_the_decision_finds_the_same_news_again(root, new_data):
     new_data.snapshot()
     new_data.decide()
-    list_anew(root, "data/ingest", "more")
+    list_again(root, "data/ingest", "more")
     for _ in range(2):
         new_data.snapshot()
         assert NewData(root, root / "work/retrain").changed() == ["ingest"]
@@ -73,7 +73,7 @@ def test_a_run_that_was_killed_before_the_decision_finds_the_same_news_again(roo
 
 def test_a_decision_is_about_the_listing_of_the_snapshot(root, new_data):
     new_data.snapshot()
-    list_anew(root, "data/ingest", "later")  # by hand, while the flow trained
+    list_again(root, "data/ingest", "later")  # by hand, while the flow trained
     new_data.decide()
     new_data.snapshot()
     assert new_data.changed() == ["ingest"]
@@ -97,7 +97,7 @@ def test_deciding_again_after_a_kill_changes_nothing(new_data):
 def test_a_source_that_moved_is_the_same_source(root, new_data):
     new_data.snapshot()
     new_data.decide()
-    list_anew(root, "data/ingest", "images", root="/elsewhere")
+    list_again(root, "data/ingest", "images", root="/elsewhere")
     new_data.snapshot()
     assert new_data.changed() == []
 

@@ -54,17 +54,17 @@ def test_every_value_can_be_swept_at_the_papers_size_too(name, planned):
 def test_settings_of_the_papers_numbers_apply_only_at_the_papers_size(name, planned, project):
     """`source` says it in words; a target or a schedule that the axis itself varies is not laid."""
     source = axes.load(project).axis(name).source
-    told = {
+    settings = {
         "pretrain.epochs": 800 if "800 epochs" in source else None,
         "pretrain.target": "pixels" if "raw pixels" in source else None,
     }
-    told = {key: value for key, value in told.items() if value is not None}
-    assert told == axes.load(project).axis(name).settings
+    settings = {key: value for key, value in settings.items() if value is not None}
+    assert settings == axes.load(project).axis(name).settings
     for one in planned(name, recipe_file=LARGE, settings={"ingest.root": "/data/imagenet"}):
-        assert {key: one.settings.get(key) for key in told} == told, one.at
+        assert {key: one.settings.get(key) for key in settings} == settings, one.at
     for one in planned(name):
         assert one.settings.get("pretrain.epochs", 0) <= 32, one.at
-    assert told or not source.startswith("ViT-L")
+    assert settings or not source.startswith("ViT-L")
 
 
 def test_a_small_model_on_other_images_is_swept_as_the_demo_is(planned, project):
