@@ -45,7 +45,7 @@ class Mutation:
     first: str
 
     def fault(self, root: Path) -> str | None:
-        """Why it cannot be applied; None where it can."""
+        """Return why it cannot be applied; None where it can."""
         path = root / self.file
         if not path.is_file():
             return f"{self.file}: is not there; correct {TABLE.name}"
@@ -99,7 +99,7 @@ def copied(to: Path) -> Path:
 
 
 def unbroken(copy: Path) -> str | None:
-    """What notices a comment and another first line of a docstring in every file of the package."""
+    """Return what notices a comment and another first line of a docstring in every file of the package."""
     files = sorted((copy / "mae").rglob("*.py"))
     before = {path: path.read_text() for path in files}
     for path, text in before.items():
@@ -111,7 +111,7 @@ def unbroken(copy: Path) -> str | None:
 
 
 def tried(copy: Path, mutation: Mutation, only_first: bool) -> str | None:
-    """What notices the mutation, a case or a file that cannot be collected; None where nothing does."""
+    """Return what notices the mutation, a case or a file that cannot be collected; None for nothing."""
     path = copy / mutation.file
     before = path.read_text()
     path.write_text(before.replace(mutation.old, mutation.new))

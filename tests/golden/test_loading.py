@@ -113,7 +113,7 @@ def evaluating(bench: Bench) -> Values:
 
 
 def transformed(name: str, _: Bench) -> Values:
-    """What a transform makes of three images."""
+    """Apply a transform to three images."""
     transform = TRANSFORMS[name]()
     found: Values = {}
     for seed in range(3):

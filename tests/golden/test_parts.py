@@ -119,7 +119,7 @@ def schedules(_: Bench) -> Values:
 
 
 def groups_of(name: str, optimizer: torch.optim.Optimizer) -> Values:
-    """What sets the groups of an optimizer apart, and how many numbers each holds."""
+    """Return the settings of an optimizer's groups, and the count of numbers in each."""
     rows = []
     for group in optimizer.param_groups:
         momenta = group.get("betas", (group.get("momentum", 0.0),))
@@ -272,7 +272,7 @@ def patches(_: Bench) -> Values:
 
 
 def hidden(name: str, _: Bench) -> Values:
-    """Which patches a kind of mask hides, by share and by number, on two grids."""
+    """Return the patches that a kind of mask hides, by share and by number, on two grids."""
     found: Values = {}
     for grid in ((4, 4), (7, 5)):
         for ratio in (0.6, 0.75, 9):
@@ -284,7 +284,7 @@ def hidden(name: str, _: Bench) -> Values:
 
 
 def targets(_: Bench) -> Values:
-    """What each target says of images, its loss, and its prediction as pixels."""
+    """Return each target of images, its loss, and its prediction as pixels."""
     pictures_, encoder = images(), vit()
     moments, basis = Moments(192), PatchPCA((4, 4), (8, 8), components=6)
     moments.add(patchify(images(40), 8).flatten(0, 1))

@@ -129,7 +129,7 @@ def decided(bench: Bench) -> list[Any]:
 
 
 def answers(_: Bench) -> Values:
-    """What served models say of two images."""
+    """Return the answers of served models for two images."""
     about = {**SMALL, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
     categories = [{"id": 7 * place, "name": name} for place, name in enumerate(("pagoda", "tree", "sky"), 1)]
     dense = {**about, "categories": categories, "image_size": 40, "short": 36}
