@@ -185,7 +185,7 @@ def test_a_set_that_is_not_there_or_of_other_classes_is_named(folder):
     with pytest.raises(ValueError, match=r"imagenet-r: no such folder; unpack imagenet_r"):
         evaluated(folder, "robustness.sets=[imagenet_r]")
     picture(folder / "other/imagenet-r/n99999999/a.jpg", 1)
-    with pytest.raises(ValueError, match="n99999999: none of the 4 classes"):
+    with pytest.raises(ValueError, match="n99999999: not among the 4 known classes"):
         evaluated(folder, "robustness.root=other")
 
 
