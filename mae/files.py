@@ -25,8 +25,8 @@ from typing import IO, Any
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a file system without locks
 _SHORT = re.compile(r"\d+ requested and \d+ written")  # all that numpy says of a full disk
-_PART = ".partial"
-_OLDER = (_PART, ".tmp")  # the second: of releases before results had versions
+# Ours alone: `.NAME.<8 hex digits>.partial`, and `.NAME.<process>.partial` or `.tmp` of earlier releases.
+_PARTS = re.compile(r"\..+\.([0-9a-f]{8}|[0-9]+)\.(partial|tmp)")
 
 
 class DiskFull(RuntimeError):
@@ -147,7 +147,7 @@ def remove_stale(folder: str | Path) -> None:
         parts = [
             entry.path
             for entry in scan
-            if entry.name.startswith(".") and entry.name.endswith(_OLDER) and entry.is_file()
+            if _PARTS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
         ]
     for part in parts:
         with contextlib.suppress(OSError), open(part, "r+b") as file:  # gone, of another user, or locked
@@ -158,7 +158,7 @@ def remove_stale(folder: str | Path) -> None:
 def _create(path: Path) -> tuple[Path, int]:
     """Create a file beside `path`, locked while the returned descriptor is open: its writer is alive."""
     while True:
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

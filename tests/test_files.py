@@ -55,9 +55,11 @@ def test_parts_of_other_files_and_of_earlier_releases_go_with_the_next_write_to_
     for name in (".run.json.99999999.partial", ".tracking.json.99999999.tmp"):
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / ".demo.partial").mkdir()  # the folder of a demo that is being written
-    (tmp_path / "notes.tmp").write_bytes(b"a person's own")
+    others = {".editor.tmp", ".download.partial", "notes.tmp", "notes.12345678.partial"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"another program's, or a person's")
     files.write_text(tmp_path / "run.json", "new")
-    assert names(tmp_path) == [".demo.partial", "notes.tmp", "run.json"]
+    assert set(names(tmp_path)) == {".demo.partial", "run.json", *others}
 
 
 def test_the_part_of_a_live_writer_is_never_removed(tmp_path):
