@@ -1,18 +1,9 @@
 """Everything that computes has a golden: each leaf of results.yaml, and each row of the product's tables."""
 
+import importlib
 from collections.abc import Iterable
 
 import pytest
-from golden import (
-    test_classification,
-    test_data,
-    test_dense,
-    test_loading,
-    test_parts,
-    test_pretraining,
-    test_reporting,
-    test_tokenizers,
-)
 from golden.frame import VALUES, Case, Shelf, read_versions
 
 from mae.data.listing.manifest import SOURCES
@@ -28,19 +19,8 @@ from mae.models.tokenizer import KINDS
 from mae.serving.answers import ANSWERS
 from mae.stage_table import STAGES
 
-TOPICS = {
-    module.__name__.rpartition("test_")[2]: module.CASES
-    for module in (
-        test_classification,
-        test_data,
-        test_dense,
-        test_loading,
-        test_parts,
-        test_pretraining,
-        test_reporting,
-        test_tokenizers,
-    )
-}
+NAMES = ("classification", "data", "dense", "loading", "parts", "pretraining", "reporting", "tokenizers")
+TOPICS = {name: importlib.import_module(f"golden.test_{name}").CASES for name in NAMES}
 CASES: list[Case] = [case for cases in TOPICS.values() for case in cases]
 TABLES: dict[str, Iterable[str]] = {
     "method": METHODS,

@@ -30,7 +30,6 @@ def copy(project, empty_repo, migrated_store, tmp_path_factory):
     kept = {name: stages[name] for name in ("versions", "ingest", "shard", "tokenizer", "pretrain")}
     for stage in kept.values():
         stage["cmd"] = stage["cmd"].replace("python3", sys.executable)
-        stage["deps"] = [dep for dep in stage.get("deps", []) if not dep.startswith("mae/")]
     with (folder / "dvc.yaml").open("w") as file:
         YAML().dump({"stages": kept}, file)
     return folder
