@@ -78,9 +78,8 @@ class IJEPA(MaskedMethod):
         self.teacher.follow(self._student, (1 - self.momentum) * (1 - progress))
 
     def describe(self) -> dict[str, int | str]:
-        blocks = getattr(self.masking, "blocks", 1)
-        size = getattr(self.masking, "block_size", self.masking.num_masked)
-        return {**super().describe(), "target_blocks": blocks, "target_block_patches": size}
+        blocks = {"target_blocks": self.masking.blocks, "target_block_patches": self.masking.block_size}
+        return {**super().describe(), **blocks}
 
     @property
     def picture_note(self) -> str:

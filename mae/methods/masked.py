@@ -1,4 +1,4 @@
-"""Methods that draw a mask: part of an image's patches is hidden from the encoder."""
+"""Methods that draw a mask: they predict part of an image's patches from what enters the encoder."""
 
 from typing import ClassVar
 
@@ -17,7 +17,6 @@ class MaskedMethod(Method):
     """
 
     masked = True
-    hides: ClassVar[bool] = True  # nothing of a masked patch enters the encoder
     paper_mask: ClassVar[tuple[str, float]]  # mask and mask ratio, the constructor's defaults
 
     def __init__(

@@ -75,9 +75,8 @@ class MoCoV3(Method):
             with torch.no_grad():
                 encoder, projector = self.teacher["encoder"], self.teacher["projector"]
                 keys = [projector(self._features(encoder, view)) for view in views]
-        with without_autocast(
-            outputs[0]
-        ):  # bfloat16 has two digits, too few for similarities over a temperature
+        # bfloat16 has two digits, too few for similarities over a temperature.
+        with without_autocast(outputs[0]):
             first, second = (_unit(output, views[0].dtype) for output in outputs)
             key_first, key_second = (_unit(key, views[0].dtype) for key in keys)
             return {"loss": self._disagreement(first, key_second) + self._disagreement(second, key_first)}

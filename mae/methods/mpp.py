@@ -36,7 +36,6 @@ class MPP(CorruptedMethod):
 
     paper_mask = ("random", 0.5)
     paper_target = "mean_colour"
-    hides = False
 
     def __init__(
         self, encoder: VisionTransformer, *, swap: float = 0.1, keep: float = 0.1, **masked: Any

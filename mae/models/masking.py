@@ -65,13 +65,14 @@ class Masking:
     """A kind of mask: it turns noise into a `Mask`. This one hides random patches (MAE).
 
     grid: patches in a column and in a row. mask_ratio: as `num_masked_of` takes it. num_masked: the number
-    that each image hides, whatever the noise. noise_shape: of the uniform draws from [0, 1) per image; they
-    fix the mask.
+    that each image hides, whatever the noise. blocks: of block_size patches each, that are predicted apart.
+    noise_shape: of the uniform draws from [0, 1) per image; they fix the mask.
     """
 
     def __init__(self, grid: Pair, mask_ratio: float) -> None:
         self.grid = grid
         self.num_masked = self.number(mask_ratio)
+        self.blocks, self.block_size = 1, self.num_masked
         self.noise_shape: tuple[int, ...] = (grid[0] * grid[1],)
 
     def __call__(self, noise: Tensor) -> Mask:
@@ -176,8 +177,9 @@ class MultiBlockMasking(Masking):
         self.noise_shape = (4 * self.BLOCKS + 4,)
 
     def __call__(self, noise: Tensor) -> TargetBlocks:
-        mask = super().__call__(noise)
-        return TargetBlocks(mask.masked, mask.visible_ids, mask.masked_ids, self.block_ids(noise))
+        block_ids = self.block_ids(noise)
+        mask = mask_highest(self._rank(noise, block_ids), self.num_masked)
+        return TargetBlocks(mask.masked, mask.visible_ids, mask.masked_ids, block_ids)
 
     def block_ids(self, noise: Tensor) -> Tensor:
         """noise (N, *noise_shape) -> the patches of each target block (N, B, S), ascending."""
@@ -193,12 +195,15 @@ class MultiBlockMasking(Masking):
         return order[:, : self.block_size].sort(dim=1).values.unflatten(0, (-1, self.blocks))
 
     def scores(self, noise: Tensor) -> Tensor:
+        return self._rank(noise, self.block_ids(noise))
+
+    def _rank(self, noise: Tensor, block_ids: Tensor) -> Tensor:
         scale, row, column, side = noise[:, 4 * self.BLOCKS :].unbind(dim=1)
         low, high = self.CONTEXT
         share = (low + scale * (high - low)).sqrt()
         rows, columns = ((share * length).round() for length in self.grid)
         context = self._block(rows, columns, row, column)
-        targets = torch.zeros_like(context).scatter(1, self.block_ids(noise).flatten(1), True)
+        targets = torch.zeros_like(context).scatter(1, block_ids.flatten(1), True)
         return _ramp(self.grid, side) + 2 * targets + ~context
 
     def _block(self, rows: Tensor, columns: Tensor, row: Tensor, column: Tensor) -> Tensor:

@@ -110,3 +110,12 @@ def test_the_defaults_are_the_papers_for_vit_b():
 def test_a_width_that_heads_cannot_share_is_named():
     with pytest.raises(ValueError, match="predictor_embed_dim 32 must be divisible by predictor_num_heads 3"):
         made(predictor_num_heads=3)
+
+
+def test_targets_are_without_dropped_paths_while_the_encoder_trains():
+    method = IJEPA(small_encoder(drop_path=0.5), **SMALL).train()
+    images, noise = some_images().float(), noise_for(method).float()
+    mask = method.sample_mask(images, noise)
+    assert_close(method.target_of(images, mask), method.target_of(images, mask), rtol=0, atol=0)
+    predicted = method.predict(images, mask)
+    assert (predicted - method.predict(images, mask)).abs().max() > 0, "the student's are dropped"

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from mae.data.demo.imagenet_layout import DemoSettings, Log, ScenesBySplit, jpeg, write_file, write_tree
 from mae.data.demo.scenes import CLASSES, Look, Scene, dense_look
+from mae.data.demo.tree import DemoSettings, Log, ScenesBySplit, jpeg, write_file, write_tree
 
 NAMES = (*CLASSES, "photograph")  # of the values 1, 2 ...; 0 is not labelled
 _FOLDERS = {"train": "training", "val": "validation"}

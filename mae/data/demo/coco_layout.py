@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae.data.demo.imagenet_layout import DemoSettings, Log, ScenesBySplit, jpeg, write_file, write_tree
 from mae.data.demo.scenes import CLASSES, Look, Scene, dense_look
+from mae.data.demo.tree import DemoSettings, Log, ScenesBySplit, jpeg, write_file, write_tree
 
 _FIRST_ID = {"train": 1, "val": 1_000_001}  # of images, unique over both splits
 _CROWD_EVERY = 25  # one scene in so many has the digits of a class as one crowd

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from mae.data.demo import imagenet_layout as demo
+from mae.data.demo import tree as layout
 from mae.data.demo.imagenet_layout import class_id, write_demo
 from mae.data.demo.scenes import Look, scenes
 from mae.data.listing.manifest import open_source
 
 SETTINGS = {"train": 20, "val": 10, "size": 24, "seed": 0}
-# Of the pixels of the scenes below. Where this changes on purpose, raise demo.FORMAT with it: directories
+# Of the pixels of the scenes below. Where this changes on purpose, raise FORMAT with it: directories
 # that were written before would otherwise pass for up to date.
 FIRST_SCENES = "eff74edf44deb4abd224e74746ee8ad3f730474b7588c16334ee5ca50b0c1d43"
 
@@ -58,10 +59,10 @@ def test_two_directories_hold_the_same_bytes_and_times(tmp_path):
 
 
 def test_a_second_call_touches_nothing(tmp_path, monkeypatch):
-    written = write_demo(tmp_path, **SETTINGS)
+    result = write_demo(tmp_path, **SETTINGS)
     before = tree(tmp_path)
     monkeypatch.setattr(demo, "_write_imagenet", None)
-    assert write_demo(tmp_path, **SETTINGS) == written
+    assert write_demo(tmp_path, **SETTINGS) == result
     assert tree(tmp_path) == before
 
 
@@ -99,7 +100,7 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_call(tmp_path, monkeypatch)
     wanted = {path: found[:2] for path, found in tree(tmp_path / "whole").items()}
     root = tmp_path / "killed"
     write_demo(root, **{**SETTINGS, "seed": 1})
-    steps = [("jpeg", demo), ("write_json", demo), ("rmtree", demo.shutil), ("replace", demo.os)]
+    steps = [("jpeg", demo), ("write_json", layout), ("rmtree", layout.shutil), ("replace", layout.os)]
     for name, owner in steps:
         calls = 0
         original = getattr(owner, name)
@@ -149,11 +150,11 @@ def test_other_pictures_come_with_another_format_number():
     for split in ("train", "val"):
         for scene in scenes(split, 10, size=24, seed=0, look=Look()):
             digest.update(scene.image.tobytes())
-    assert (demo.FORMAT, digest.hexdigest()) == (1, FIRST_SCENES)
+    assert (layout.FORMAT, digest.hexdigest()) == (1, FIRST_SCENES)
 
 
 def test_the_marker_says_what_is_there(tmp_path):
-    written = write_demo(tmp_path, **SETTINGS)
-    assert json.loads((tmp_path / ".complete").read_text()) == written
-    assert written["files"] == 31
-    assert written["counts"] == {"train": 20, "val": 10}
+    result = write_demo(tmp_path, **SETTINGS)
+    assert json.loads((tmp_path / ".complete").read_text()) == result
+    assert result["files"] == 31
+    assert result["counts"] == {"train": 20, "val": 10}
