@@ -8,7 +8,7 @@ import numpy as np
 from mae.config import Params
 from mae.config.paths import IMAGES
 from mae.data.listing.drift import Difference, class_shift, compare
-from mae.data.listing.image_statistics import STATISTICS, Sample, distances, measure
+from mae.data.listing.image_statistics import STATISTICS, ImageSample, distances, measure
 from mae.data.listing.listing_file import Listing
 from mae.files import write_json
 from mae.report.plots.bars import histograms, share_bars
@@ -72,7 +72,7 @@ def _classes(found: Difference, seed: int) -> dict[str, Any] | None:
     return {"shift": shift, "chance": chance, "count": len(found.classes), "shares": rows}
 
 
-def _images(old: Sample, new: Sample) -> dict[str, Any]:
+def _images(old: ImageSample, new: ImageSample) -> dict[str, Any]:
     """Measure the shift of the statistic that differs most; null where one side has no usable image."""
     apart = distances(old, new)
     worst = max(apart, key=lambda name: apart[name][0], default=None)
@@ -97,7 +97,7 @@ def _images(old: Sample, new: Sample) -> dict[str, Any]:
     }
 
 
-def _draw(out: Path, result: dict[str, Any], old: Sample, new: Sample) -> None:
+def _draw(out: Path, result: dict[str, Any], old: ImageSample, new: ImageSample) -> None:
     for name in ("classes.png", "statistics.png", "examples.png"):
         (out / name).unlink(missing_ok=True)  # of an earlier comparison
     if not len(new.values):

@@ -19,10 +19,11 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A sample of images: values (n, S) over STATISTICS of those that decode; bad: the number that do not.
+class ImageSample:
+    """Statistics of a sample of images.
 
-    thumbnails: (k, 3, side, side) in [0, 1] of the first few.
+    values (n, S): over STATISTICS, of those that decode; bad: the number that do not; thumbnails:
+    (k, 3, side, side) in [0, 1] of the first few.
     """
 
     values: np.ndarray
@@ -44,7 +45,7 @@ class Sample:
 
 def measure(
     listing: Listing, rows: np.ndarray, *, most: int, seed: int, shown: int = 8, side: int = 64
-) -> Sample:
+) -> ImageSample:
     """Measure up to `most` of the rows, drawn by `seed`; keep thumbnails, side x side, of the first
     `shown`."""
     drawn = np.random.default_rng(seed).permutation(rows)[:most]
@@ -59,7 +60,7 @@ def measure(
         if len(thumbnails) < shown:
             small = Image.fromarray(image).resize((side, side), Image.Resampling.BOX)
             thumbnails.append(np.asarray(small, dtype=np.float32).transpose(2, 0, 1) / 255)
-    return Sample(
+    return ImageSample(
         np.array(values).reshape(-1, len(STATISTICS)),
         len(drawn) - len(values),
         np.array(thumbnails).reshape(-1, 3, side, side),
@@ -84,7 +85,7 @@ def statistics(image: np.ndarray) -> list[float]:
     ]
 
 
-def distances(one: Sample, other: Sample) -> dict[str, tuple[float, float]]:
+def distances(one: ImageSample, other: ImageSample) -> dict[str, tuple[float, float]]:
     """Compare two samples by Kolmogorov-Smirnov: statistic -> (distance from 0, equal, to 1, disjoint; p).
 
     {} where either sample is empty.

@@ -1,4 +1,4 @@
-"""The index of finished shards: which tars there are, what they hold, and proof that nothing changed."""
+"""The index of finished shards: its tars, their samples, and proof that nothing changed."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class ShardJob:
         if had:
             images = sum(len(one.sidecar.samples) for one in self.reused)
             new = len(self.tasks) - len(self.reused)
-            log(f"kept {len(self.reused)} shards ({images} images), writing {new} new")
+            log(f"reuse {len(self.reused)} shards ({images} images), write {new} new")
 
     @property
     def identity(self) -> dict[str, Any]:

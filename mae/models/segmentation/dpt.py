@@ -43,7 +43,7 @@ class DPTHead(nn.Module):
 
     @staticmethod
     def multiple(patch: Pair) -> Pair:
-        """Return the multiple for the image's sides; others break the decoder's levels.
+        """Return the number of pixels that an image's sides are padded to a multiple of, as the levels need.
 
         Raises ValueError for a patch that is not square and a power of two up to 32 pixels.
         """

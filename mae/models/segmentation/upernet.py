@@ -99,7 +99,7 @@ class UPerNet(nn.Module):
 
     @staticmethod
     def multiple(patch: Pair) -> Pair:
-        """Return the multiple for the image's sides: the patch's, as any number of patches fits."""
+        """Return the number of pixels that an image's sides are padded to a multiple of: the patch's."""
         return patch
 
     def forward(self, maps: Sequence[Tensor], class_tokens: Sequence[Tensor]) -> Tensor:

@@ -79,7 +79,7 @@ def test_only_the_new_images_are_in_parts_of_a_second_batch(job, tmp_path, encod
         (tmp_path / f"images/train/class_0/new{number}.jpg").write_bytes(encoded(picture(900 + number)))
     said: list[str] = []
     assert list_parts(job(), said.append) == ["train-000006.tar", "train-000007.tar"]
-    assert said == ["kept 8 shards (50 images), writing 2 new"]
+    assert said == ["reuse 8 shards (50 images), write 2 new"]
     write_parts(job(), ["train-000007.tar"])
     assert list_parts(job()) == ["train-000006.tar"]
     assert publish()["splits"]["train"]["count"] == 50

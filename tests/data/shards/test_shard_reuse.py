@@ -72,7 +72,7 @@ def test_new_images_come_into_shards_after_the_old_ones_which_stay_as_they_are(p
     inodes = {path.name: path.stat().st_ino for path in (before.directory / "tars").glob("*.tar")}
     add(place.root, encoded, picture)
     after = place.shard()
-    assert place.said[0] == "kept 8 shards (50 images), writing 2 new"
+    assert place.said[0] == "reuse 8 shards (50 images), write 2 new"
     assert tars(before).items() <= tars(after).items()
     assert (
         inodes.items()
@@ -260,7 +260,7 @@ def test_sets_with_label_maps_keep_their_shards_and_drop_those_with_another_map(
     place.shard(max_count=4)
     put("train", 20, 1)
     place.shard(max_count=4)
-    assert "kept 3 shards (12 images), writing 1 new" in place.said
+    assert "reuse 3 shards (12 images), write 1 new" in place.said
     put("train", 3, 0)
     os.utime(root / "labels/train/3.png", ns=(5, 5))
     after = place.shard(max_count=4)
@@ -304,7 +304,7 @@ def test_dvc_takes_the_shards_into_its_cache_and_the_kept_ones_stay_good(
     before = Index.open(folder / "out")
     add(place.root, encoded, picture)
     write_listing(open_source("folder", place.root), folder / "listing")
-    assert "kept 8 shards (50 images), writing 2 new" in dvc("repro")
+    assert "reuse 8 shards (50 images), write 2 new" in dvc("repro")
     after = Index.open(folder / "out")
     assert tars(before).items() <= tars(after).items()
     after.verify()

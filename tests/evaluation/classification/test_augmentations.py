@@ -47,9 +47,3 @@ def test_the_augmentations_differ_and_take_their_numbers_from_the_recipe():
     images += [drawn(make_augmentation(row, 24, dataclasses.replace(RECIPE, crop_scale=(0.9, 1)), MEAN))]
     for number, one in enumerate(images):
         assert not any(torch.equal(one, other) for other in images[number + 1 :])
-
-
-def test_an_unknown_augmentation_is_refused_by_name():
-    row = dataclasses.replace(PROTOCOLS["linear"], augmentation="dream")
-    with pytest.raises(ValueError, match=r"unknown augmentation 'dream': choose one of finetune, byol, crop"):
-        make_augmentation(row, 24, RECIPE, MEAN)
