@@ -34,11 +34,12 @@ sweep: $(READY) ## an ablation, e.g. AXIS=mask_ratio; also SEEDS=3 JOBS=2 RECIPE
 	python -m pipelines.sweep $(AXIS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
 		$(if $(RECIPE),--recipe $(RECIPE)) $(foreach setting,$(SET),--set '$(setting)')
 
-# Files of tests run side by side, each whole on one worker, so that what a file sets up is set up once.
-WORKERS ?= $(shell nproc)
+# Files of tests run side by side, each whole on one worker, so that what a file sets up is set up once. One worker more
+# than cores: tests of flows and servers often wait.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST := python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-test: $(READY) ## all tests, on all cores; WORKERS=1 for one
+test: $(READY) ## all tests, side by side on all cores; WORKERS=1 for one after another
 	$(PYTEST) $(ARGS)
 
 # Every package, but for what starts many processes: the stages, the flows, DVC, the goldens.

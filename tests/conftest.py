@@ -37,13 +37,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the campaigns out unless asked for; begin with the files that hold slow tests.
+    """Leave the campaigns out unless asked for; begin with the files that start processes.
 
-    Files run whole on one worker (`--dist loadscope`), so a slow file must not be the last to begin.
+    Files run whole on one worker (`--dist loadscope`), so a slow file must not be the last to begin: first
+    those with slow tests, then flows, DVC and stages.
     """
     if not config.getoption("--campaign"):
         kept = [item for item in items if not item.get_closest_marker("campaign")]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    folders = {ROOT / "tests", ROOT / "tests/pipelines", ROOT / "tests/stages"}
+    items.sort(key=lambda item: (item.path not in slow, item.path.parent not in folders))
