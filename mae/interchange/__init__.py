@@ -7,7 +7,7 @@ from mae.interchange.checkpoint_files import (
     open_weights,
     read,
     save_encoder,
-    save_method,
+    save_weights,
 )
 from mae.interchange.convert import KINDS, convert, detect
 from mae.interchange.import_export import FORMATS, export, import_
@@ -25,5 +25,5 @@ __all__ = [
     "open_weights",
     "read",
     "save_encoder",
-    "save_method",
+    "save_weights",
 ]

@@ -135,16 +135,16 @@ def save_encoder(path: str | Path, vit_state: Mapping[str, Tensor], config: Mapp
     values to keep. Raises ValueError where the weights are not those of the encoder that it describes.
     """
     check(vit_state, encoder_shapes(config), f"the encoder for {path}")
-    tensors = {name: value.detach().cpu().contiguous() for name, value in vit_state.items()}
-    # One entry: safetensors writes several in random order, and equal weights must give equal bytes.
-    metadata = {"config": json.dumps(dict(config), sort_keys=True)}
-    with atomic_path(path) as file:
-        safetensors.torch.save_file(tensors, file, metadata)
+    save_weights(path, vit_state, config)
 
 
-def save_method(path: str | Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write all weights of a pretraining method, decoder and all, as `save_encoder` writes an encoder's."""
+def save_weights(path: str | Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write weights as safetensors with `config` as JSON in the metadata, whole or not at all.
+
+    Every model file of ours is written here.
+    """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    # One entry: safetensors writes several in random order, and equal weights must give equal bytes.
     metadata = {"config": json.dumps(dict(config), sort_keys=True)}
     with atomic_path(path) as file:
         safetensors.torch.save_file(tensors, file, metadata)

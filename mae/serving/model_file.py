@@ -39,9 +39,7 @@ def save_dense(
 
     Raises ValueError for another task.
     """
-    from safetensors.torch import save_file
-
-    from mae.files import atomic_path
+    from mae.interchange import save_weights
 
     if task not in SIZE_KEYS:
         raise ValueError(f"unknown task {task!r}: choose one of {', '.join(SIZE_KEYS)}")
@@ -53,10 +51,7 @@ def save_dense(
         "std": list(std),
         SIZE_KEYS[task]: size,
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    metadata = {"config": json.dumps(config, sort_keys=True)}  # one entry: equal weights give equal bytes
-    with atomic_path(file) as part:
-        save_file(tensors, part, metadata)
+    save_weights(file, model.state_dict(), config)
 
 
 def config_of(file: Path) -> dict[str, Any]:

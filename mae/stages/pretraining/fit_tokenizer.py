@@ -66,7 +66,7 @@ def fit_tokenizer(params: Params) -> None:
         if given.cache:
             _cache(ctx, tokenizer)
         if distributed.is_main():
-            interchange.save_method(TOKENIZER, tokenizer.state_dict(), about)
+            interchange.save_weights(TOKENIZER, tokenizer.state_dict(), about)
         write_results(ctx, tokenizer, steps, fitted)
 
 

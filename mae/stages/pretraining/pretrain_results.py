@@ -22,7 +22,7 @@ def write_results(ctx: StageContext, method: Any, fitted: Fitted, steps: int, la
     """Write models/pretrain and reports/pretrain, on rank 0; `method` holds the weights to save."""
     params, reports = ctx.params, REPORTS / "pretrain"
     interchange.save_encoder(ENCODER, method.encoder.state_dict(), encoder_config(params))
-    interchange.save_method(METHOD, method.state_dict(), method_config(params))
+    interchange.save_weights(METHOD, method.state_dict(), method_config(params))
     reports.mkdir(parents=True, exist_ok=True)
     curve = ctx.curve(("loss", "lr", "grad_norm", "knn_top1", "images_per_second"))
     write_csv(reports / "curve.csv", curve)

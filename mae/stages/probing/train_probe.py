@@ -1,13 +1,11 @@
 """A training with labels by one row of PROTOCOLS, with the settings of a stage."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from functools import partial as bind
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 
 from mae import config, interchange
 from mae.config.paths import CLASSIFIER, ENCODER, require
@@ -16,7 +14,6 @@ from mae.data.transforms.image import Transform
 from mae.evaluation.classification.accuracy import Evaluation, evaluate
 from mae.evaluation.classification.classifier import Classifier, build_classifier, train_classifier
 from mae.evaluation.classification.protocols import PROTOCOLS, Recipe, make_augmentation
-from mae.files import atomic_path
 from mae.stages.context.stage_context import StageContext, encoder_config
 
 Settings = config.Probe | config.FineTune
@@ -121,7 +118,4 @@ def save_classifier(ctx: StageContext, classifier: Classifier) -> None:
     weights = {**classifier.encoder.state_dict()}
     weights |= {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
     about = Encoder.read().config | {"classes": ctx.index.classes, "pool": "avg"}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    metadata = {"config": json.dumps(about, sort_keys=True)}
-    with atomic_path(CLASSIFIER) as file:
-        safetensors.torch.save_file(tensors, file, metadata)
+    interchange.save_weights(CLASSIFIER, weights, about)

@@ -93,7 +93,7 @@ def test_a_file_from_before_there_were_targets_is_still_known(norm_pix, target, 
     older = {"task": "pretrain", "method": "mae", "encoder": about["encoder"]}
     sizes = {key: about["settings"][key] for key in about["settings"] if key.startswith("decoder")}
     file = tmp_path / "older.safetensors"
-    interchange.save_method(file, state, older | {"settings": {**sizes, "norm_pix": norm_pix}})
+    interchange.save_weights(file, state, older | {"settings": {**sizes, "norm_pix": norm_pix}})
     other = {"pixels": "normalised_pixels", "normalised_pixels": "pixels"}[target]
     for asked in (target, other):
         params = from_file(METHOD, pretrain={"init": str(file), "target": asked})
@@ -130,7 +130,7 @@ def test_the_target_that_was_fitted_for_this_run_stays(target, kind, older, ran,
     assert not any(name.startswith("target.") for name in state)
     if older:
         state |= {f"target.{kind}.{name}": value for name, value in first.target.fitted.state_dict().items()}
-    interchange.save_method(file, state, method_config(params))
+    interchange.save_weights(file, state, method_config(params))
 
     monkeypatch.setattr("mae.stages.pretrain.fitted_for", lambda _: fitted(target, seed=1))
     params = changed(params, seed=5, pretrain={"init": str(file)})
@@ -191,7 +191,7 @@ def test_the_stage_goes_on_from_the_file_and_its_content_names_the_resume_folder
     first = resume_folders(tmp_path)
     assert len(first) == 1
     state["decoder.mask_token"] += 1
-    interchange.save_method(tmp_path / "first.safetensors", state, about)
+    interchange.save_weights(tmp_path / "first.safetensors", state, about)
     run(tmp_path, params, "pretrain")
     assert len(resume_folders(tmp_path) - first) == 1
     from mlflow.tracking import MlflowClient
