@@ -9,7 +9,7 @@ HELP = "write an encoder in another project's form"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="e.g. models/pretrain/encoder.safetensors")
-    parser.add_argument("target", help="the file to write")
+    parser.add_argument("target", help="the file to write, .pth or .safetensors; for hf a folder")
     parser.add_argument(
         "--format",
         default="timm",

@@ -2,6 +2,7 @@
 
 from mae.interchange.checkpoint_files import (
     check,
+    check_finite,
     encoder_arguments,
     load_encoder,
     open_weights,
@@ -16,6 +17,7 @@ __all__ = [
     "FORMATS",
     "KINDS",
     "check",
+    "check_finite",
     "convert",
     "detect",
     "encoder_arguments",

@@ -19,6 +19,14 @@ KINDS = {
     "hf": "Hugging Face ViTMAEForPreTraining, decoder included",
 }
 ENCODERS = ("timm", "hf_encoder")
+# Names that weights of a kind have: the first kind with all of its own is the kind.
+MARKS = {
+    "hf": ("vit.embeddings.cls_token", "decoder.mask_token"),
+    "hf_encoder": ("embeddings.cls_token", "embeddings.position_embeddings"),
+    "mae": ("encoder.cls_token", "decoder.mask_token"),
+    "official": ("cls_token", "mask_token", "decoder_pos_embed"),
+    "timm": ("cls_token", "pos_embed", "patch_embed.proj.weight"),
+}
 
 # Both spellings of transformers: the hub's files (and version 4), and the module names since version 5.
 _FROM_HF = (
@@ -61,15 +69,8 @@ _TO_HF = (
 def detect(names: Iterable[str]) -> str:
     """Detect the kind (a key of KINDS) of weights with these names. Raises ValueError for any other."""
     names = set(names)
-    marks = (
-        ("hf", {"vit.embeddings.cls_token"}),
-        ("hf_encoder", {"embeddings.cls_token", "embeddings.position_embeddings"}),
-        ("mae", {"encoder.cls_token", "decoder.mask_token"}),
-        ("official", {"cls_token", "mask_token", "decoder_pos_embed"}),
-        ("timm", {"cls_token", "pos_embed", "patch_embed.proj.weight"}),
-    )
-    for kind, mark in marks:
-        if mark <= names:
+    for kind, marks in MARKS.items():
+        if names.issuperset(marks):
             return kind
     raise ValueError(
         f"weights of no known kind ({', '.join(sorted(names)[:5])} ...); known: {'; '.join(KINDS.values())}"

@@ -11,12 +11,22 @@ import torch
 from torch import Tensor
 
 from mae.files import atomic_path, atomic_write, write_text
-from mae.interchange.checkpoint_files import check, encoder_shapes, load_encoder, read, save_encoder
-from mae.interchange.convert import State, convert
+from mae.interchange.checkpoint_files import (
+    check,
+    encoder_shapes,
+    load_encoder,
+    open_checkpoint,
+    save_encoder,
+)
+from mae.interchange.convert import ENCODERS, State, convert
 from mae.models.patches import Pair, grid_of, pair
 from mae.models.vit import build, resize_positions
 
-FORMATS = ("timm", "official", "hf")
+SAFETENSORS_ENDING = ".safetensors"
+TORCH_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
+ENDINGS = {"timm": (SAFETENSORS_ENDING, *TORCH_ENDINGS), "official": TORCH_ENDINGS, "hf": ()}  # hf: a folder
+FORMATS = tuple(ENDINGS)
+HOLD_AN_ENCODER = (*ENCODERS, "official")  # under one prefix; those of "mae" and "hf" lie under another one
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 # MAE's own sizes by (embed_dim, depth): their names and heads. Weights do not show the number of heads, and
 # smaller ViTs exist with two (CAE's and MoCo v3's ViT-S has 12, timm's 6), so others must be given.
@@ -30,24 +40,33 @@ PRESETS = {
 def export(encoder_file: str | Path, out: str | Path, format: str) -> None:
     """Write an encoder file in another project's format: one of FORMATS.
 
-    "timm": weights that `timm.create_model(name, num_classes=0, checkpoint_path=out)` loads strictly
-    (.safetensors, else a torch file). "official": a torch file {"model": weights}, as the MAE release's.
+    "timm": weights that `timm.create_model(name, num_classes=0, checkpoint_path=out)` loads strictly, in the
+    form that the ending of `out` names. "official": a torch file {"model": weights}, as the MAE release's.
     "hf": a folder that `ViTMAEModel.from_pretrained` reads, with mask_ratio 0 so that nothing is dropped
     (transformers still orders patches by random noise: pass `noise` ascending to keep their order).
-    Raises ValueError where the format cannot hold this encoder.
+    Raises ValueError where the format cannot hold this encoder, or has no file of this ending.
     """
-    state, config = load_encoder(encoder_file)
-    out = Path(out)
-    if format == "timm" and out.suffix == ".safetensors":
-        save_encoder(out, state, config)
-    elif format == "timm":
-        _save(out, state)
-    elif format == "official":
-        _save(out, {"model": state})
-    elif format == "hf":
-        _export_hf(state, config, out)
-    else:
+    if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+    out = Path(out)
+    _check_ending(out, ENDINGS[format], f"the format {format}")
+    state, config = load_encoder(encoder_file)
+    if format == "hf":
+        _export_hf(state, config, out)
+    elif out.name.lower().endswith(SAFETENSORS_ENDING):
+        save_encoder(out, state, config)
+    else:
+        _save(out, state if format == "timm" else {"model": state})
+
+
+def _check_ending(out: Path, endings: tuple[str, ...], what: str) -> None:
+    """Raise ValueError where the name of `out` says another form than `what` has; no endings: a folder."""
+    if not endings and (out.is_file() or out.name.lower().endswith(ENDINGS["timm"])):
+        raise ValueError(f"{out}: {what} is a folder: give it a name without a file's ending")
+    if endings and not out.name.lower().endswith(endings):
+        raise ValueError(f"{out}: {what} is a file that ends in {' or '.join(endings)}: name it so")
+    if endings and out.is_dir():
+        raise ValueError(f"{out}: a folder of this name is in the way")
 
 
 def _save(out: Path, content: Mapping[str, Any]) -> None:
@@ -58,8 +77,6 @@ def _save(out: Path, content: Mapping[str, Any]) -> None:
 def _export_hf(state: State, config: Mapping[str, Any], folder: Path) -> None:
     if any(".ls1." in name for name in state):
         raise ValueError("Hugging Face ViTMAE has no LayerScale: this encoder cannot be exported to it")
-    if folder.is_file():
-        raise ValueError(f"{folder}: the hf format is a folder, and this is a file")
     dims = dimensions(state)
     height, width = pair(config["img_size"])
     heads = config.get("num_heads") or _width_and_heads(config["name"])[1]
@@ -105,30 +122,37 @@ def import_(
     num_heads: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    prefix: str | None = None,
 ) -> dict[str, Any]:
     """Read a checkpoint of any known kind, write its encoder to `out`, and return that file's config.
 
-    Sizes come from the weights, heads from `name`, `num_heads` or MAE's presets. img_size: at another size
-    than the weights', positions are resampled (bicubic, as the release does); needed for a grid that is not
-    square.
-    mean and std of the images: ImageNet's unless given. A fine-tuned checkpoint's head is left out, and its
-    `fc_norm` becomes the final norm. Raises ValueError naming the file and what is missing.
+    Sizes come from the weights; heads from `num_heads`, `name`, the file (ours tell them, and folders of
+    Hugging Face and timm's hub) or MAE's presets. img_size: at another size than the weights', positions are
+    resampled (bicubic, as the release does); needed for a grid that is not square.
+    mean and std of the images: the file's, else ImageNet's, unless given. prefix: that of the encoder's
+    names, where the file holds several. A fine-tuned checkpoint's head is left out, and its `fc_norm` becomes
+    the final norm. Raises ValueError naming the file and what is missing.
     """
-    kind, state = read(path)
+    out = Path(out)
+    _check_ending(out, (SAFETENSORS_ENDING,), "an encoder file of ours")
+    checkpoint = open_checkpoint(path)
+    kind, state = checkpoint.model(HOLD_AN_ENCODER, prefix)
     state = _without_head(convert(state, "timm", kind))
     try:
         sizes = dimensions(state)
     except KeyError as error:
         raise ValueError(f"{path}: the encoder in it lacks {error.args[0]}") from None
+    told = checkpoint.about
+    if name is None and num_heads is None and "name" in told:
+        name, num_heads = told["name"], told.get("num_heads") or _width_and_heads(told["name"])[1]
+    elif name is None:
+        num_heads = num_heads or told.get("num_heads")
     name, heads = _identity(path, sizes, name, num_heads)
-    grid = _grid(path, state, sizes["patch_size"], img_size)
+    grid = _grid(path, state, sizes["patch_size"], img_size, told.get("img_size"))
     rows, columns = pair(sizes["patch_size"])
     size = (grid[0] * rows, grid[1] * columns)
-    statistics = {"mean": mean, "std": std}
-    for key, given in statistics.items():
-        if given is None and sizes["in_chans"] != 3:
-            raise ValueError(f"{path}: {sizes['in_chans']} channels: give the {key} of its images")
-        statistics[key] = IMAGENET[key] if given is None else list(given)
+    given = {"mean": mean or told.get("mean"), "std": std or told.get("std")}
+    statistics = {key: _statistic(path, key, value, sizes["in_chans"]) for key, value in given.items()}
     config = {"name": name, "img_size": _plain(size), **sizes, "num_heads": heads, **statistics}
     check(state, encoder_shapes(config), str(path))
     if img_size is not None and pair(img_size) != size:
@@ -158,6 +182,18 @@ def dimensions(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if "blocks.0.ls1.gamma" in state:
         sizes["init_values"] = 1e-5  # LayerScale exists; its values are in the weights
     return sizes
+
+
+def _statistic(path: str | Path, key: str, given: Sequence[float] | None, channels: int) -> list[float]:
+    """Return the mean or std of the images' colours; ImageNet's where nobody gives one."""
+    if given is None and channels != 3:
+        raise ValueError(f"{path}: {channels} channels: give the {key} of its images (--{key})")
+    values = IMAGENET[key] if given is None else list(given)
+    if len(values) != channels or not all(0 <= value <= 1 for value in values):
+        raise ValueError(
+            f"{path}: {key} {values}: it needs {channels} numbers from 0 to 1; divide those of pixels by 255"
+        )
+    return values
 
 
 def _plain(size: Pair) -> int | list[int]:
@@ -201,15 +237,16 @@ def _width_and_heads(name: str) -> tuple[int, int]:
     return vit.embed_dim, block.attn.num_heads
 
 
-def _grid(path: str | Path, state: State, patch_size: int | Pair, img_size: int | Pair | None) -> Pair:
-    """Find the grid of the position table: that of `img_size` where it has as many patches, else a square."""
+def _grid(path: str | Path, state: State, patch_size: int | Pair, *sizes: int | Pair | None) -> Pair:
+    """Find the grid of the position table: that of one of `sizes` that has as many patches, else a square."""
     if "pos_embed" not in state:
         raise ValueError(f"{path}: the encoder in it lacks pos_embed")
     length = state["pos_embed"].shape[1] - 1
-    if img_size is not None:
-        rows, columns = grid_of(img_size, patch_size)
-        if rows * columns == length:
-            return rows, columns
+    for size in sizes:
+        if size is not None:
+            rows, columns = grid_of(size, patch_size)
+            if rows * columns == length:
+                return rows, columns
     side = math.isqrt(max(length, 0))
     if side * side != length:
         raise ValueError(f"{path}: {length} positions are no square grid: give --img-size of its images")

@@ -61,6 +61,8 @@ def register(
 
     Raises RegistryError where the registry does not answer, ValueError for unusable files.
     """
+    from mae.interchange import check_finite, open_weights
+
     if not models:
         raise ValueError("no model was named to register")
     for kind, (_, file) in models.items():
@@ -69,6 +71,7 @@ def register(
         kind_of_file = kind_of(config_of(file), file)
         if kind_of_file != kind:
             raise ValueError(f"{file}: a file of kind {kind_of_file} cannot be registered as {kind}")
+        check_finite(open_weights(file)[0], str(file))
     versions: dict[str, Registered] = {}
     with registry(uri) as client:
         for kind, (name, file) in models.items():

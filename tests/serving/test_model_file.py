@@ -50,6 +50,23 @@ def test_a_file_of_another_kind_is_not_registered(models: dict[str, Path]) -> No
         )
 
 
+def test_weights_that_are_not_finite_are_not_registered(models: dict[str, Path], tmp_path: Path) -> None:
+    from mae.interchange import open_weights, save_weights
+
+    state, config = open_weights(models["detector"])
+    assert config is not None
+    name = next(iter(state))
+    save_weights(tmp_path / "wrong.safetensors", state | {name: state[name] / 0}, config)
+    with pytest.raises(ValueError, match=rf"wrong\.safetensors: weights are not finite .*{name}"):
+        registry.register(
+            uri="sqlite:///never.db",
+            experiment="mae",
+            models={"detector": (NAMES["detector"], tmp_path / "wrong.safetensors")},
+            example=lambda: PHOTOGRAPH,
+            tags={},
+        )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

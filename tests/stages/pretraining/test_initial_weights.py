@@ -157,10 +157,19 @@ def test_a_file_without_a_config_is_checked_weight_by_weight(from_file, ran, tmp
         load_initial_weights(build_method(params), params)
 
 
+def test_weights_that_are_not_finite_are_refused_by_name(from_file, ran, tmp_path):
+    state, about = interchange.open_weights(ran[0] / METHOD)
+    state["decoder.mask_token"][0, 0, 0] = torch.inf
+    interchange.save_weights(tmp_path / "wrong.safetensors", state, about)
+    params = from_file(METHOD, pretrain={"init": str(tmp_path / "wrong.safetensors")})
+    with pytest.raises(ValueError, match=r"pretrain\.init: .* not finite .*: decoder\.mask_token;"):
+        load_initial_weights(build_method(params), params)
+
+
 def test_what_is_no_such_file_is_named(from_file, ran):
     for file, reason in (
         ("nowhere.safetensors", "no such file"),
-        ("params.yaml", "not a readable safetensors"),
+        ("params.yaml", "no checkpoint, but a text that begins with"),
     ):
         params = from_file(file)
         with pytest.raises(ValueError, match=rf"pretrain\.init: .*{file}: {reason}"):
