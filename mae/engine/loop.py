@@ -52,7 +52,8 @@ class FitOptions:
     weights, where one is kept. checkpoints: the folder that the training saves to every `checkpoint_every`
     steps, and resumes from. log(step, values): called on rank 0, every `log_every` steps and at every
     checkpoint. retries: fruitless returns to the last good state before a loss that is not finite ends the
-    training. run_id: the tracking run, saved with the checkpoints.
+    training. run_id: the tracking run, and encoder_config: that of an encoder file, for `mae import`;
+    both are saved with the checkpoints.
     """
 
     seed: int
@@ -68,6 +69,7 @@ class FitOptions:
     retries: int = 2
     compile: bool = False
     run_id: str | None = None
+    encoder_config: Mapping[str, Any] | None = None
 
 
 def fit(
@@ -103,7 +105,13 @@ def fit(
         ema_decay=options.ema_decay,
         compile=options.compile,
     )
-    recovery = Recovery(state, options.checkpoints, retries=options.retries, run_id=options.run_id)
+    recovery = Recovery(
+        state,
+        options.checkpoints,
+        retries=options.retries,
+        run_id=options.run_id,
+        encoder_config=options.encoder_config,
+    )
     periods = _Periods(steps, options.log_every, options.checkpoint_every, dict(hooks or {}))
     return _train(state, batches, recovery, periods, learning_rate, options.log)
 

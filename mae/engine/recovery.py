@@ -1,6 +1,7 @@
 """Recovery: resume after a kill, roll back after a loss that is not finite."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,19 @@ class Recovery:
     """The last good state of a training: its newest checkpoint, or the state it began with."""
 
     def __init__(
-        self, state: TrainState, checkpoints: Checkpoints | None, *, retries: int, run_id: str | None
+        self,
+        state: TrainState,
+        checkpoints: Checkpoints | None,
+        *,
+        retries: int,
+        run_id: str | None,
+        encoder_config: Mapping[str, Any] | None = None,
     ) -> None:
         self._state = state
         self._checkpoints = checkpoints
         self._retries = retries
         self._run_id = run_id
+        self._about = {} if encoder_config is None else {"encoder_config": dict(encoder_config)}
         self._failures = 0  # since the last good state
         self._beginning = None if self._load_newest() else _on_cpu(state.state())
 
@@ -35,7 +43,8 @@ class Recovery:
         if self._checkpoints is None:
             return None
         if distributed.is_main():
-            self._checkpoints.save(self._state.step, {**self._state.state(), "run_id": self._run_id})
+            saved = {**self._state.state(), "run_id": self._run_id, **self._about}
+            self._checkpoints.save(self._state.step, saved)
         distributed.barrier()  # else a rank that leaves early makes torchrun end the one that writes
         self._failures, self._beginning = 0, None
         return self._checkpoints.path(self._state.step)

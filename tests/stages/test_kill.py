@@ -12,7 +12,7 @@ import time
 import pytest
 from stages.tiny import OURS_TO_SET, run, write_tiny_params
 
-from mae import config, tracking
+from mae import config, interchange, tracking
 from mae.config import recipe
 
 pytestmark = pytest.mark.slow
@@ -68,6 +68,10 @@ def test_sigterm_saves_with_its_own_status_sigkill_loses_nothing_and_the_end_is_
     said = first.communicate(timeout=180)[1]
     assert first.returncode == 75, said
     assert "saved" in said
+    saved = sorted(folder.glob("work/pretrain/*/checkpoints/*/step-*.pt"))[-1]
+    imported = interchange.import_(saved, folder / "saved.safetensors")  # no argument is needed
+    assert imported["num_heads"] == params.encoder.num_heads
+    assert imported["mean"] == list(params.input.mean)
     second = start(folder)
     wait_for_step(second, folder, newest_step(folder) + 20)
     while newest_logged(folder) <= newest_step(folder) and second.poll() is None:

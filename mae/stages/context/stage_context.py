@@ -147,6 +147,7 @@ class StageContext:
             log=log,
             log_every=runtime.log_every,
             run_id=self.run.id,
+            encoder_config=self.encoder,
         )
 
     def precision(self, wanted: str) -> str:
