@@ -144,10 +144,11 @@ class _Stream(IterableDataset):
 
 
 def _addresses(urls: str | Sequence[str]) -> list[str]:
-    from webdataset.shardlists import expand_urls
+    # webdataset's expand_urls also splits at `::`, as in an IPv6 address, and fills in variables of its own.
+    from braceexpand import braceexpand
 
     given = [urls] if isinstance(urls, str) else list(urls)
-    expanded = [url for one in given for url in expand_urls(one)]
+    expanded = [url for one in given for url in braceexpand(one)]
     if not expanded:
         raise ValueError("no addresses of shards given")
     return [_fetched(url) for url in expanded]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mae.data.loading.batches import TooManySkipped
-from mae.data.loading.remote_shards import RemoteUnavailable, remote_batches
+from mae.data.loading.remote_shards import RemoteUnavailable, _addresses, remote_batches
 from mae.data.transforms.image import pretraining
 
 # webdataset leaves the streams that it read to the garbage collector.
@@ -70,6 +70,17 @@ def test_shards_that_cannot_be_fetched_are_counted_and_bounded_by_name(address):
     made = list(remote_batches(urls, pretraining(16), **settings))
     assert len(made) == 4
     assert sum(batch["skipped"] for batch in made) > 0
+
+
+def test_braces_are_expanded_and_nothing_else_in_an_address_is_changed(monkeypatch):
+    monkeypatch.setenv("WDS_HOST", "other")
+    given = ["http://[::1]:8000/${HOST}/train-{0..1}.tar", "plain.tar"]
+    monkeypatch.setattr("shutil.which", lambda program: program)
+    assert _addresses(given) == [
+        "http://[::1]:8000/${HOST}/train-0.tar",
+        "http://[::1]:8000/${HOST}/train-1.tar",
+        "plain.tar",
+    ]
 
 
 def test_a_missing_fetching_program_is_named(monkeypatch):
