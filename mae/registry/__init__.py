@@ -14,7 +14,6 @@ from mae.registry.promotion import (
     rollback,
     summary,
 )
-from mae.serving.model_file import load_model
 
 __all__ = [
     "Decision",
@@ -30,7 +29,6 @@ __all__ = [
     "decide_gain",
     "decide_without_labels",
     "finish",
-    "load_model",
     "recorded",
     "register",
     "rollback",

@@ -8,6 +8,7 @@ import pytest
 from dense_models import CATEGORIES, NAMES, PHOTOGRAPH, write_detector, write_segmenter
 
 from mae import registry
+from mae.serving.model_file import load_model
 
 
 def test_a_saved_model_is_loaded_as_it_was_and_equal_weights_give_equal_bytes(
@@ -18,7 +19,7 @@ def test_a_saved_model_is_loaded_as_it_was_and_equal_weights_give_equal_bytes(
     for kind, write in (("detector", write_detector), ("segmenter", write_segmenter)):
         write(tmp_path / "again.safetensors")
         assert (tmp_path / "again.safetensors").read_bytes() == models[kind].read_bytes()
-        model, config = registry.load_model(models[kind])
+        model, config = load_model(models[kind])
         assert json_bytes(model.settings) == json_bytes(config["build"])
         assert config["categories"] == CATEGORIES
 
@@ -33,7 +34,7 @@ def test_a_segmenter_from_before_its_auxiliary_head_had_a_width_of_its_own_is_st
     config = config_of(models["segmenter"])
     assert config["build"].pop("auxiliary_channels") == 8
     save_file(load_file(models["segmenter"]), tmp_path / "old.safetensors", {"config": json.dumps(config)})
-    model, _ = registry.load_model(tmp_path / "old.safetensors")
+    model, _ = load_model(tmp_path / "old.safetensors")
     assert model.auxiliary is not None
 
 
@@ -86,4 +87,4 @@ def test_a_file_with_an_unusable_config_is_refused_by_name(
     config = {k: v for k, v in (config_of(models["detector"]) | change).items() if v is not None}
     save_file(load_file(models["detector"]), tmp_path / "odd.safetensors", {"config": json.dumps(config)})
     with pytest.raises(ValueError, match=rf"odd\.safetensors.*{message}"):
-        registry.load_model(tmp_path / "odd.safetensors")
+        load_model(tmp_path / "odd.safetensors")

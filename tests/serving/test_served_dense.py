@@ -19,6 +19,7 @@ from mlflow_server import post
 
 from mae import registry
 from mae.registry import Registered
+from mae.serving.model_file import load_model
 from mae.serving.packaging import requirements
 
 
@@ -84,14 +85,14 @@ def detections(file: Path, image: bytes) -> dict[str, Any]:
 
     images, about = prepared(image, detection_evaluation(64))
     with torch.inference_mode():
-        return registry.load_model(file)[0].eval().detect(images, [about])[0]
+        return load_model(file)[0].eval().detect(images, [about])[0]
 
 
 def label_map(file: Path, image: bytes) -> torch.Tensor:
     from mae.data.transforms.segmentation import segmentation_evaluation
 
     images, about = prepared(image, segmentation_evaluation(48))
-    return registry.load_model(file)[0].eval().segment(images, about["size"])
+    return load_model(file)[0].eval().segment(images, about["size"])
 
 
 def pixels_of(row: dict[str, Any]) -> torch.Tensor:

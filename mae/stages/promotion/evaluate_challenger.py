@@ -13,6 +13,7 @@ from mae import registry
 from mae.config import Params
 from mae.config.paths import CLASSIFIER, DETECTION, DETECTOR, IMAGES, SEGMENTATION, SEGMENTER, DataSet
 from mae.data.shards.index import Index
+from mae.serving.model_file import load_model
 
 # Torch and the models are imported where a model is evaluated: mostly, nothing has changed.
 
@@ -159,7 +160,7 @@ def _opened(params: Params, file: Path) -> tuple[Any, dict[str, Any], Any, Any]:
 
     on_gpu = torch.cuda.is_available() and params.runtime.device != "cpu"
     device = torch.device("cuda" if on_gpu else "cpu")
-    model, about = registry.load_model(file)
+    model, about = load_model(file)
     return model.to(device).eval(), about, Normalize(about["mean"], about["std"]).to(device), device
 
 
