@@ -19,7 +19,7 @@ from mae import config
 from mae.config import recipe
 from mae.data.loading.annotations import ground_truth
 from mae.data.shards.index import Index
-from mae.evaluation.detection.coco_ap import coco_figures
+from mae.evaluation.detection.coco_ap import evaluate_detections
 from mae.evaluation.segmentation.iou import iou_figures, pixel_counts
 
 
@@ -104,7 +104,9 @@ def test_two_processes_detect_and_evaluate_every_image_once(ran, tmp_path):
         results = json.loads((folder / f"models/detect/results_{name}.json").read_text())
         assert {one["image_id"] for one in results} == {one["id"] for one in annotations["images"]}
         assert len({json.dumps(one, sort_keys=True) for one in results}) == len(results), "evaluated twice"
-        assert coco_figures(annotations, results, kind)["AP"] == pytest.approx(found[f"{name}_AP"], abs=1e-9)
+        assert evaluate_detections(annotations, results, kind).figures["AP"] == pytest.approx(
+            found[f"{name}_AP"], abs=1e-9
+        )
 
 
 @pytest.mark.slow

@@ -27,9 +27,12 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 class DetectionEvaluation:
     """Figures, precision-recall curve, a row for each category, and match records of one kind.
 
-    figures: see `coco_figures`. curve: 101 rows of recall, precision_50, precision_75 and precision (the
-    mean over the ten IoU thresholds), each the mean over the categories with objects. categories: a row for
-    each of those, in official order: category (its name), objects, AP, AP50, AP75, AR100.
+    figures: the twelve official ones (fractions; -1, as officially, where no object is of that size): AP over
+    IoU .50 to .95, AP50, AP75, APs APm APl by the object's area, AR1 AR10 AR100 (the best 1, 10, 100
+    detections of an image and category), ARs ARm ARl. curve: 101 rows of recall, precision_50, precision_75
+    and precision (the mean over the ten IoU thresholds), each the mean over the categories with objects.
+    categories: a row for each of those, in official order: category (its name), objects, AP, AP50, AP75,
+    AR100.
     """
 
     figures: dict[str, float]
@@ -87,22 +90,13 @@ def of_kind(results: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, A
     return [{key: entry[key] for key in ("image_id", "category_id", shape, "score")} for entry in results]
 
 
-def coco_figures(
-    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str
-) -> dict[str, float]:
-    """Compute the twelve official figures (fractions; -1, as officially, where no object is of that size).
-
-    AP over IoU .50 to .95, AP50, AP75, APs APm APl by the object's area, AR1 AR10 AR100 (the best 1, 10, 100
-    detections of an image and category), ARs ARm ARl. Every image of the ground truth counts. kind: "bbox" or
-    "segm". Raises ValueError for results or annotations that do not belong to the ground truth.
-    """
-    return evaluate_detections(ground_truth, results, kind).figures
-
-
 def evaluate_detections(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str
 ) -> DetectionEvaluation:
-    """Evaluate detections of one kind; arguments and errors as in `coco_figures`."""
+    """Evaluate detections of one kind: "bbox" or "segm". Every image of the ground truth counts.
+
+    Raises ValueError for results or annotations that do not belong to the ground truth.
+    """
     results = of_kind(results, kind)
     images = sorted(ground_truth["images"], key=lambda image: (isinstance(image["id"], str), image["id"]))
     categories = list(ground_truth["categories"])

@@ -14,7 +14,7 @@ from evaluation.detection.detections import (
     scene,
 )
 
-from mae.evaluation.detection.coco_ap import FIGURES, as_results, coco_figures, evaluate_detections, of_kind
+from mae.evaluation.detection.coco_ap import FIGURES, as_results, evaluate_detections, of_kind
 
 KINDS = ("bbox", "segm")
 
@@ -26,7 +26,7 @@ def real(shared_data):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_real_ground_truth_with_scores_is_perfect(real, kind):
-    figures = coco_figures(real, perfect(real), kind)
+    figures = evaluate_detections(real, perfect(real), kind).figures
     assert [figures[name] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")] == [1.0] * 7
     assert figures == pytest.approx(pycocotools_figures(real, perfect(real), kind), abs=1e-12)
 
@@ -34,7 +34,7 @@ def test_real_ground_truth_with_scores_is_perfect(real, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_imperfect_results_on_real_images_get_pycocotools_figures(real, kind):
     results = imperfect(real)
-    figures = coco_figures(real, results, kind)
+    figures = evaluate_detections(real, results, kind).figures
     assert 0.2 < figures["AP"] < 0.8
     assert figures == pytest.approx(pycocotools_figures(real, results, kind), abs=1e-6)
 
@@ -44,7 +44,7 @@ def test_imperfect_results_on_real_images_get_pycocotools_figures(real, kind):
 def test_imperfect_results_on_drawn_images_get_pycocotools_figures(kind, seed):
     truth = scene(seed=seed)
     results = imperfect(truth, seed)
-    assert coco_figures(truth, results, kind) == pytest.approx(
+    assert evaluate_detections(truth, results, kind).figures == pytest.approx(
         pycocotools_figures(truth, results, kind), abs=1e-6
     )
 
@@ -77,7 +77,7 @@ def test_results_stay_as_they_were_and_so_does_the_ground_truth():
     truth = scene()
     results = imperfect(truth)
     before = copy.deepcopy((truth, results))
-    coco_figures(truth, results, "segm")
+    evaluate_detections(truth, results, "segm")
     assert (truth, results) == before
 
 
@@ -88,26 +88,28 @@ def test_images_dealt_out_over_ranks_get_the_figures_of_one_process(kind):
     order = {image["id"]: place for place, image in enumerate(truth["images"])}
     dealt = sorted(results, key=lambda entry: order[entry["image_id"]] % 3)
     assert dealt != results
-    assert coco_figures(truth, dealt, kind) == coco_figures(truth, results, kind)
+    assert (
+        evaluate_detections(truth, dealt, kind).figures == evaluate_detections(truth, results, kind).figures
+    )
 
 
 def test_ids_may_be_names_or_start_at_zero():
     truth = scene()
     results = imperfect(truth)
-    wanted = coco_figures(truth, results, "bbox")
+    wanted = evaluate_detections(truth, results, "bbox").figures
     for number, annotation in enumerate(truth["annotations"]):
         annotation["id"] = number  # the official code would take 0 for "found by nothing"
-    assert coco_figures(truth, results, "bbox") == wanted
+    assert evaluate_detections(truth, results, "bbox").figures == wanted
     for entry in truth["annotations"] + results:
         entry["image_id"] = f"street/{entry['image_id']:05}"
     for image in truth["images"]:
         image["id"] = f"street/{image['id']:05}"
-    assert coco_figures(truth, results, "bbox") == wanted
+    assert evaluate_detections(truth, results, "bbox").figures == wanted
 
 
 def test_nothing_found_is_zero_and_a_size_without_objects_is_minus_one():
     truth = scene()
-    figures = coco_figures(truth, [], "bbox")
+    figures = evaluate_detections(truth, [], "bbox").figures
     assert (figures["AP"], figures["AR100"], figures["APl"]) == (0, 0, -1)
     truth["annotations"] = []
     found = evaluate_detections(truth, imperfect(scene()), "segm")
@@ -136,9 +138,9 @@ def test_detections_become_official_results():
     results = as_results(detections, ids, categories)
     assert results == sorted(wanted, key=lambda entry: ids.index(entry["image_id"]))
     without = [{key: each[key] for key in each if key != "masks"} for each in detections]
-    assert coco_figures(truth, as_results(without, ids, categories), "bbox")["AP"] == 1
+    assert evaluate_detections(truth, as_results(without, ids, categories), "bbox").figures["AP"] == 1
     with pytest.raises(ValueError, match="no 'segmentation'"):
-        coco_figures(truth, as_results(without, ids, categories), "segm")
+        evaluate_detections(truth, as_results(without, ids, categories), "segm")
 
 
 def test_entries_that_cannot_be_evaluated_are_named():
@@ -149,19 +151,21 @@ def test_entries_that_cannot_be_evaluated_are_named():
         return [results[0] | values, *results[1:]]
 
     with pytest.raises(ValueError, match="result 0 has image_id 4"):
-        coco_figures(truth, with_first(image_id=4), "bbox")
+        evaluate_detections(truth, with_first(image_id=4), "bbox")
     with pytest.raises(ValueError, match="result 0 has category_id 1,"):
-        coco_figures(truth, with_first(category_id=1), "bbox")
+        evaluate_detections(truth, with_first(category_id=1), "bbox")
     with pytest.raises(ValueError, match="a mask of"):
-        coco_figures(truth, with_first(segmentation=results[0]["segmentation"] | {"size": [9, 9]}), "segm")
+        evaluate_detections(
+            truth, with_first(segmentation=results[0]["segmentation"] | {"size": [9, 9]}), "segm"
+        )
     with pytest.raises(ValueError, match="kind is one of"):
-        coco_figures(truth, results, "mask")
+        evaluate_detections(truth, results, "mask")
     del truth["annotations"][0]["segmentation"]
     with pytest.raises(ValueError, match="annotation 1 of image"):
-        coco_figures(truth, results, "segm")
-    assert coco_figures(truth, results, "bbox")["AP"] == 1
+        evaluate_detections(truth, results, "segm")
+    assert evaluate_detections(truth, results, "bbox").figures["AP"] == 1
     with pytest.raises(ValueError, match="no images"):
-        coco_figures(truth | {"images": []}, [], "bbox")
+        evaluate_detections(truth | {"images": []}, [], "bbox")
     found = {"boxes": torch.ones(1, 4), "labels": torch.tensor([3]), "scores": torch.ones(1)}
     with pytest.raises(ValueError, match="image 8: label 3"):
         as_results([found], [8], [1, 2, 3])
