@@ -33,7 +33,7 @@ def hold(directory: Path, who: str, *, patience_s: float) -> FileLock:
                 holder = _holder(path)
                 LOG.warning("%s is in use by %s: waiting for %.0f s at most", directory, holder, patience_s)
             lock.acquire(timeout=patience_s, poll_interval=min(0.5, patience_s))
-        path.write_text(who)
+        path.write_text(who)  # into the locked file itself: a renamed one would be another file, and unlocked
     except Timeout:
         raise InUse(f"{directory} is in use by {_holder(path)}: wait until it has ended, or end it") from None
     except OSError as error:
