@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 CONFIG_KEYS = ("name", "img_size", "mean", "std")
 IDENTITY = ("name", "num_heads", "img_size", "mean", "std")  # of an encoder, what its weights do not show
 FOLDER = ("model.safetensors", "pytorch_model.bin", "encoder.safetensors")
-# Plain values next to the weights; to read them runs no code. MAE keeps its command line (argparse), others
-# their best figure or the state of a generator (numpy's numbers and arrays, under both its names).
+# Plain values next to the weights; to read them runs no code. MAE keeps its command line (argparse, paths),
+# others their best figure or the state of a generator (numpy's numbers and arrays, under both its names).
 _NUMBERS = "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]
 _PLAIN: list[Any] = [
     argparse.Namespace,
@@ -39,6 +39,11 @@ _PLAIN: list[Any] = [
         (made.__reduce__()[0], f"{package}.multiarray.{name}")
         for made, name in ((np.float64(0), "scalar"), (np.zeros(0), "_reconstruct"))
         for package in ("numpy._core", "numpy.core")
+    ),
+    *(
+        (path, f"{module}.{path.__name__.removeprefix('Pure')}")
+        for path in (PurePosixPath, PureWindowsPath)
+        for module in ("pathlib", "pathlib._local")
     ),
 ]
 
@@ -106,7 +111,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if not state:
-        raise ValueError(f"{path}: holds no tensors; its entries are {', '.join(map(str, [*loaded][:5]))}")
+        entries = ", ".join(map(str, [*loaded][:5])) or "none"
+        raise ValueError(f"{path}: holds no tensors; its entries: {entries}")
     return Checkpoint(path, state, about | _identity(config))
 
 
@@ -144,6 +150,11 @@ def _unpickle(path: Path) -> Mapping[Any, Any]:
             warnings.simplefilter("ignore", UserWarning)  # on old pickle protocols; real faults raise
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):
+            raise ValueError(
+                f"{path}: written with a pickle protocol that torch.save does not choose itself, or damaged; "
+                "save it again without pickle_protocol"
+            ) from error
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it refers to {found[1]}" if found else "it is no plain pickle of tensors"
         raise ValueError(

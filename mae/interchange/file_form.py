@@ -53,7 +53,7 @@ def _zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names, damaged = archive.namelist(), archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except Exception as error:  # damaged bytes raise anything
         raise ValueError(f"{path}: a zip, as torch writes, but cut short or damaged ({error})") from error
     if damaged is not None:
         raise ValueError(f"{path}: damaged: the checksum of {damaged} is wrong; fetch or write it again")

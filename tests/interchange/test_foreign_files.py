@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import zipfile
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -123,8 +124,14 @@ def test_the_content_says_what_a_file_is_not_its_ending(name, weights, imported,
         assert_close(imported(content, name, **GIVEN)[0], weights, rtol=0, atol=0)
 
 
-def test_numbers_of_numpy_next_to_the_weights_are_no_reason_to_refuse(weights, imported):
-    beside = {"best": np.float64(0.8), "epoch": np.int64(3), "done": np.bool_(True), "rng": np.arange(5)}
+def test_plain_values_next_to_the_weights_are_no_reason_to_refuse(weights, imported, tmp_path):
+    beside = {
+        "args": Namespace(out=tmp_path),
+        "best": np.float64(0.8),
+        "epoch": np.int64(3),
+        "done": np.bool_(True),
+        "rng": np.arange(5),
+    }
     file = io.BytesIO()
     torch.save({"model": weights, **beside}, file, _use_new_zipfile_serialization=False)
     older = file.getvalue().replace(b"cnumpy._core.", b"cnumpy.core.")
@@ -148,9 +155,9 @@ def tarred():
     return content.getvalue()
 
 
-def saved(content):
+def saved(content, **options):
     file = io.BytesIO()
-    torch.save(content, file)
+    torch.save(content, file, **options)
     return file.getvalue()
 
 
@@ -179,6 +186,7 @@ NO_CHECKPOINT = {
     ),
     "other": (b"\x08\x07\xfe\xff\x12rest", "a file of another form"),
     "list": (saved([1]), "holds no state dict, but a list"),
+    "protocol": (saved([1], pickle_protocol=4), "a pickle protocol that torch.save does not choose itself"),
 }
 
 

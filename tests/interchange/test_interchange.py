@@ -314,7 +314,7 @@ def test_what_cannot_be_read_is_named(encoder_file, tmp_path):
     with pytest.raises(ValueError, match=r"other\.pth: weights of no known kind \(layer\.weight"):
         read(tmp_path / "other.pth")
     torch.save({"model": {"epoch": 3}}, tmp_path / "numbers.pth")
-    with pytest.raises(ValueError, match="holds no tensors; its entries are model"):
+    with pytest.raises(ValueError, match="holds no tensors; its entries: model"):
         read(tmp_path / "numbers.pth")
 
 
