@@ -272,6 +272,10 @@ def load_encoder(path: str | Path) -> tuple[State, dict[str, Any]]:
     state, config = open_weights(path)
     if config is None:
         raise ValueError(f"{path}: not an encoder file of mae (no config in it); `mae import` makes one")
+    task = config.get("task") or ("classify" if "classes" in config else "encode")
+    if task != "encode":
+        remedy = "; `mae import` makes one of it" if task in ("pretrain", "classify") else ""
+        raise ValueError(f"{path}: not an encoder file of mae, but one of the task {task}{remedy}")
     try:
         shapes = encoder_shapes(config)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """`mae import` and `mae export`: conversion of other projects' checkpoints to our encoder file, and back."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,11 +23,13 @@ from mae.interchange.convert import ENCODERS, State, convert
 from mae.models.patches import Pair, grid_of, pair
 from mae.models.vit import build, resize_positions
 
+_log = logging.getLogger(__name__)
 SAFETENSORS_ENDING = ".safetensors"
 TORCH_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 ENDINGS = {"timm": (SAFETENSORS_ENDING, *TORCH_ENDINGS), "official": TORCH_ENDINGS, "hf": ()}  # hf: a folder
 FORMATS = tuple(ENDINGS)
 HOLD_AN_ENCODER = (*ENCODERS, "official")  # under one prefix; those of "mae" and "hf" lie under another one
+HEADS = ("head.", "fc_norm.", "pooler.")  # timm's, and that of Hugging Face's ViTModel
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 # MAE's own sizes by (embed_dim, depth): their names and heads. Weights do not show the number of heads, and
 # smaller ViTs exist with two (CAE's and MoCo v3's ViT-S has 12, timm's 6), so others must be given.
@@ -153,6 +156,8 @@ def import_(
     size = (grid[0] * rows, grid[1] * columns)
     given = {"mean": mean or told.get("mean"), "std": std or told.get("std")}
     statistics = {key: _statistic(path, key, value, sizes["in_chans"]) for key, value in given.items()}
+    if None in given.values():
+        _log.warning("%s does not tell its images' colours: ImageNet's; --mean and --std give others", path)
     config = {"name": name, "img_size": _plain(size), **sizes, "num_heads": heads, **statistics}
     check(state, encoder_shapes(config), str(path))
     if img_size is not None and pair(img_size) != size:
@@ -201,7 +206,7 @@ def _plain(size: Pair) -> int | list[int]:
 
 
 def _without_head(state: State) -> State:
-    kept = {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm."))}
+    kept = {name: value for name, value in state.items() if not name.startswith(HEADS)}
     if "norm.weight" not in kept:
         kept |= {
             f"norm.{end}": state[f"fc_norm.{end}"] for end in ("weight", "bias") if f"fc_norm.{end}" in state

@@ -226,7 +226,10 @@ def test_weights_that_are_not_finite_go_neither_in_nor_out(weights, imported, tm
 def test_files_of_ours_need_no_argument(weights, imported, tmp_path):
     ours = {
         "encoder": (weights, CONFIG),
-        "method": (under("encoder.", weights) | under("teacher.encoder.", weights, 1.0), {"encoder": CONFIG}),
+        "method": (
+            under("encoder.", weights) | under("teacher.encoder.", weights, 1.0),
+            {"task": "pretrain", "encoder": CONFIG},
+        ),
         "classifier": (
             {
                 name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: v
@@ -238,6 +241,11 @@ def test_files_of_ours_need_no_argument(weights, imported, tmp_path):
     }
     for name, (state, config) in ours.items():
         save_weights(tmp_path / f"{name}.safetensors", state, config)
+        if name != "encoder":
+            with pytest.raises(
+                ValueError, match=r"no.* encoder file .* one of the task \w+; `mae import` makes"
+            ):
+                load_encoder(tmp_path / f"{name}.safetensors")
         found = imported((tmp_path / f"{name}.safetensors").read_bytes(), "file")
         assert found[1] == CONFIG, name
         assert_close(found[0], weights, rtol=0, atol=0)
@@ -264,7 +272,9 @@ def test_folders_of_hugging_face_and_timms_hub_say_heads_and_colours(tmp_path):
     assert (found["num_heads"], found["mean"], found["std"]) == (3, [0.5] * 3, [0.5] * 3)
 
 
-def test_colours_of_pixels_are_refused(weights, imported):
+def test_colours_of_pixels_are_refused_and_those_of_imagenet_are_said(weights, imported, caplog):
+    assert imported(weights, **GIVEN)[1]["mean"] == [0.485, 0.456, 0.406]
+    assert "does not tell its images' colours: ImageNet's" in caplog.text
     with pytest.raises(
         ValueError, match=r"mean \[123\.7, 116\.3, 103\.5\]: .* divide those of pixels by 255"
     ):
