@@ -564,7 +564,8 @@ def interchange(bench: Bench) -> Values:
     for name, kind in (("weights.safetensors", "timm"), ("official.pth", "official"), ("folder", "hf")):
         out = bench.folder / name
         export(bench.folder / "encoder.safetensors", out, kind)
-        colours = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+        # The others tell the colours of their images; official's become ImageNet's.
+        colours = {} if kind == "official" else {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
         config = import_(out, bench.folder / f"{kind}.safetensors", num_heads=2, img_size=48, **colours)
         found[f"{kind}.config"] = digest(config)
         found |= {f"{kind}.{key}": value for key, value in bench.lengths(f"{kind}.safetensors").items()}
