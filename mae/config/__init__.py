@@ -6,10 +6,13 @@ these values.
 
 import hashlib
 import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from mae.config.dense import (
     Dense,
@@ -28,6 +31,7 @@ from mae.config.sections import (
     KNN,
     Augmented,
     Demo,
+    Faults,
     FineTune,
     Ingest,
     Input,
@@ -42,8 +46,9 @@ from mae.config.sections import (
     Shard,
 )
 from mae.config.tokenizer import Tokenizer, check_asked_for
-from mae.config.values import Count
+from mae.config.values import Seed
 from mae.config.yaml_files import InvalidParams, read_yaml
+from mae.suggestions import did_you_mean, not_one_of
 
 __all__ = [
     "Augmented",
@@ -62,14 +67,16 @@ __all__ = [
     "StageFlow",
     "Tokenizer",
     "digest",
+    "inspect",
     "load",
     "parse",
     "read_yaml",
+    "refuse",
 ]
 
 
 class Params(Methods):
-    seed: Count
+    seed: Seed
     runtime: Runtime
     demo: Demo
     ingest: Ingest
@@ -96,38 +103,70 @@ class Params(Methods):
     flows: Flows
     retrain: Retrain
 
-    @model_validator(mode="after")
-    def _can_be_pretrained(self) -> "Params":
-        """Check before a tokenizer is trained for days, not after."""
-        check_method(self, self.pretrain)
-        check_mask(self.pretrain, self.encoder)
-        check_asked_for(self.tokenizer, self.pretrain)
-        return self
 
-    @model_validator(mode="after")
-    def _tunes_blocks_of_the_encoder(self) -> "Params":
-        named, blocks = self.partial.blocks, self.encoder.blocks
-        if blocks is not None and max(named) > blocks:
-            raise ValueError(f"partial.blocks {named}: the encoder has {blocks}")
-        return self
+@dataclass(frozen=True)
+class Check:
+    """A check of what sections mean together; it runs where each of them is valid."""
 
-    @model_validator(mode="after")
-    def _dense_models_fit_the_encoder(self) -> "Params":
-        """Check before pretraining, not days later when the dense task loads the encoder."""
-        if self.ingest_detect.source != "none":
-            check_detect(self.detect, self.encoder)
-        if self.ingest_segment.source != "none":
-            check_segment(self.segment, self.encoder)
-        return self
+    sections: tuple[str, ...]
+    faults: Callable[[Params], Iterable[str]]
+
+
+def _tunes_blocks_of_the_encoder(params: Params) -> Iterator[str]:
+    named, blocks = params.partial.blocks, params.encoder.blocks
+    if blocks is not None and max(named) > blocks:
+        yield f"partial.blocks {named}: the encoder has {blocks}"
+
+
+# Before a training of days begins, not after it.
+CHECKS = (
+    Check(("pretrain",), lambda p: check_method(p.pretrain)),
+    Check(("pretrain", "encoder"), lambda p: check_mask(p.pretrain, p.encoder)),
+    Check(("tokenizer", "pretrain"), lambda p: check_asked_for(p.tokenizer, p.pretrain)),
+    Check(("partial", "encoder"), _tunes_blocks_of_the_encoder),
+    Check(
+        ("detect", "encoder", "ingest_detect"),
+        lambda p: check_detect(p.detect, p.encoder) if p.ingest_detect.source != "none" else (),
+    ),
+    Check(
+        ("segment", "encoder", "ingest_segment"),
+        lambda p: check_segment(p.segment, p.encoder) if p.ingest_segment.source != "none" else (),
+    ),
+)
 
 
 def parse(values: dict[str, Any], origin: str = "params") -> Params:
     """Check plain values and freeze them; raise InvalidParams with every fault at once."""
+    params, faults = inspect(values)
+    refuse(faults, origin)
+    return params
+
+
+def inspect(values: dict[str, Any]) -> tuple[Params, list[str]]:
+    """Check plain values: return the sections that are valid, and every fault of the others."""
     try:
-        return Params.model_validate(values)
+        params, faults = Params.model_validate(values), []
     except ValidationError as error:
-        faults = [f"  {_explain(one)}" for one in error.errors()]
-        raise InvalidParams(f"{origin}: {len(faults)} to correct\n" + "\n".join(faults)) from None
+        faults = [fault for one in error.errors() for fault in _explain(one)]
+        broken = {one["loc"][0] for one in error.errors() if one["loc"]}
+        params = Params.model_construct(
+            **{
+                name: _validated(field.annotation, values[name])
+                for name, field in Params.model_fields.items()
+                if name in values and name not in broken
+            }
+        )
+    valid = {name for name in Params.model_fields if hasattr(params, name)}
+    for check in CHECKS:
+        if valid.issuperset(check.sections):
+            faults += check.faults(params)
+    return params, faults
+
+
+def refuse(faults: Sequence[str], origin: str) -> None:
+    """Raise InvalidParams with all faults, if there are any."""
+    if faults:
+        raise InvalidParams("\n  ".join([f"{origin}: {len(faults)} to correct", *faults]))
 
 
 def load(path: str | Path = "params.yaml") -> Params:
@@ -146,12 +185,37 @@ def digest(*values: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _explain(error: Any) -> str:
-    where = ".".join(map(str, error["loc"]))  # empty where sections do not go together
-    known = {
-        "missing": "missing; it has no default",
-        "extra_forbidden": "unknown key; remove it or correct it",
-        "value_error": str(error.get("ctx", {}).get("error", "")),
-    }
-    what = known.get(error["type"], f"{error['msg']}, found {error['input']!r}")
-    return f"{where}: {what}" if where else what
+def _validated(kind: Any, value: Any) -> Any:
+    return kind.model_validate(value) if issubclass(kind, BaseModel) else value
+
+
+def _explain(error: Any) -> list[str]:
+    """Say what is wrong, beginning with the key; a section can have several faults."""
+    where = ".".join(map(str, error["loc"]))
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, Faults):
+        return [f"{where}.{fault}" if where else fault for fault in cause.faults]
+    found = f"{error['input']!r:.200}"
+    match error["type"]:
+        case "missing":
+            what = "missing; it has no default"
+        case "extra_forbidden":
+            close = did_you_mean(error["loc"][-1], _keys_at(error["loc"][:-1]))
+            what = f"unknown key; remove it or correct it{close}"
+        case "value_error":
+            what = str(cause)
+        case "literal_error":
+            choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+            what = not_one_of(error["input"], choices)
+        case _:
+            what = f"{error['msg']}, found {found}"
+    return [f"{where}: {what}"]
+
+
+def _keys_at(path: tuple[str | int, ...]) -> Iterable[str]:
+    """Return the keys of the section at that path."""
+    section: Any = Params
+    for name in path:
+        field = getattr(section, "model_fields", {}).get(name)
+        section = field.annotation if field else StageFlow  # below flows.stages each key is a stage
+    return getattr(section, "model_fields", ())

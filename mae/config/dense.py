@@ -1,12 +1,27 @@
 """The sections of `params.yaml` for detection, segmentation and their data."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mae.config.encoder import Encoder
 from mae.config.sections import Section, Steps
-from mae.config.values import Below1, Betas, Count, Factors, LayerDecay, Positive, Rate
+from mae.config.values import (
+    Below1,
+    Betas,
+    Bytes,
+    Count,
+    Depth,
+    Different,
+    Factors,
+    LayerDecay,
+    Pixels,
+    Positive,
+    Rate,
+    Text,
+    Width,
+)
 
 # The same limits are in models/, which needs torch; a test compares.
 TAPS = 4
@@ -17,7 +32,7 @@ class IngestDetect(Section):
     """The detection set. source `none`: no such data; the stages that need it are skipped."""
 
     source: Literal["demo", "coco", "none"]
-    root: str
+    root: Text
     val_fraction: Below1
 
 
@@ -25,7 +40,7 @@ class IngestSegment(Section):
     """The detection set. source `none`: no such data; the stages that need it are skipped."""
 
     source: Literal["demo", "ade20k", "camvid", "label_maps", "none"]
-    root: str
+    root: Text
     val_fraction: Below1
 
 
@@ -33,7 +48,7 @@ class ShardAnnotated(Section):
     """Shards of annotated images, copied unscaled: scaling would have to scale their annotations too."""
 
     max_count: Positive
-    max_bytes: Positive
+    max_bytes: Bytes
     max_rejected: Count
 
 
@@ -47,27 +62,20 @@ class WithoutPretraining(Section):
 class Dense(Steps):
     """The settings of both dense tasks. inits: encoders to train from; the first one is registered."""
 
-    inits: Annotated[list[Literal["pretrained", "scratch"]], Field(min_length=1)]
+    inits: Annotated[list[Literal["pretrained", "scratch"]], Field(min_length=1), Different]
     steps: Positive
     warmup_steps: Count
     betas: Betas
     layer_decay: LayerDecay
     drop_path: Below1
-    channels: Positive
+    channels: Width
     flip: bool
     scratch: WithoutPretraining
 
-    @model_validator(mode="after")
-    def _names_each_encoder_once(self) -> "Dense":
-        if len(set(self.inits)) != len(self.inits):
-            raise ValueError(f"inits {self.inits} names an encoder twice")
-        return self
-
-    @model_validator(mode="after")
-    def _warms_up_before_the_end(self) -> "Dense":
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
         if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
-        return self
+            yield f"warmup_steps {self.warmup_steps} must be below steps {self.steps}"
 
 
 class Detect(Dense):
@@ -79,28 +87,25 @@ class Detect(Dense):
     for each.
     """
 
-    image_size: Positive
-    patch_size: Positive | None
+    image_size: Pixels
+    patch_size: Pixels | None
     jitter_scale: Factors
-    window: Positive
-    global_blocks: list[Count]
-    box_convs: Positive
-    box_dim: Positive
-    mask_convs: Positive
-    anchor_scale: Positive
-    rois: Positive
-    proposals: Positive
-    detections: Positive
+    window: Annotated[Positive, Field(le=512)]
+    global_blocks: Annotated[list[Count], Different]
+    box_convs: Depth
+    box_dim: Width
+    mask_convs: Depth
+    anchor_scale: Width
+    rois: Width
+    proposals: Width
+    detections: Width
     max_objects: Positive
     milestones: list[Positive]
 
-    @model_validator(mode="after")
-    def _lowers_the_rate_step_by_step(self) -> "Detect":
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
         if sorted({*self.milestones, self.steps}) != [*self.milestones, self.steps]:
-            raise ValueError(
-                f"milestones {self.milestones}: steps in ascending order, below steps {self.steps}"
-            )
-        return self
+            yield f"milestones {self.milestones}: steps in ascending order, below steps {self.steps}"
 
 
 class Segment(Dense):
@@ -111,52 +116,52 @@ class Segment(Dense):
     """
 
     head: Literal["upernet", "dpt"]
-    crop: Positive
-    short: Positive
-    stride: Positive
+    crop: Pixels
+    short: Pixels
+    stride: Pixels
     taps: list[Count]
     dropout: Below1
     auxiliary: Rate
-    auxiliary_channels: Positive
+    auxiliary_channels: Width
     ratio: Factors
     max_class_share: Annotated[float, Field(gt=0, le=1)]
     jitter: bool
 
-    @model_validator(mode="after")
-    def _slides_without_gaps(self) -> "Segment":
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
         if self.stride > self.crop:
-            raise ValueError(f"stride {self.stride} exceeds crop {self.crop}: windows would leave gaps")
-        return self
-
-    @model_validator(mode="after")
-    def _has_batches_to_normalise(self) -> "Segment":
+            yield f"stride {self.stride} exceeds crop {self.crop}: windows would leave gaps"
         if self.head == "upernet" and self.batch_size // self.accumulate < 2:
-            raise ValueError(
+            yield (
                 f"batch_size {self.batch_size} in {self.accumulate} parts: the batch norms of upernet need 2 "
                 "images at a time, or more"
             )
-        return self
 
 
-def check_detect(detect: Detect, encoder: Encoder) -> None:
-    """Raise ValueError for settings of a detector that cannot be built."""
+def check_detect(detect: Detect, encoder: Encoder) -> Iterator[str]:
+    """Yield faults of a detector that cannot be built."""
     named, blocks, patch = detect.global_blocks, encoder.blocks, encoder.patch
     if blocks and max(named, default=0) >= blocks:
-        raise ValueError(f"detect.global_blocks {named}: the encoder's blocks are 0 to {blocks - 1}")
+        yield f"detect.global_blocks {named}: the encoder's blocks are 0 to {blocks - 1}"
     if patch and patch[0] != patch[1] and detect.patch_size is None:
-        raise ValueError(f"encoder.patch_size {list(patch)}: detection needs squares; set detect.patch_size")
+        yield f"encoder.patch_size {list(patch)}: detection needs squares; set detect.patch_size"
 
 
-def check_segment(segment: Segment, encoder: Encoder) -> None:
-    """Raise ValueError for settings of a segmenter that cannot be built."""
+def check_segment(segment: Segment, encoder: Encoder) -> Iterator[str]:
+    """Yield faults of a segmenter that cannot be built."""
     taps, blocks, patch = segment.taps, encoder.blocks, encoder.patch
-    if len(taps) != TAPS or taps != sorted(taps) or (blocks and taps[-1] != blocks - 1):
+    if len(taps) != TAPS or taps != sorted(taps) or (blocks and taps[-1] != blocks - 1) or _repeats(taps):
         message = f"segment.taps {taps}: name {TAPS} ascending blocks that end with the encoder's last"
         if blocks:
-            message += f", {blocks - 1}; such as {[blocks * part // 4 - 1 for part in (1, 2, 3, 4)]}"
-        raise ValueError(message)
+            message += f", {blocks - 1}; such as {[max(0, blocks * part // 4 - 1) for part in (1, 2, 3, 4)]}"
+        yield message
     if segment.head == "dpt" and patch and (patch[0] != patch[1] or patch[0] not in DPT_PATCHES):
-        raise ValueError(
+        yield (
             f"segment.head dpt needs square patches of {', '.join(map(str, DPT_PATCHES))} pixels, not of "
             f"{list(patch)}: set segment.head to upernet"
         )
+
+
+def _repeats(taps: list[int]) -> bool:
+    """Tell whether a block is named twice where there are others; four times the last is ViTDet's pyramid."""
+    return 1 < len(set(taps)) < min(TAPS, taps[-1] + 1)

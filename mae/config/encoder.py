@@ -1,27 +1,30 @@
 """The section `encoder` of `params.yaml`, and facts about a ViT that need no building."""
 
+import math
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mae.config.sections import Section
-from mae.config.values import Positive, Size
+from mae.config.values import Above0, Depth, Size, Text, Width
 
+MOST_PATCHES = 2**16  # of an image: attention compares each with each
 DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}  # of timm; a test compares
 
 
 class Encoder(Section):
     """A plain timm `vit_*` by name; a null keeps the value that the name stands for."""
 
-    name: str
+    name: Text
     img_size: Size
     patch_size: Size | None
-    embed_dim: Positive | None
-    depth: Positive | None
-    num_heads: Positive | None
-    mlp_ratio: Annotated[float, Field(gt=0)] | None
-    init_values: Annotated[float, Field(gt=0)] | None
+    embed_dim: Width | None
+    depth: Depth | None
+    num_heads: Width | None
+    mlp_ratio: Annotated[float, Field(gt=0, le=64)] | None
+    init_values: Above0 | None
 
     @property
     def blocks(self) -> int | None:
@@ -46,15 +49,20 @@ class Encoder(Section):
         """(rows, columns) of an image in patches; None where only timm knows."""
         return self.patch and (self.image[0] // self.patch[0], self.image[1] // self.patch[1])
 
-    @model_validator(mode="after")
-    def _can_be_built(self) -> "Encoder":
+    def faults(self) -> Iterator[str]:
         if self.patch and (self.image[0] % self.patch[0] or self.image[1] % self.patch[1]):
-            raise ValueError(f"img_size {self.img_size} is not a multiple of the patch size {self.patch}")
+            yield f"img_size {self.img_size} is not a multiple of the patch size {self.patch}"
+        if self.grid and math.prod(self.grid) > MOST_PATCHES:
+            yield (
+                f"img_size {self.img_size} in patches of {self.patch} has {math.prod(self.grid)} patches; at "
+                f"most {MOST_PATCHES} are possible: lower it, or raise patch_size"
+            )
         if self.embed_dim and self.embed_dim % 4:
-            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of 4")
+            yield f"embed_dim {self.embed_dim} must be a multiple of 4"
         if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
-        return self
+            yield f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}"
+        if self.embed_dim and self.mlp_ratio and int(self.embed_dim * self.mlp_ratio) < 1:
+            yield f"mlp_ratio {self.mlp_ratio} of embed_dim {self.embed_dim} is a width of 0; 4 is usual"
 
     @property
     def overrides(self) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mae.config.sections import Section
-from mae.config.values import Count, Fraction, Positive, Rate
+from mae.config.values import Above0, Count, Different, Fraction, Positive, Rate
 
 
 class StageFlow(Section):
@@ -13,7 +13,7 @@ class StageFlow(Section):
 
     retries: Count
     retry_delay: Rate
-    timeout: Annotated[float, Field(gt=0)] | None
+    timeout: Above0 | None
 
 
 class Flows(StageFlow):
@@ -26,19 +26,13 @@ class Flows(StageFlow):
     alone. mlflow_pages: MLflow's address for browsers, where it differs from the address that the runs use.
     """
 
-    grace: Annotated[float, Field(gt=0)]
+    grace: Above0
     parallel: Positive
-    devices: list[Count]
+    devices: Annotated[list[Count], Different]
     sharding: Literal["none", "threads", "processes", "dask", "ray"]
-    notify: str | None
-    mlflow_pages: Annotated[str, Field(pattern="^https?://")] | None
+    notify: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")] | None
+    mlflow_pages: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None
     stages: dict[str, StageFlow]
-
-    @model_validator(mode="after")
-    def _devices_differ(self) -> "Flows":
-        if len(set(self.devices)) < len(self.devices):
-            raise ValueError(f"devices {self.devices} names one twice")
-        return self
 
 
 class Retrain(Section):

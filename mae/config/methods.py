@@ -1,13 +1,28 @@
 """The sections of `params.yaml` for pretraining: `pretrain`, and one section for each method."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import AfterValidator, Field, PlainValidator
 
 from mae.config.encoder import Encoder
 from mae.config.sections import Section, Training
-from mae.config.values import Below1, Betas, Decay, Fraction, Positive, Rate, Shares
+from mae.config.values import (
+    Above0,
+    Below1,
+    Betas,
+    Decay,
+    Depth,
+    Fraction,
+    Positive,
+    Rate,
+    Shares,
+    Temperature,
+    Text,
+    Width,
+)
+from mae.suggestions import not_one_of
 
 # Rows of the tables in mae/models, named here because those modules import torch; a test compares.
 Target = Literal["pixels", "normalised_pixels", "pca", "hog", "mean_colour", "mosaic", "tokens"]
@@ -15,12 +30,24 @@ Mask = Literal["random", "block", "grid", "cells", "multiblock"]
 Augment = Literal["none", "fixed_crop", "crop", "crop_jitter", "two_views"]  # of data/transforms
 
 
+SOONEST = 0.05  # epochs between two online probes
+
+
 def _share_or_count(value: Any) -> float:
-    if (type(value) is float and 0 < value < 1) or (type(value) is int and value > 0):
+    # 1 could be all patches as well as one of them, and neither trains an encoder.
+    if (type(value) is float and 0 < value < 1) or (type(value) is int and 1 < value < 2**31):
         return value
     raise ValueError(
-        f"a share of the patches, above 0 and below 1, or a whole number of them, found {value!r}"
+        f"a share of the patches, above 0 and below 1, or a whole number of them, 2 or more, found {value!r}"
     )
+
+
+def _never_or_seldom(epochs: float) -> float:
+    if 0 < epochs < SOONEST:
+        raise ValueError(
+            f"{epochs:g} would probe after nearly every step; use 0 for never, or {SOONEST} or more"
+        )
+    return epochs
 
 
 class OnlineProbe(Section):
@@ -29,7 +56,7 @@ class OnlineProbe(Section):
     layers: after the last step, a linear probe on the output of each block, on as many samples.
     """
 
-    every_epochs: Rate
+    every_epochs: Annotated[Rate, AfterValidator(_never_or_seldom)]
     samples: Positive
     layers: bool
 
@@ -42,7 +69,7 @@ class Pretrain(Training):
     """
 
     method: str
-    init: str | None
+    init: Text | None
     epochs: Positive
     target: Target
     mask: Mask
@@ -59,30 +86,28 @@ class Pretrain(Training):
 class MAE(Section):
     """MAE's decoder; methods/mae.py explains each setting."""
 
-    decoder_embed_dim: Positive
-    decoder_depth: Positive
-    decoder_num_heads: Positive
+    decoder_embed_dim: Width
+    decoder_depth: Depth
+    decoder_num_heads: Width
     mask_tokens: Literal["decoder", "encoder"]
 
-    @model_validator(mode="after")
-    def _shares_its_width_among_heads(self) -> "MAE":
+    def faults(self) -> Iterator[str]:
         if self.decoder_embed_dim % self.decoder_num_heads:
-            raise ValueError(
+            yield (
                 f"decoder_embed_dim {self.decoder_embed_dim} is not divisible by decoder_num_heads "
                 f"{self.decoder_num_heads}"
             )
         if self.decoder_embed_dim % 4:
-            raise ValueError(f"decoder_embed_dim {self.decoder_embed_dim} must be a multiple of 4")
-        return self
+            yield f"decoder_embed_dim {self.decoder_embed_dim} must be a multiple of 4"
 
 
 class CAE(Section):
     """CAE's regressor and decoder, as wide as the encoder. init_values: of their LayerScale (null: none)."""
 
-    regressor_depth: Positive
-    decoder_depth: Positive
+    regressor_depth: Depth
+    decoder_depth: Depth
     alignment_weight: Rate
-    init_values: Annotated[float, Field(gt=0)] | None
+    init_values: Above0 | None
 
 
 class Shared(Section):
@@ -95,11 +120,9 @@ class MPP(Section):
     swap: Fraction
     keep: Fraction
 
-    @model_validator(mode="after")
-    def _shares_no_more_than_all(self) -> "MPP":
+    def faults(self) -> Iterator[str]:
         if self.swap + self.keep > 1:
-            raise ValueError(f"swap {self.swap} and keep {self.keep} are shares: at most 1 in all")
-        return self
+            yield f"swap {self.swap} and keep {self.keep} are shares: at most 1 in all"
 
 
 class MoCoV3(Section):
@@ -107,9 +130,9 @@ class MoCoV3(Section):
 
     views: ClassVar[int] = 2  # of an image; 1 by default. The same as the method's; a test compares
     loss: Literal["mocov3", "byol", "simclr"]
-    hidden_dim: Positive
-    out_dim: Positive
-    temperature: Annotated[float, Field(gt=0)]
+    hidden_dim: Width
+    out_dim: Width
+    temperature: Temperature
     momentum: Fraction
     freeze_patches: bool
 
@@ -117,23 +140,21 @@ class MoCoV3(Section):
 class IJEPA(Section):
     """The predictor, and the teacher's momentum at first; by default the paper's for ViT-B."""
 
-    predictor_embed_dim: Annotated[int, Field(gt=0, multiple_of=4)] = 384
-    predictor_depth: Positive = 6
-    predictor_num_heads: Positive = 12
+    predictor_embed_dim: Annotated[Width, Field(multiple_of=4)] = 384
+    predictor_depth: Depth = 6
+    predictor_num_heads: Width = 12
     momentum: Fraction = 0.996
 
-    @model_validator(mode="after")
-    def _shares_its_width_among_heads(self) -> "IJEPA":
+    def faults(self) -> Iterator[str]:
         if self.predictor_embed_dim % self.predictor_num_heads:
-            raise ValueError(
+            yield (
                 f"predictor_embed_dim {self.predictor_embed_dim} is not divisible by predictor_num_heads "
                 f"{self.predictor_num_heads}"
             )
-        return self
 
 
 class Supervised(Section):
-    num_classes: Positive
+    num_classes: Width
     pool: Literal["token", "avg"]
     smoothing: Below1
 
@@ -153,24 +174,23 @@ class Methods(Section):
     supervised: Supervised
 
 
-def check_method(methods: Methods, pretrain: Pretrain) -> None:
-    """Raise ValueError for an unknown method, or for one that would not get the views that it compares."""
+def check_method(pretrain: Pretrain) -> Iterator[str]:
+    """Yield faults: an unknown method, or one that would not get the views that it compares."""
     if pretrain.method not in Methods.model_fields:
-        raise ValueError(
-            f"pretrain.method: {pretrain.method!r} is not one of {', '.join(Methods.model_fields)}"
-        )
-    views = getattr(getattr(methods, pretrain.method), "views", 1)
+        yield f"pretrain.method: {not_one_of(pretrain.method, Methods.model_fields)}"
+        return
+    views = getattr(Methods.model_fields[pretrain.method].annotation, "views", 1)
     if pretrain.augment == "two_views" and views != 2:
-        raise ValueError(f"pretrain.augment two_views makes 2 views, {pretrain.method} takes {views}")
+        yield f"pretrain.augment two_views makes 2 views, {pretrain.method} takes {views}"
     if views > 1 and pretrain.augment in ("none", "fixed_crop") and not pretrain.flip:
-        raise ValueError(
+        yield (
             f"pretrain.method {pretrain.method} compares views of an image, which pretrain.augment "
             f"{pretrain.augment} with flip false makes equal: augment two_views is its paper's"
         )
 
 
-def check_mask(pretrain: Pretrain, encoder: Encoder) -> None:
-    """Raise ValueError where no patch would be masked, or none visible; rounds as models/masking.py does."""
+def check_mask(pretrain: Pretrain, encoder: Encoder) -> Iterator[str]:
+    """Yield a fault where no patch would be masked, or none visible; rounds as models/masking.py does."""
     if encoder.grid is None:
         return
     counted = isinstance(pretrain.mask_ratio, int)
@@ -178,7 +198,7 @@ def check_mask(pretrain: Pretrain, encoder: Encoder) -> None:
     parts = math.prod(math.ceil(patches / side) for patches in encoder.grid)
     visible = parts - pretrain.mask_ratio if counted else int(parts * (1 - pretrain.mask_ratio))
     if not 0 < visible < parts:
-        raise ValueError(
+        yield (
             f"pretrain.mask_ratio {pretrain.mask_ratio}: of an image's {parts} "
             f"{'cells' if side > 1 else 'patches'} some must be masked and some stay visible, not {visible}"
         )

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from mae import config
 from mae.files import write_text
+from mae.suggestions import did_you_mean
 
 
 def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]:
@@ -120,9 +121,17 @@ def _merge(values: Any, overlay: Mapping[str, Any], origin: str, path: tuple[str
             if not isinstance(new, dict):
                 raise config.InvalidParams(f"{origin}: {name} is a section, not a value")
             yield from _merge(values[key], new, origin, here)
-        elif values[key] != new:
+        elif _differ(values[key], new):
             yield f"{name}: {_plain(values[key])} -> {_plain(new)}"
             values[key] = _flow(new)
+
+
+def _differ(old: Any, new: Any) -> bool:
+    """Tell values apart that Python takes for equal: true, 1 and 1.0."""
+    kinds = (bool, int, float)
+    return old != new or [isinstance(old, kind) for kind in kinds] != [
+        isinstance(new, kind) for kind in kinds
+    ]
 
 
 def _default_of(path: tuple[str, ...], origin: str) -> Any:
@@ -134,7 +143,8 @@ def _default_of(path: tuple[str, ...], origin: str) -> Any:
     for name in path:
         fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
         if name not in fields:
-            raise config.InvalidParams(f"{origin}: {'.'.join(path)} is not a key of the parameters")
+            close = did_you_mean(name, fields)
+            raise config.InvalidParams(f"{origin}: {'.'.join(path)} is not a key of the parameters{close}")
         field, model = fields[name], fields[name].annotation
     if field.is_required():
         return {} if isinstance(model, type) and issubclass(model, BaseModel) else None
@@ -144,7 +154,8 @@ def _default_of(path: tuple[str, ...], origin: str) -> Any:
 
 def _add_section_of_method(values: Any) -> list[str]:
     """Write the section of the chosen method where an older file lacks it: DVC depends on it by name."""
-    method = values.get("pretrain", {}).get("method")
+    section = values.get("pretrain")
+    method = section.get("method") if isinstance(section, dict) else None
     if not isinstance(method, str) or method in values or method not in config.Params.model_fields:
         return []
     values[method] = _default_of((method,), "pretrain.method")

@@ -1,28 +1,55 @@
 """The sections of `params.yaml` for images, classification and the registry."""
 
+from collections.abc import Iterator
+from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mae.config.values import (
+    Above0,
     Below1,
     Betas,
+    Bytes,
     Colour,
     Count,
     Decay,
+    Different,
     Fraction,
     LayerDecay,
+    ModelName,
+    Pixels,
     Positive,
     Precision,
     RandAugment,
     Rate,
     Shares,
     Spread,
+    Temperature,
+    Text,
 )
+
+
+class Faults(ValueError):
+    """What does not go together in a section; each begins with a key of it."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "Section":
+        if faults := list(self.faults()):
+            raise Faults(faults)
+        return self
+
+    def faults(self) -> Iterator[str]:
+        """Yield what does not go together, where each value alone is valid."""
+        yield from ()
 
 
 class Runtime(Section):
@@ -30,29 +57,37 @@ class Runtime(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     workers: Count
-    work_dir: str
-    tracking_uri: str
-    experiment: str
+    work_dir: Text
+    tracking_uri: Text
+    experiment: Annotated[Text, Field(max_length=250)]
     log_every: Positive
     checkpoint_every: Positive
     keep_checkpoints: Positive
 
 
+Scened = Annotated[Count, Field(ge=10)]  # one of each class of the demo
+Side = Annotated[int, Field(ge=16, le=1024)]  # pixels; as data/demo/scenes.py
+
+
 class Scenes(Section):
     """Number of the demo's scenes, their side in pixels, and their digits in rows x rows cells."""
 
-    train: Positive
-    val: Positive
-    size: Positive
+    train: Scened
+    val: Scened
+    size: Side
     rows: Positive
+
+    def faults(self) -> Iterator[str]:
+        if self.rows > self.size // 8:
+            yield f"rows {self.rows}: at size {self.size} choose 1 to {self.size // 8}"
 
 
 class Demo(Section):
     """The images of the embedded demo: one class each, and larger scenes for the dense tasks."""
 
-    train: Positive
-    val: Positive
-    size: Positive
+    train: Scened
+    val: Scened
+    size: Side
     detect: Scenes
     segment: Scenes
 
@@ -61,14 +96,14 @@ class Ingest(Section):
     source: Literal[
         "demo", "folder", "imagenet_tar", "flat", "inat2017", "inat2018", "inat2019", "places205", "places365"
     ]
-    root: str
+    root: Text
     val_fraction: Below1
 
 
 class Shard(Section):
     max_count: Positive
-    max_bytes: Positive
-    max_side: Positive | None
+    max_bytes: Bytes
+    max_side: Pixels | None
     quality: Annotated[int, Field(ge=1, le=100)]
     max_rejected: Count
 
@@ -88,14 +123,12 @@ class Steps(Section):
     base_lr: Rate
     weight_decay: Rate
     precision: Precision
-    clip_grad: Annotated[float, Field(gt=0)] | None
+    clip_grad: Above0 | None
     compile: bool
 
-    @model_validator(mode="after")
-    def _accumulates_evenly(self) -> "Steps":
+    def faults(self) -> Iterator[str]:
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
-        return self
+            yield f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}"
 
 
 class Training(Steps):
@@ -104,20 +137,25 @@ class Training(Steps):
     min_lr: Rate
     warmup_epochs: Rate
 
-    @model_validator(mode="after")
-    def _warms_up_before_the_end(self) -> "Training":
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
         epochs = getattr(self, "epochs", None)
         shortest = min(epochs) if isinstance(epochs, list) else epochs
         if shortest is not None and self.warmup_epochs >= shortest:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {shortest}")
-        return self
+            yield f"warmup_epochs {self.warmup_epochs:g} must be below epochs {shortest}"
+        peak = self.base_lr * self.batch_size / 256  # as engine/schedule.py scales it
+        if self.min_lr > peak:
+            yield (
+                f"min_lr {self.min_lr:g} is above the highest lr, base_lr {self.base_lr:g} * batch_size "
+                f"{self.batch_size} / 256 = {peak:g}: the rate would rise to it; lower min_lr"
+            )
 
 
 class KNN(Section):
     """Nearest neighbours. projection: of patch embeddings into two dimensions, for a picture."""
 
     k: Positive
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Temperature
     pool: Literal["avg", "token"]
     projection: Literal["pca", "tsne"]
     random_baseline: bool
@@ -164,34 +202,36 @@ class FineTune(Augmented):
 class Partial(Augmented):
     """A training for each of `blocks` (0.5: the MLP of the last) and `epochs`; the best epochs count."""
 
-    blocks: Annotated[list[Annotated[float, Field(ge=0, multiple_of=0.5)]], Field(min_length=1)]
-    epochs: Annotated[list[Positive], Field(min_length=1)]
+    blocks: Annotated[
+        list[Annotated[float, Field(ge=0, le=512, multiple_of=0.5)]], Field(min_length=1), Different
+    ]
+    epochs: Annotated[list[Positive], Field(min_length=1), Different]
 
 
 class Robustness(Section):
     """Variants of ImageNet for the fine-tuned classifier; `root` holds their unpacked folders."""
 
-    sets: list[Literal["imagenet_c", "imagenet_a", "imagenet_r", "imagenet_sketch"]]
-    root: str
+    sets: Annotated[list[Literal["imagenet_c", "imagenet_a", "imagenet_r", "imagenet_sketch"]], Different]
+    root: Text
     batch_size: Positive
     precision: Precision
-
-    @model_validator(mode="after")
-    def _names_each_set_once(self) -> "Robustness":
-        if len(set(self.sets)) != len(self.sets):
-            raise ValueError(f"sets {self.sets} names one twice")
-        return self
 
 
 class Registry(Section):
     """Names of the registered models, and the gate's demands on a challenger."""
 
-    encoder: str
-    classifier: str
-    detector: str
-    segmenter: str
+    encoder: ModelName
+    classifier: ModelName
+    detector: ModelName
+    segmenter: ModelName
     min_gain: Fraction
     confidence: Decay
+
+    def faults(self) -> Iterator[str]:
+        kinds = ("encoder", "classifier", "detector", "segmenter")
+        for one, other in combinations(kinds, 2):
+            if getattr(self, one).lower() == getattr(self, other).lower():  # some databases ignore case
+                yield f"{other} {getattr(self, other)} is also the name of {one}: give each model its own"
 
 
 class Report(Section):

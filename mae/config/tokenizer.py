@@ -1,12 +1,13 @@
 """The section `tokenizer` of `params.yaml`: tokens, components or a palette, fitted before pretraining."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from mae.config.sections import Training
-from mae.config.values import Betas, Positive, Shares
+from mae.config.values import Betas, Depth, Positive, Shares, Width
 
 # The kinds that each value of pretrain.target needs; iGPT's tokens are colours.
 NEEDS = {"tokens": ("fsq", "kmeans"), "pca": ("pca",)}
@@ -28,9 +29,9 @@ class Tokenizer(Training):
     kind: Literal["none", "fsq", "kmeans", "pca", "palette"]
     codes: Annotated[int, Field(ge=2, le=MOST_CODES)]
     levels: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1), AfterValidator(_few_enough)]
-    width: Annotated[int, Field(gt=0, multiple_of=8)]
-    depth: Positive
-    components: Positive
+    width: Annotated[Width, Field(multiple_of=8)]
+    depth: Depth
+    components: Width
     cache: bool
     epochs: Positive
     betas: Betas
@@ -38,22 +39,20 @@ class Tokenizer(Training):
     flip: bool
 
 
-def check_asked_for(tokenizer: Tokenizer, pretrain: Any) -> None:
-    """Raise ValueError where `pretrain` needs another kind, or where cached tokens would be wrong."""
+def check_asked_for(tokenizer: Tokenizer, pretrain: Any) -> Iterator[str]:
+    """Yield faults where `pretrain` needs another kind, or where cached tokens would be wrong."""
     if pretrain.method == "igpt" and pretrain.target not in ("mean_colour", "tokens"):
-        raise ValueError(
-            f"pretrain.target {pretrain.target}: igpt predicts classes; set it to mean_colour or tokens"
-        )
+        yield f"pretrain.target {pretrain.target}: igpt predicts classes; set it to mean_colour or tokens"
     needs = NEEDS | COLOURS.get(pretrain.method, {})
     kinds = needs.get(pretrain.target, (tokenizer.kind,))
     if tokenizer.kind not in kinds:
-        raise ValueError(
+        yield (
             f"pretrain.target {pretrain.target} needs tokenizer.kind {' or '.join(kinds)} "
             f"with method {pretrain.method}, not {tokenizer.kind}"
         )
     others = other_views(pretrain)
     if tokenizer.cache and others:
-        raise ValueError(
+        yield (
             "tokenizer.cache keeps the tokens of one view of an image: it needs pretrain.target tokens, "
             f"augment none and flip false, found {', '.join(f'{k} {v}' for k, v in others.items())}"
         )

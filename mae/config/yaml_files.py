@@ -17,7 +17,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = YAML(typ="safe").load(path)
     except FileNotFoundError:
         raise InvalidParams(f"{path}: no such file; run from the project's root or pass --params") from None
-    except YAMLError as error:
+    except OSError as error:
+        raise InvalidParams(f"{path}: cannot be read ({error.strerror}); name a file by --params") from None
+    except (YAMLError, UnicodeDecodeError) as error:
         raise InvalidParams(f"{path}: not YAML: {error}") from None
     if not isinstance(values, dict):
         raise InvalidParams(f"{path}: expected sections, found {type(values).__name__}")

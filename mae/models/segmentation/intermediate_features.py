@@ -19,15 +19,17 @@ LEVELS = 4
 def check_out_indices(out_indices: Sequence[int], depth: int) -> tuple[int, ...]:
     """Check four 0-based block numbers in ascending order, ending with the last; return a tuple.
 
-    One may be repeated: four times the last is ViTDet's pyramid, of the last map alone. Raises ValueError
-    otherwise; a block after the last of them would run without use and never learn.
+    None is repeated, unless the encoder has fewer blocks or all are the last: that is ViTDet's pyramid, of
+    the last map alone. Raises ValueError otherwise; a block after the last of them would run without use and
+    never learn.
     """
     blocks = tuple(out_indices)
     ascending = all(first <= second for first, second in pairwise(blocks))
-    if len(blocks) != LEVELS or not ascending or blocks[0] < 0 or blocks[-1] != depth - 1:
+    repeats = 1 < len(set(blocks)) < min(LEVELS, depth)
+    if len(blocks) != LEVELS or not ascending or repeats or blocks[0] < 0 or blocks[-1] != depth - 1:
         raise ValueError(
             f"taps {list(blocks)}: name {LEVELS} blocks in ascending order that end with the encoder's last, "
-            f"{depth - 1}; a quarter of the depth each is {[depth * part // 4 - 1 for part in (1, 2, 3, 4)]}"
+            f"{depth - 1}; such as {[max(0, depth * part // 4 - 1) for part in (1, 2, 3, 4)]}"
         )
     return blocks
 
