@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mae import config, distributed
 from mae.config import Params
@@ -33,7 +33,7 @@ from mae.stages.pretraining.pretrain_results import write_results
 def pretrain(params: Params) -> None:
     """Train the encoder without labels and write models/pretrain and reports/pretrain."""
     method = build_method(params)
-    transform = _transform(params, method)
+    transform = transform_of(params, method)
     origin = load_initial_weights(method, params)
     inputs = [*([origin.digest] if origin else []), *fitted_inputs(params)]
     with open_stage("pretrain", params, inputs=inputs) as ctx:
@@ -61,8 +61,11 @@ def pretrain(params: Params) -> None:
             write_results(ctx, fitted.ema or method, fitted, steps, layers)
 
 
-def build_method(params: Params) -> Any:
-    """Build the method of params.pretrain on a fresh encoder; the seed fixes the weights."""
+def build_method(params: Params, fitted: nn.Module | None = None) -> Any:
+    """Build the method of params.pretrain on a fresh encoder; the seed fixes the weights.
+
+    fitted: the module that its target needs; by default that of the stage `tokenizer`.
+    """
     p = params.pretrain
     seed_process(params.seed)
     encoder, kind = params.encoder, METHODS[p.method]
@@ -72,7 +75,8 @@ def build_method(params: Params) -> Any:
         settings["masking"] = _masking(params, vit.patch_embed.grid_size)
     if kind.predicts:
         colours = {"mean": params.input.mean, "std": params.input.std}
-        settings["target"] = build_target(p.target, vit, fitted_for(params), **colours)
+        own = fitted_for(params) if fitted is None else fitted
+        settings["target"] = build_target(p.target, vit, own, **colours)
     return kind(vit, **settings)
 
 
@@ -83,7 +87,7 @@ def _masking(params: Params, grid: Pair) -> Masking:
         raise config.InvalidParams(f"pretrain.{error}") from error
 
 
-def _transform(params: Params, method: Method) -> tuple[Any, int]:
+def transform_of(params: Params, method: Method) -> tuple[Any, int]:
     """Return the transform that makes views of an image, and the number of its calls per image."""
     p = params.pretrain
     size = params.encoder.img_size

@@ -3,9 +3,10 @@
     {"stage": "pretrain", "state": "interrupted", "message": "stopped after step 300; saved ...",
      "pid": 4711, "started": 1760000000.0, "ended": 1760000100.0, "run_id": "0f3c..."}
 
-state: `running` from the start on, then `finished`, `interrupted`, `rejected` or `failed`. A file that still
-says `running` while no process has its pid belongs to a stage that was killed. ended and run_id: null until
-known. Nothing here imports torch: some stages are over before it would be loaded.
+state: `running` from the start on, then `finished`, `interrupted`, `rejected` (settings or data that will not
+do the next time either) or `failed`. A file that still says `running` while no process has its pid belongs to
+a stage that was killed. ended and run_id: null until known. Nothing here imports torch: some stages are over
+before it would be loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
     from mae.config import Params
 
 # By name: the modules that define these errors cost seconds to import. Any other error is `failed`.
-STATES = {"Interrupted": "interrupted", "KeyboardInterrupt": "interrupted", "TooManyRejected": "rejected"}
+STATES = {
+    "Interrupted": "interrupted",
+    "KeyboardInterrupt": "interrupted",
+    "InvalidParams": "rejected",
+    "TooManyRejected": "rejected",
+}
 _log = logging.getLogger("mae.stages")
 
 

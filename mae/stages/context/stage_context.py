@@ -22,6 +22,7 @@ from mae.data.transforms.image import Normalize, evaluation
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import FitOptions, Interrupted
 from mae.files import sha256_of, write_json
+from mae.stages.context.data_sizes import refuse_beyond_the_data
 from mae.stages.context.tracked_run import stage_folder, tracked
 
 PICTURES = 8  # images that a stage draws, for a person to look at
@@ -224,6 +225,7 @@ def open_stage(
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - runtime.workers))
     try:
         index = _open_index(params, files)
+        refuse_beyond_the_data(stage, params, index)
         folder = stage_folder(stage, params, [index.digest, *inputs, *encoder_digest])
         opened = tracked(
             stage,

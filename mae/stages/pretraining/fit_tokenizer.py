@@ -48,7 +48,7 @@ def fit_tokenizer(params: Params) -> None:
     """Fit the kind of params.tokenizer, evaluate it on val, cache tokens if wanted, write the results."""
     with open_stage("tokenizer", params) as ctx:
         given = params.tokenizer
-        about = _config(params) | ({"shards": ctx.index.digest} if given.cache else {})
+        about = unfitted_config(params) | ({"shards": ctx.index.digest} if given.cache else {})
         seed_process(params.seed)
         try:
             tokenizer = build_tokenizer(about).to(ctx.device)
@@ -70,7 +70,8 @@ def fit_tokenizer(params: Params) -> None:
         write_results(ctx, tokenizer, steps, fitted)
 
 
-def _config(params: Params) -> dict[str, Any]:
+def unfitted_config(params: Params) -> dict[str, Any]:
+    """Return the config of the tokenizer that these parameters ask for; `build_tokenizer` builds from it."""
     given, encoder = params.tokenizer, params.encoder
     with torch.device("meta"):
         vit = encoders.build(encoder.name, img_size=encoder.img_size, **encoder.overrides)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mae import interchange
 from mae.config import Params
@@ -49,7 +49,20 @@ def load_initial_weights(method: Any, params: Params) -> WeightSource | None:
     """
     if params.pretrain.init is None:
         return None
-    file = Path(params.pretrain.init)
+    part, state = read_initial_weights(method, params)
+    part.load_state_dict(state)
+    file, whole = Path(params.pretrain.init), part is method
+    origin = WeightSource(params.pretrain.init, sha256_of(file), whole)
+    _log.info("starting from %s", origin)
+    return origin
+
+
+def read_initial_weights(method: Any, params: Params) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Read the weights of pretrain.init and check them; return the part of `method` that takes them.
+
+    Raises ValueError as `load_initial_weights` does. `method` may be on the meta device.
+    """
+    file = Path(str(params.pretrain.init))
     try:
         state, config = interchange.open_weights(file)
         # Older files hold the fitted module of their target; this run has its own.
@@ -60,10 +73,7 @@ def load_initial_weights(method: Any, params: Params) -> WeightSource | None:
         interchange.check(state, {name: value.shape for name, value in part.state_dict().items()}, str(file))
     except ValueError as error:
         raise ValueError(f"pretrain.init: {error}") from error
-    part.load_state_dict(state)
-    origin = WeightSource(params.pretrain.init, sha256_of(file), whole)
-    _log.info("starting from %s", origin)
-    return origin
+    return part, state
 
 
 def _check_settings(

@@ -38,7 +38,7 @@ Part = dict[str, Any]
 
 def evaluate_sets(params: Params) -> None:
     """Evaluate each set of robustness.sets; reports/robustness/metrics.json holds its `<set>_<figure>`."""
-    roots: dict[str, Path] = {name: _root(params, name) for name in params.robustness.sets}
+    roots: dict[str, Path] = {name: root_of(params, name) for name in params.robustness.sets}
     folders = {name: _parts(name, root) for name, root in roots.items()}
     inputs = [sha256_of(require(CLASSIFIER))]
     with open_stage("robustness", params, inputs=inputs) as ctx, StopRequest() as stop:
@@ -100,7 +100,7 @@ class _Classifier:
         return main | {"classes": len(images.classes), "digest": images.digest}
 
 
-def _root(params: Params, name: str) -> Path:
+def root_of(params: Params, name: str) -> Path:
     """Find the folder of a set; raises ValueError without one."""
     places = [Path(params.robustness.root) / folder for folder in SETS[name].folders]
     found = next((place for place in places if place.is_dir()), None)
