@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mae.suggestions import not_one_of
 from pipelines.working_copy.dvc_files import opened
 
 
@@ -28,8 +29,7 @@ def upstreams(root: Path, targets: Iterable[str] | None = None) -> dict[str, tup
         names = {stage: _address(stage) for stage in graph}
         unknown = sorted(set(targets or ()) - set(names.values()))
         if unknown:
-            known = ", ".join(sorted(names.values()))
-            raise ValueError(f"dvc.yaml has no stage {', '.join(unknown)}; it has: {known}")
+            raise ValueError(f"stage of dvc.yaml: {not_one_of(unknown[0], sorted(names.values()))}")
         wanted = set(names) if targets is None else set()
         for stage in set(names) - wanted:
             if names[stage] in set(targets or ()):

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mae.config.encoder import Encoder
-from mae.config.sections import Section, Steps
+from mae.config.sections import Section, Steps, beyond_adamw
 from mae.config.values import (
     Below1,
     Betas,
     Bytes,
     Count,
+    Crop,
     Depth,
     Different,
     Factors,
@@ -74,6 +75,8 @@ class Dense(Steps):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
+        for fault in beyond_adamw(self.scratch.base_lr, self.batch_size, self.weight_decay):
+            yield f"scratch.{fault}"
         if self.warmup_steps >= self.steps:
             yield f"warmup_steps {self.warmup_steps} must be below steps {self.steps}"
 
@@ -87,7 +90,7 @@ class Detect(Dense):
     for each.
     """
 
-    image_size: Pixels
+    image_size: Crop
     patch_size: Pixels | None
     jitter_scale: Factors
     window: Annotated[Positive, Field(le=512)]
@@ -116,8 +119,8 @@ class Segment(Dense):
     """
 
     head: Literal["upernet", "dpt"]
-    crop: Pixels
-    short: Pixels
+    crop: Crop
+    short: Crop
     stride: Pixels
     taps: list[Count]
     dropout: Below1
@@ -129,6 +132,8 @@ class Segment(Dense):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
+        if self.short < self.crop:
+            yield f"short {self.short} is below crop {self.crop}: crops would be padded; raise short"
         if self.stride > self.crop:
             yield f"stride {self.stride} exceeds crop {self.crop}: windows would leave gaps"
         if self.head == "upernet" and self.batch_size // self.accumulate < 2:

@@ -133,7 +133,7 @@ class MoCoV3(Section):
     hidden_dim: Width
     out_dim: Width
     temperature: Temperature
-    momentum: Fraction
+    momentum: Below1
     freeze_patches: bool
 
 
@@ -143,7 +143,7 @@ class IJEPA(Section):
     predictor_embed_dim: Annotated[Width, Field(multiple_of=4)] = 384
     predictor_depth: Depth = 6
     predictor_num_heads: Width = 12
-    momentum: Fraction = 0.996
+    momentum: Below1 = 0.996
 
     def faults(self) -> Iterator[str]:
         if self.predictor_embed_dim % self.predictor_num_heads:

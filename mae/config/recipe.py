@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -140,13 +140,17 @@ def _default_of(path: tuple[str, ...], origin: str) -> Any:
     Raises InvalidParams for a key that does not exist.
     """
     model: Any = config.Params
+    field: Any = None
     for name in path:
+        if get_origin(model) is dict:  # of sections by name: flows.stages
+            field, model = None, get_args(model)[1]
+            continue
         fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
         if name not in fields:
             close = did_you_mean(name, fields)
             raise config.InvalidParams(f"{origin}: {'.'.join(path)} is not a key of the parameters{close}")
         field, model = fields[name], fields[name].annotation
-    if field.is_required():
+    if field is None or field.is_required():
         return {} if isinstance(model, type) and issubclass(model, BaseModel) else None
     default = field.get_default(call_default_factory=True)
     return default.model_dump(mode="json") if isinstance(default, BaseModel) else default

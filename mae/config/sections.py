@@ -129,6 +129,20 @@ class Steps(Section):
     def faults(self) -> Iterator[str]:
         if self.batch_size % self.accumulate:
             yield f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}"
+        if hasattr(self, "betas"):
+            yield from beyond_adamw(self.base_lr, self.batch_size, self.weight_decay)
+
+
+def beyond_adamw(base_lr: float, batch_size: int, weight_decay: float) -> Iterator[str]:
+    """Yield faults of rates under which AdamW cannot learn: it moves each weight by about the lr."""
+    peak = base_lr * batch_size / 256
+    if peak > 1:
+        yield (
+            f"base_lr {base_lr:g} * batch_size {batch_size} / 256 is a highest lr of {peak:g}: AdamW learns "
+            "nothing above 1; lower base_lr"
+        )
+    elif peak * weight_decay >= 1:
+        yield f"weight_decay {weight_decay:g} at lr {peak:g} removes whole weights in a step; lower it"
 
 
 class Training(Steps):
@@ -166,7 +180,7 @@ class Probe(Training):
 
     epochs: Positive
     random_baseline: bool
-    momentum: Fraction
+    momentum: Below1
     flip: bool
     labels_per_class: Positive | None
 
@@ -203,7 +217,7 @@ class Partial(Augmented):
     """A training for each of `blocks` (0.5: the MLP of the last) and `epochs`; the best epochs count."""
 
     blocks: Annotated[
-        list[Annotated[float, Field(ge=0, le=512, multiple_of=0.5)]], Field(min_length=1), Different
+        list[Annotated[float, Field(ge=0, le=128, multiple_of=0.5)]], Field(min_length=1), Different
     ]
     epochs: Annotated[list[Positive], Field(min_length=1), Different]
 
@@ -235,4 +249,4 @@ class Registry(Section):
 
 
 class Report(Section):
-    title: str
+    title: Text

@@ -3,7 +3,6 @@
 The upper bounds refuse what no machine computes or what overflows; they are far above the papers' settings.
 """
 
-import math
 import posixpath
 import re
 from typing import Annotated, Any, Literal
@@ -11,12 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator
 
 MOST_PIXELS = 8192  # of an image's side
+MOST_TIMES = 16  # smaller or larger by augmentation
 _RAND_AUGMENT = re.compile(r"(mstd|mmax|inc|m|n|p)(\d{1,6}(?:\.\d+)?)|t(?:weights|3aw?)")
 
 
 def _from_low_to_high(factors: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < factors[0] <= factors[1] < math.inf:
-        raise ValueError(f"{list(factors)}: expected 0 < low <= high")
+    if not 0 < factors[0] <= factors[1] or factors[0] < 1 / MOST_TIMES or factors[1] > MOST_TIMES:
+        raise ValueError(
+            f"{list(factors)}: expected 0 < low <= high, from 1/{MOST_TIMES} to {MOST_TIMES} of the size"
+        )
     return factors
 
 
@@ -88,7 +90,8 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Bytes = Annotated[int, Field(gt=0, lt=2**62)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Width = Annotated[int, Field(gt=0, le=65536)]
-Depth = Annotated[int, Field(gt=0, le=512)]  # blocks or layers
+Depth = Annotated[int, Field(gt=0, le=128)]  # blocks or layers
+Crop = Annotated[int, Field(ge=16, le=MOST_PIXELS)]  # pixels of a dense task's side
 Pixels = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 Betas = Annotated[tuple[Below1, Below1], Field(strict=False)]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from mae.suggestions import not_one_of
+
 State = dict[str, Tensor]
 
 KINDS = {
@@ -86,7 +88,7 @@ def convert(state: Mapping[str, Tensor], to: str, kind: str | None = None) -> St
     kind = kind or detect(state)
     for name in (kind, to):
         if name not in KINDS:
-            raise ValueError(f"unknown kind {name!r}; known: {', '.join(KINDS)}")
+            raise ValueError(f"kind {not_one_of(name, KINDS)}")
     if kind in ENCODERS and to not in ENCODERS:
         raise ValueError(f"an encoder alone ({kind}) cannot become {to} ({KINDS[to]}): it has no decoder")
     official = _INTO_OFFICIAL[kind](state)

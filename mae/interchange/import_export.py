@@ -22,6 +22,7 @@ from mae.interchange.checkpoint_files import (
 from mae.interchange.convert import ENCODERS, State, convert
 from mae.models.patches import Pair, grid_of, pair
 from mae.models.vit import build, resize_positions
+from mae.suggestions import not_one_of
 
 _log = logging.getLogger(__name__)
 SAFETENSORS_ENDING = ".safetensors"
@@ -50,7 +51,7 @@ def export(encoder_file: str | Path, out: str | Path, format: str) -> None:
     Raises ValueError where the format cannot hold this encoder, or has no file of this ending.
     """
     if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+        raise ValueError(f"format {not_one_of(format, FORMATS)}")
     out = Path(out)
     _check_ending(out, ENDINGS[format], f"the format {format}")
     state, config = load_encoder(encoder_file)

@@ -17,6 +17,7 @@ from mae import distributed
 from mae.methods.method import Method, without_autocast
 from mae.methods.teacher import Teacher
 from mae.models.vit import encode, xavier
+from mae.suggestions import not_one_of
 
 
 class Recipe(NamedTuple):
@@ -56,7 +57,7 @@ class MoCoV3(Method):
     ) -> None:
         super().__init__(encoder, fresh=fresh)
         if loss not in LOSSES:
-            raise ValueError(f"loss is {loss!r}: choose one of {', '.join(LOSSES)}")
+            raise ValueError(f"loss {not_one_of(loss, LOSSES)}")
         self.recipe, self.temperature, self.momentum = LOSSES[loss], temperature, momentum
         self.projector = mlp(encoder.embed_dim, hidden_dim, hidden_dim, out_dim)
         encoder.patch_embed.requires_grad_(not freeze_patches)

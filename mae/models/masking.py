@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mae.models.patches import Pair
+from mae.suggestions import not_one_of
 
 
 @dataclass(frozen=True)
@@ -290,5 +291,5 @@ MASKINGS: dict[str, type[Masking]] = {
 def masking(name: str, grid: Pair, mask_ratio: float) -> Masking:
     """Build the row `name` of MASKINGS for a grid of patches (rows, columns); ValueError if unknown."""
     if name not in MASKINGS:
-        raise ValueError(f"unknown mask {name!r}; known: {', '.join(MASKINGS)}")
+        raise ValueError(f"mask {not_one_of(name, MASKINGS)}")
     return MASKINGS[name](grid, mask_ratio)

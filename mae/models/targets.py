@@ -15,6 +15,7 @@ from mae.models.hog import hog, hog_width
 from mae.models.patches import Pair, normalise, patchify, unnormalise
 from mae.models.pca import PatchPCA
 from mae.models.tokenizer import KMeans, Palette, Tokenizer
+from mae.suggestions import not_one_of
 
 BORROWED = "each masked one is shown with the mean and contrast of the original patch"
 Fitted = TypeVar("Fitted", bound=nn.Module)
@@ -239,7 +240,7 @@ def build_target(
     images' normalisation. Raises ValueError for an unknown name, or if `fitted` does not fit.
     """
     if name not in TARGETS:
-        raise ValueError(f"unknown target {name!r}; known: {', '.join(TARGETS)}")
+        raise ValueError(f"target {not_one_of(name, TARGETS)}")
     embedding = encoder.patch_embed
     sizes = tuple(embedding.patch_size), tuple(embedding.grid_size)
     inputs = TargetInputs(*sizes, encoder.in_chans, ColourBins(mean, std), fitted)

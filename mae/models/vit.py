@@ -1,6 +1,5 @@
 """The encoder, a stock timm VisionTransformer: build it, initialise it, run it on part of an image."""
 
-import difflib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mae.models.patches import Pair, grid_of, pair, pixels_at, sincos_positions
+from mae.suggestions import did_you_mean, not_one_of
 
 OVERRIDES = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "in_chans", "init_values")
 POOLS = ("token", "avg")
@@ -59,7 +59,8 @@ def build(
     grid_of(img_size, draft.patch_embed.patch_size)
     if draft.embed_dim % 4:
         raise ValueError(f"embed_dim {draft.embed_dim} must be divisible by 4 for sine-cosine positions")
-    return cast(VisionTransformer, create())
+    # A caller on the meta device wants the shape alone.
+    return cast(VisionTransformer, draft if torch.get_default_device().type == "meta" else create())
 
 
 def layer_groups(prefix: str, *with_block: str) -> dict[str, Any]:
@@ -77,14 +78,13 @@ def layer_groups(prefix: str, *with_block: str) -> dict[str, Any]:
 def _check_arguments(name: str, pool: str, overrides: Mapping[str, Any]) -> None:
     known = timm.list_models("vit_*", module="vision_transformer")
     if name not in known:
-        close = ", ".join(difflib.get_close_matches(name, known, n=3)) or "vit_base_patch16_224"
-        raise ValueError(f"timm has no plain ViT named {name!r}; did you mean {close}?")
+        close = did_you_mean(name, known) or "; vit_base_patch16_224 is one"
+        raise ValueError(f"timm has no plain ViT named {name!r}{close}")
     if pool not in POOLS:
-        raise ValueError(f"pool {pool!r}: choose one of {', '.join(POOLS)}")
+        raise ValueError(f"pool {not_one_of(pool, POOLS)}")
     for key, value in overrides.items():
         if key not in OVERRIDES:
-            close = ", ".join(difflib.get_close_matches(key, OVERRIDES, n=1) or OVERRIDES)
-            raise ValueError(f"unknown encoder setting {key!r}; did you mean {close}?")
+            raise ValueError(f"unknown encoder setting: {not_one_of(key, OVERRIDES)}")
         if key in ("embed_dim", "depth", "num_heads", "in_chans") and not (type(value) is int and value > 0):
             raise ValueError(f"{key} must be a whole number above 0, not {value!r}")
         if key in ("mlp_ratio", "init_values") and not isinstance(value, int | float):

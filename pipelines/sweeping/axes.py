@@ -22,6 +22,7 @@ from pydantic import (
 
 from mae.config import InvalidParams, parse, read_yaml, recipe
 from mae.stage_table import STAGES
+from mae.suggestions import not_one_of
 from pipelines.sweeping.result_fingerprint import ResultFingerprint
 from pipelines.working_copy.params_override import PARAMS
 
@@ -33,7 +34,7 @@ EVALUATIONS = {name: stage.figure for name, stage in STAGES.items() if stage.fig
 
 def _known_evaluations(stages: list[str]) -> list[str]:
     if unknown := [stage for stage in stages if stage not in EVALUATIONS]:
-        raise ValueError(f"{', '.join(unknown)}: stages of a sweep are {', '.join(EVALUATIONS)}")
+        raise ValueError(f"stages of a sweep: {not_one_of(unknown[0], EVALUATIONS)}")
     return stages
 
 
@@ -142,7 +143,7 @@ class Sweeps(_Part):
     def axis(self, name: str) -> Axis:
         """Return the axis `name`; raises InvalidParams where the file has none of this name."""
         if name not in self.axes:
-            raise InvalidParams(f"{SWEEPS} has no axis {name!r}; it has: {', '.join(self.axes)}")
+            raise InvalidParams(f"{SWEEPS}: axis {not_one_of(name, self.axes)}")
         return self.axes[name]
 
 

@@ -1,3 +1,5 @@
+import functools
+import math
 import random
 import re
 from pathlib import Path
@@ -97,6 +99,58 @@ def test_a_wrong_value_is_named(values, section, key, value, message):
     values[section][key] = value
     with pytest.raises(config.InvalidParams, match=re.escape(message)):
         config.parse(values)
+
+
+WILD = [
+    None,
+    "",
+    -1,
+    0,
+    2.5,
+    True,
+    1e308,
+    math.nan,
+    math.inf,
+    -math.inf,
+    [],
+    [1, 2],
+    {},
+    {"a": 1},
+    10**30,
+    "x",
+    "\0",
+]
+
+
+def test_any_value_of_any_key_is_taken_or_refused_by_a_key(values):
+    taken = 0
+    for key, _ in recipe.leaves(values):
+        *path, last = key.split(".")
+        section = functools.reduce(dict.__getitem__, path, values)
+        before = section[last]
+        for wild in WILD:
+            section[last] = wild
+            params, faults = config.inspect(values)
+            taken += not faults
+            assert all(re.match(r"[a-z_]+(\.\w+)*", fault) for fault in faults), (key, wild)
+            assert isinstance(params, config.Params)
+        section[last] = before
+    assert 0 < taken < len(WILD) * 100  # most of them are refused
+
+
+def test_faults_of_sections_and_between_sections_are_told_at_once(values):
+    values["pretrain"] |= {"epochs": 0, "epoch": 5}
+    values["finetune"] |= {"accumulate": 7, "min_lr": 1.0, "warmup_epochs": 99}
+    values["detect"]["global_blocks"] = [9]
+    values["partial"]["blocks"] = [9]
+    with pytest.raises(config.InvalidParams, match="7 to correct") as refused:
+        config.parse(values)
+    for key in (
+        "pretrain.epochs",
+        "pretrain.epoch: unknown key; .*did you mean epochs",
+        "finetune.batch_size",
+    ):
+        assert re.search(f"^  {key}", str(refused.value), re.MULTILINE), key
 
 
 def test_a_head_that_does_not_take_the_encoders_patches_is_named(values):
@@ -200,7 +254,10 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path):
     assert config.read_yaml(file) == {"a": 1e-4, "b": 15, "c": "on"}
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [1", "not YAML"), ("- 1", "expected sections")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1", "not YAML"), ("- 1", "expected sections"), ("a: 1\na: 2", "not YAML"), ("\x00", "not YAML")],
+)
 def test_a_broken_file_is_named(tmp_path, text, message):
     file = tmp_path / "p.yaml"
     file.write_text(text)
@@ -208,6 +265,8 @@ def test_a_broken_file_is_named(tmp_path, text, message):
         config.read_yaml(file)
     with pytest.raises(config.InvalidParams, match="no such file"):
         config.read_yaml(tmp_path / "absent.yaml")
+    with pytest.raises(config.InvalidParams, match=r"cannot be read \(Is a directory\)"):
+        config.read_yaml(tmp_path)
 
 
 def test_a_digest_changes_with_any_value(project):

@@ -126,7 +126,7 @@ def test_the_patch_projection_is_random_and_frozen_unless_it_is_to_learn():
 
 
 def test_an_unknown_loss_is_refused():
-    with pytest.raises(ValueError, match="'dino': choose one of mocov3, byol, simclr"):
+    with pytest.raises(ValueError, match="'dino' is not one of mocov3, byol, simclr"):
         made(loss="dino")
 
 

@@ -199,7 +199,7 @@ def test_noise_fixes_the_mask_and_another_shape_is_refused(name):
 
 
 def test_an_unknown_mask_is_named():
-    with pytest.raises(ValueError, match="unknown mask 'spiral'; known: random, block"):
+    with pytest.raises(ValueError, match="mask 'spiral' is not one of random, block"):
         masking("spiral", (4, 4), 0.5)
 
 

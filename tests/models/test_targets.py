@@ -172,5 +172,5 @@ def test_a_target_that_was_not_fitted_for_this_encoder_is_refused(name):
 
 
 def test_an_unknown_target_is_named():
-    with pytest.raises(ValueError, match="unknown target 'colour'"):
+    with pytest.raises(ValueError, match="target 'colour' is not one of"):
         build_target("colour", None)

@@ -45,7 +45,7 @@ def test_presets_have_the_papers_sizes(name, dims):
         ({"name": "vit_base_patch16_18x2_224"}, "blocks of another kind"),
         ({"img_size": 225}, "16x16 pixels do not tile an image of 225x225"),
         ({"img_size": "224"}, "whole number of pixels"),
-        ({"embedd_dim": 192}, "'embedd_dim'; did you mean embed_dim"),
+        ({"embedd_dim": 192}, "did you mean embed_dim"),
         ({"embed_dim": 100}, "divisible by num_heads"),
         ({"embed_dim": 6, "num_heads": 3}, "divisible by 4"),
         ({"depth": 0}, "depth must be a whole number above 0"),

@@ -136,7 +136,7 @@ def test_a_worse_challenger_is_kept_out_and_leaves_no_setting_behind(copy):
     add(copy, 30)
     images(copy, 5)[0].unlink()
     before = (copy / "params.yaml").read_bytes()
-    state = _retrain(copy, overrides={"finetune.base_lr": 0})
+    state = _retrain(copy, overrides={"finetune.base_lr": 0, "finetune.min_lr": 0})
     assert (state.name, state.is_completed()) == ("Champion kept", True), state.message
     assert champion(copy) == "1"
     assert (copy / "params.yaml").read_bytes() == before

@@ -141,9 +141,9 @@ def test_the_same_data_is_not_trained_on_again_unless_forced(world):
 
 def test_a_challenger_that_loses_leaves_params_as_they_were(decided):
     before = (decided.root / "params.yaml").read_bytes()
-    state = retrain(decided, pretrain__base_lr=1e9)
+    state = retrain(decided, pretrain__base_lr=0.25)
     assert (state.name, state.is_completed()) == ("Champion kept", True)
-    assert (decided.params.pretrain.init, decided.params.pretrain.base_lr) == (CHAMPION, 1e9)
+    assert (decided.params.pretrain.init, decided.params.pretrain.base_lr) == (CHAMPION, 0.25)
     assert (decided.root / "params.yaml").read_bytes() == before
     assert "champion kept" in decided.pages["decision"]
     assert retrain(decided).name == "Unchanged data"

@@ -20,6 +20,7 @@ from mae.data.sources.inaturalist import INat2017Source, INat2018Source, INat201
 from mae.data.sources.label_maps import Ade20kSource, CamVidSource, LabelMapSource
 from mae.data.sources.places import Places205Source, Places365Source
 from mae.files import atomic_write, json_bytes, move, read_json, sha256_of, write_json
+from mae.suggestions import not_one_of
 
 _KINDS = (
     FolderSource, ImageNetTarSource, FlatSource, CocoSource, Ade20kSource, CamVidSource, LabelMapSource,
@@ -32,7 +33,7 @@ FORMAT = 1
 def open_source(kind: str, root: str | os.PathLike, val_fraction: float = 0.0) -> Source:
     """Open the source of that kind at `root`. Raises SourceError for an unknown kind."""
     if kind not in SOURCES:
-        raise SourceError(f"source kind {kind!r} is not one of {', '.join(sorted(SOURCES))}")
+        raise SourceError(f"source kind {not_one_of(kind, sorted(SOURCES))}")
     return SOURCES[kind](root, val_fraction=val_fraction)
 
 

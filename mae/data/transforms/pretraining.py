@@ -10,6 +10,7 @@ import torch
 from torchvision.transforms import v2
 
 from mae.data.transforms.image import Size, Transform, pretraining
+from mae.suggestions import not_one_of
 
 # Brightness, contrast, saturation, hue: MoCo v3's (arXiv 2104.02057). MAE's Table 1e does not give its own.
 JITTER = (0.4, 0.4, 0.2, 0.1)
@@ -63,7 +64,7 @@ def augmentation(
     Raises ValueError for an unknown name, or two views for a method that takes one.
     """
     if name not in AUGMENTATIONS:
-        raise ValueError(f"augment is {name!r}: choose one of {', '.join(AUGMENTATIONS)}")
+        raise ValueError(f"augment {not_one_of(name, AUGMENTATIONS)}")
     transform = AUGMENTATIONS[name](size, scale=scale, flip=flip)
     at_once = len(transform.views) if isinstance(transform, TwoViews) else 1
     if views % at_once:

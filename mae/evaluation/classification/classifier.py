@@ -16,6 +16,7 @@ from mae.evaluation.classification.protocols import PROTOCOLS, Protocol, Recipe,
 from mae.models import vit as encoders
 from mae.models.pretrained import load_encoder_state
 from mae.randomness import seed_process
+from mae.suggestions import not_one_of
 
 Batches = Callable[[int, int], Iterator[Mapping[str, Any]]]
 
@@ -94,7 +95,7 @@ def build_classifier(
     their grid where it is not square. Raises ValueError for weights that do not fit, naming the key.
     """
     if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
+        raise ValueError(f"protocol {not_one_of(protocol, PROTOCOLS)}")
     row = PROTOCOLS[protocol]
     if encoder_state is not None and not row.pretrained:
         raise ValueError(f"{protocol} starts from random weights: pass no encoder_state")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mae import distributed
 from mae.evaluation.classification.accuracy import Evaluation, answer_table, summarise
 from mae.models.vit import encode
+from mae.suggestions import not_one_of
 
 POOLS = ("avg", "token")
 
@@ -44,7 +45,7 @@ def extract(
     Raises ValueError for another pool and without samples.
     """
     if pool not in POOLS:
-        raise ValueError(f"unknown pool {pool!r}: choose one of {', '.join(POOLS)}")
+        raise ValueError(f"pool {not_one_of(pool, POOLS)}")
     device, training = torch.device(device), vit.training
     vit.eval()
     # A rank may have no sample: it still takes part when the ranks gather.

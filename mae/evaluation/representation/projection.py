@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from mae.suggestions import not_one_of
+
 PROJECTIONS = ("pca", "tsne")
 
 
@@ -12,7 +14,7 @@ def project(embeddings: np.ndarray, how: str, seed: int) -> np.ndarray:
     (the paper's; seconds for a thousand) and depends on the seed.
     """
     if how not in PROJECTIONS:
-        raise ValueError(f"unknown projection {how!r}: choose one of {', '.join(PROJECTIONS)}")
+        raise ValueError(f"projection {not_one_of(how, PROJECTIONS)}")
     centred = embeddings.astype(np.float64) - embeddings.mean(0, dtype=np.float64)
     if how == "pca":  # equal embeddings are no error: an encoder may have collapsed
         places = centred @ np.linalg.eigh(centred.T @ centred)[1][:, :-3:-1]

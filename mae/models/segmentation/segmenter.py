@@ -22,6 +22,7 @@ from mae.models.segmentation.intermediate_features import (
 from mae.models.segmentation.sliding_window import most_likely, slide
 from mae.models.segmentation.upernet import FCNHead, UPerNet, resized
 from mae.randomness import seed_process
+from mae.suggestions import not_one_of
 
 HEADS: dict[str, type[UPerNet] | type[DPTHead]] = {"upernet": UPerNet, "dpt": DPTHead}
 IGNORE = 255
@@ -154,7 +155,7 @@ def build_segmenter(
     if steps[0] > window[0] or steps[1] > window[1]:
         raise ValueError(f"stride {list(steps)} exceeds the crop {list(window)}: windows would leave gaps")
     if head not in HEADS:
-        raise ValueError(f"unknown head {head!r}: choose one of {', '.join(HEADS)}")
+        raise ValueError(f"head {not_one_of(head, HEADS)}")
     if not 1 <= num_classes <= IGNORE:
         raise ValueError(f"num_classes must be 1 to {IGNORE} ({IGNORE} means ignore), not {num_classes}")
     settings = {

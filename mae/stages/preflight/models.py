@@ -51,7 +51,7 @@ def _models(params: Params, arguments: dict[str, Any]) -> Iterator[tuple[str, st
             f"tokenizer.{_sizes(params)}",
             _on_meta(lambda: build_tokenizer(unfitted_config(params))),
         )
-    if valid.issuperset({"seed", "tokenizer", "pretrain", getattr(params.pretrain, "method", "")}):
+    if valid.issuperset({"seed", "tokenizer", "pretrain"}) and params.pretrain.method in valid:
         yield "method", f"pretrain.method {params.pretrain.method}", partial(_method, params)
         if params.pretrain.init is not None:
             yield (

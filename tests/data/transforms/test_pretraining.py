@@ -72,7 +72,7 @@ def test_the_first_view_is_always_blurred_and_the_second_one_solarized_now_and_t
 
 
 def test_an_unknown_name_and_two_views_for_one_are_refused():
-    with pytest.raises(ValueError, match="'mirror': choose one of none, fixed_crop, crop, crop_jitter, two_"):
+    with pytest.raises(ValueError, match="'mirror' is not one of none, fixed_crop, crop, crop_jitter, two_"):
         augmentation("mirror", 24)
     with pytest.raises(ValueError, match="makes 2 views of an image, the method takes 1"):
         augmentation("two_views", 24)

@@ -41,7 +41,7 @@ def test_weights_of_another_encoder_are_refused_by_key(pretrained):
 
 
 def test_wrong_requests_are_refused(pretrained):
-    with pytest.raises(ValueError, match="unknown protocol 'probe'"):
+    with pytest.raises(ValueError, match="protocol 'probe' is not one of"):
         build_classifier("probe", TINY, CLASSES)
     with pytest.raises(ValueError, match="random weights"):
         build_classifier("scratch", TINY, CLASSES, encoder_state=pretrained)

@@ -33,5 +33,5 @@ def test_embeddings_that_are_all_alike_are_no_error():
 
 
 def test_an_unknown_projection_is_an_error():
-    with pytest.raises(ValueError, match="'umap': choose one of pca, tsne"):
+    with pytest.raises(ValueError, match="'umap' is not one of pca, tsne"):
         project(np.ones((8, 4)), "umap", seed=0)

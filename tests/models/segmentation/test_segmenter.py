@@ -258,7 +258,7 @@ def test_crops_that_patches_do_not_tile_are_padded_and_cut_again():
 
 def test_wrong_requests_are_refused():
     for settings, message in (
-        ({"head": "fcn"}, "unknown head 'fcn'"),
+        ({"head": "fcn"}, "head 'fcn' is not one of"),
         ({"stride": 49}, "would leave gaps"),
         ({"num_classes": 256}, "1 to 255"),
         ({"taps": (3, 5, 7, 11)}, "last, 3"),

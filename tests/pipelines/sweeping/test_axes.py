@@ -137,7 +137,7 @@ def test_a_raised_version_has_another_name_and_a_changed_line_has_not(project, t
         ("key: k, values: [1], demo: []", r"axes\.depth\.demo: .*at least 1 item"),
         (
             "key: k, values: [1], stages: [pretrain]",
-            r"axes\.depth\.stages: .*pretrain: stages of a sweep are",
+            r"axes\.depth\.stages: .*stages of a sweep: 'pretrain' is not one of",
         ),
         (
             "key: k, values: [{at: 1, paper: {knn: 1}}]",
@@ -155,7 +155,9 @@ def test_what_is_wrong_with_sweeps_yaml_is_named(tmp_path, more, message):
 
 
 def test_an_unknown_axis_is_an_error_that_lists_those_there_are(planned):
-    with pytest.raises(config.InvalidParams, match="no axis 'masks'; it has: mask_ratio"):
+    with pytest.raises(
+        config.InvalidParams, match=r"axis 'masks' is not one of mask_ratio, .*did you mean mask"
+    ):
         planned("masks")
 
 
