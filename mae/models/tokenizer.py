@@ -84,7 +84,8 @@ class FSQTokenizer(Tokenizer):
         down += [Residual(widths[-1]), nn.Conv2d(widths[-1], len(levels), 1)]
         up = [nn.Conv2d(len(levels), widths[-1], 3, padding=1), Residual(widths[-1]), *up]
         self.encoder = nn.Sequential(*down)
-        self.quantise = FSQ(list(levels))
+        with torch.device("cpu"):  # it reads its own buffers while it is built, which the meta device forbids
+            self.quantise = FSQ(list(levels))
         self.decoder = nn.Sequential(*up, nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, channels, 1))
         self.num_codes = self.quantise.codebook_size
 

@@ -13,6 +13,7 @@ from mlflow.utils.validation import _validate_model_name
 from mae import config
 from mae.__main__ import EXIT_BAD_PARAMS, main
 from mae.config import recipe
+from mae.methods import METHODS
 from mae.models import vit
 from mae.stages import run_stage
 from mae.stages.context.data_sizes import Sizes, faults_of
@@ -150,6 +151,25 @@ def test_there_are_more_than_60_of_them():
 
 def test_the_projects_settings_are_ready(check):
     assert check() == (0, "")
+
+
+READY = {
+    "mae": ("pretrain.target=pca", "tokenizer.kind=pca"),
+    "cae": ("pretrain={target: tokens, mask: block, mask_ratio: 18}", "tokenizer.kind=fsq"),
+    "beit": ("pretrain={target: tokens, mask: block}", "tokenizer.kind=kmeans"),
+    "simmim": ("pretrain={target: pixels, mask: cells}",),
+    "mpp": ("pretrain.target=mean_colour",),
+    "denoising": ("pretrain.target=hog",),
+    "mocov3": ("pretrain.augment=two_views",),
+    "igpt": ("pretrain.target=tokens", "tokenizer.kind=palette"),
+    "ijepa": ("pretrain.mask=multiblock",),
+    "supervised": (),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_built_as_its_settings_say(check, method):
+    assert check(f"pretrain.method={method}", *READY[method]) == (0, "")
 
 
 def test_all_faults_are_told_at_once_those_of_the_machine_among_them(check):
