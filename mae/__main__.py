@@ -10,15 +10,17 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from keyword import iskeyword
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from mae.commands import NAMES
 from mae.stage_table import PARALLEL, SHARDING, STAGES
+from mae.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from mae.config import Params
@@ -42,8 +44,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's parser, with a suggestion for a misspelt command."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.match("argument COMMAND: invalid choice: '([^']*)'", message)
+        super().error(message + (did_you_mean(wrong[1], (*STAGES, *NAMES)) if wrong else ""))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mae", description="Masked-autoencoder pretraining as a pipeline.")
+    parser: argparse.ArgumentParser = _Parser(
+        prog="mae", description="Masked-autoencoder pretraining as a pipeline."
+    )
     parser.add_argument("--params", default="params.yaml", help="the parameters (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for row in STAGES.values():

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from mae.suggestions import did_you_mean
+
 
 class InvalidParams(ValueError):
     """The parameters cannot be used; the message names each key and what is wrong with it."""
@@ -16,7 +18,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = YAML(typ="safe").load(path)
     except FileNotFoundError:
-        raise InvalidParams(f"{path}: no such file; run from the project's root or pass --params") from None
+        close = did_you_mean(path.name, [one.name for one in path.parent.glob("*.yaml")])
+        remedy = close or "; run from the project's root, or pass --params for other parameters"
+        raise InvalidParams(f"{path}: no such file{remedy}") from None
     except OSError as error:
         raise InvalidParams(f"{path}: cannot be read ({error.strerror}); name a file by --params") from None
     except (YAMLError, UnicodeDecodeError) as error:

@@ -22,7 +22,7 @@ from pydantic import (
 
 from mae.config import InvalidParams, parse, read_yaml, recipe
 from mae.stage_table import STAGES
-from mae.suggestions import not_one_of
+from mae.suggestions import did_you_mean, not_one_of
 from pipelines.sweeping.result_fingerprint import ResultFingerprint
 from pipelines.working_copy.params_override import PARAMS
 
@@ -170,7 +170,12 @@ def load(root: Path) -> Sweeps:
     try:
         return Sweeps.model_validate(read_yaml(file))
     except ValidationError as error:
-        faults = (f"  {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        known = {*Sweeps.model_fields, *Axis.model_fields, *Value.model_fields}
+        faults = (
+            f"  {'.'.join(map(str, one['loc']))}: {one['msg']}"
+            + (did_you_mean(one["loc"][-1], known) if one["type"] == "extra_forbidden" else "")
+            for one in error.errors()
+        )
         raise InvalidParams("\n".join([f"{file}: to correct", *faults])) from None
 
 

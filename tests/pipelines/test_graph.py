@@ -27,7 +27,7 @@ def test_a_target_brings_what_it_depends_on_and_nothing_else(repo):
 
 
 def test_a_target_that_is_no_stage_is_named_with_those_that_are(repo):
-    with pytest.raises(ValueError, match=r"no stage nonsense; it has: a, alone, b, c"):
+    with pytest.raises(ValueError, match=r"nonsense. is not one of a, alone, b, c"):
         upstreams(repo(CHAIN), ["a", "nonsense"])
 
 

@@ -63,7 +63,7 @@ def tracking_store(params: Params) -> Iterator[str]:
             yield f"{key} {uri}: names no file, so nothing would stay; such as sqlite:///mlflow.db"
         elif reason := _not_a_store(file):
             yield f"{key} {uri}: {file} {reason}; correct the path, or move what is there"
-    elif not absolute.startswith("databricks") and (port == 0 or not urlsplit(absolute).hostname):
+    elif absolute.startswith("http") and (port == 0 or not urlsplit(absolute).hostname):
         yield f"{key} {redact(uri)}: names no host and port, such as http://127.0.0.1:5000"
 
 

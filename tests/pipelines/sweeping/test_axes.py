@@ -133,6 +133,7 @@ def test_a_raised_version_has_another_name_and_a_changed_line_has_not(project, t
     [
         ("values: [1, 2]", r"axes\.depth.*set nothing"),
         ("key: k, values: [1, 2, 1]", r"axes\.depth\.values: .*1: name each value once"),
+        ("key: k, valeus: []", r"axes\.depth\.valeus: .*did you mean values"),
         ("key: k, values: []", r"axes\.depth\.values: .*at least 1 item"),
         ("key: k, values: [1], demo: []", r"axes\.depth\.demo: .*at least 1 item"),
         (
