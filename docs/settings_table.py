@@ -118,7 +118,8 @@ def _type(one: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
         return f"list of {_type(one['items'], schema)}"
     if one.get("type") == "object":
         return "a section for each name"
-    bounds = ", ".join(f"{sign} {one[name]:g}" for name, sign in SIGNS.items() if name in one)
+    # A bound that only keeps numbers from overflowing tells nobody anything.
+    bounds = ", ".join(f"{sign} {one[name]:g}" for name, sign in SIGNS.items() if one.get(name, 1e9) < 1e9)
     return f"{PLAIN[one.get('type', 'number')]} {bounds}".strip()
 
 

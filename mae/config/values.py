@@ -7,7 +7,7 @@ import posixpath
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 MOST_PIXELS = 8192  # of an image's side
 MOST_TIMES = 16  # smaller or larger by augmentation
@@ -97,7 +97,12 @@ Pair = Annotated[tuple[float, float], Field(strict=False)]
 Betas = Annotated[tuple[Below1, Below1], Field(strict=False)]
 Factors = Annotated[Pair, AfterValidator(_from_low_to_high)]
 Shares = Annotated[Pair, AfterValidator(_of_the_image)]
-Size = Annotated[int | tuple[int, int], PlainValidator(_side_or_sides)]
+_SIDE = {"type": "integer", "exclusiveMinimum": 0, "maximum": MOST_PIXELS}
+Size = Annotated[
+    int | tuple[int, int],
+    PlainValidator(_side_or_sides),
+    WithJsonSchema({"anyOf": [_SIDE, {"type": "array", "prefixItems": [_SIDE, _SIDE]}]}),
+]
 Colour = Annotated[tuple[float, float, float], Field(strict=False)]
 Spread = Annotated[tuple[Above0, Above0, Above0], Field(strict=False)]
 Precision = Literal["auto", "fp32", "bf16"]
