@@ -39,7 +39,6 @@ def pretrain(params: Params) -> None:
     with open_stage("pretrain", params, inputs=inputs) as ctx:
         ctx.run.tags({"init": str(origin or "random weights")})
         p, train = params.pretrain, ctx.index.split("train")
-        _check_classes(ctx, method)
         method.to(ctx.device)
         plan = EpochOrder(train.shard_of, seed=params.seed)
         steps = plan.steps(p.epochs, p.batch_size)
@@ -92,17 +91,6 @@ def transform_of(params: Params, method: Method) -> tuple[Any, int]:
     p = params.pretrain
     size = params.encoder.img_size
     return augmentation(p.augment, size, views=method.views, scale=p.crop_scale, flip=p.flip)
-
-
-def _check_classes(ctx: StageContext, method: Any) -> None:
-    """Raise InvalidParams for a method that learns labels, where params.yaml counts other classes."""
-    found = len(ctx.index.classes)
-    if method.labels and method.num_classes != found:
-        name = ctx.params.pretrain.method
-        raise config.InvalidParams(
-            f"{name}.num_classes is {method.num_classes}, but the shards have {found} classes: set it to that"
-            + (", or choose a method that needs no labels" if not found else "")
-        )
 
 
 def _batches(

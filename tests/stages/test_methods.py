@@ -129,10 +129,16 @@ def test_the_probe_at_every_layer_is_in_the_metrics(sharded):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ("supervised.num_classes=7", r"supervised\.num_classes is 7, but the shards have 10 classes"),
+        ("supervised.num_classes=7", r"supervised\.num_classes 7: the images have 10 classes"),
+        (
+            "pretrain.batch_size=1000",
+            r"data/shards: 1 to correct\n  pretrain\.batch_size 1000: above the \d+ im",
+        ),
     ],
 )
-def test_settings_that_do_not_go_with_the_method_are_named(sharded, settings, reason):
+def test_settings_that_do_not_go_with_the_data_are_named_before_anything_is_computed(
+    sharded, settings, reason
+):
     shutil.copy(sharded / "tiny.yaml", sharded / "params.yaml")
     list(recipe.lay(None, ["pretrain.method=supervised", settings], onto=sharded / "params.yaml"))
     with pytest.raises(config.InvalidParams, match=reason):

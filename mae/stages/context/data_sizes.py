@@ -25,11 +25,10 @@ DENSE = {"detect": DETECTION, "segment": SEGMENTATION}
 
 @dataclass(frozen=True)
 class Sizes:
-    """Training images, and classes with the images of the largest one; classes is 0 without labels."""
+    """Training images, in all and of each class; per_class is empty without labels."""
 
     images: int
-    classes: int = 0
-    largest: int = 0
+    per_class: tuple[int, ...] = ()
 
 
 def beyond_the_data(params: Params) -> Iterator[str]:
@@ -54,17 +53,18 @@ def refuse_beyond_the_data(stage: str, params: Params, index: Index) -> None:
 def faults_of(stage: str, params: Params, sizes: Sizes) -> Iterator[str]:
     """Yield the faults of one stage."""
     given = getattr(params, stage)
-    if stage == "tokenizer" and given.kind == "none":
-        return
+    if (stage == "tokenizer" and given.kind == "none") or (stage in LABELLED and not sizes.per_class):
+        return  # it has nothing to do
     images = sizes.images
     labels = getattr(given, "labels_per_class", None)
-    if labels is not None and sizes.classes:
-        if labels > sizes.largest:
+    if labels is not None:
+        largest = max(sizes.per_class)
+        if labels > largest:
             yield (
-                f"{stage}.labels_per_class {labels}: no class has more than {sizes.largest} images for "
-                "training; lower it, or set it to null for all"
+                f"{stage}.labels_per_class {labels}: no class has more than {largest} images for training; "
+                "lower it, or set it to null for all"
             )
-        images = min(images, labels * sizes.classes)
+        images = sum(min(count, labels) for count in sizes.per_class)
     if getattr(given, "batch_size", 0) > images:
         yield (
             f"{stage}.batch_size {given.batch_size}: above the {images} images that it trains on, so that a "
@@ -72,10 +72,12 @@ def faults_of(stage: str, params: Params, sizes: Sizes) -> Iterator[str]:
         )
     if stage == "knn" and given.k > images:
         yield f"knn.k {given.k}: above the {images} images for training; lower it"
-    if stage == "pretrain" and given.method == "supervised" and hasattr(params, "supervised"):
-        classes = params.supervised.num_classes
-        if classes != sizes.classes:
-            yield f"supervised.num_classes {classes}: the images have {sizes.classes} classes; set it to that"
+    if stage == "pretrain":
+        found = len(sizes.per_class)
+        wanted = getattr(getattr(params, given.method, None), "num_classes", found)
+        if wanted != found:
+            remedy = "set it to that" if found else "choose a method that needs no labels"
+            yield f"{given.method}.num_classes {wanted}: the images have {found} classes; {remedy}"
     if stage == "tokenizer" and given.kind in ("kmeans", "palette") and params.encoder.grid is not None:
         vectors = given.epochs * images * max(1, int(np.prod(params.encoder.grid)) // 2)
         if given.codes > vectors:
@@ -91,7 +93,8 @@ def sizes_of(index: Index) -> Sizes:
     if not index.classes:
         return Sizes(len(train))
     labels = train.labels
-    return Sizes(len(train), len(index.classes), int(np.bincount(labels[labels >= 0], minlength=1).max()))
+    counts = np.bincount(labels[labels >= 0], minlength=len(index.classes))
+    return Sizes(len(train), tuple(counts.tolist()))
 
 
 def _sizes(params: Params, files: DataSet, section: str) -> Sizes | None:
@@ -99,7 +102,9 @@ def _sizes(params: Params, files: DataSet, section: str) -> Sizes | None:
     if given.source == "demo":
         if files is not IMAGES:
             return Sizes(getattr(params.demo, section.removeprefix("ingest_")).train)
-        return Sizes(params.demo.train, DEMO_CLASSES, -(-params.demo.train // DEMO_CLASSES))
+        count = params.demo.train
+        classes = range(DEMO_CLASSES)  # in turn
+        return Sizes(count, tuple(len(range(first, count, DEMO_CLASSES)) for first in classes))
     manifest = read_json(files.manifest)
     if not isinstance(manifest, dict) or Path(str(manifest.get("root"))) != Path(given.root):
         return None  # none yet, or of other images

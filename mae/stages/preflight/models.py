@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from mae import interchange
 from mae.config import Params
 from mae.config.tokenizer import NEEDS
 from mae.evaluation.classification.classifier import build_classifier
@@ -15,7 +14,6 @@ from mae.models.detection.detector import build_detector
 from mae.models.segmentation.segmenter import build_segmenter
 from mae.models.tokenizer import build_tokenizer
 from mae.stages import detect, segment
-from mae.stages.context.stage_context import encoder_config
 from mae.stages.pretrain import build_method, transform_of
 from mae.stages.pretraining.fit_tokenizer import unfitted_config
 from mae.stages.pretraining.initial_weights import read_initial_weights
@@ -25,7 +23,8 @@ CLASSES = 2  # enough to build a head
 
 def unbuildable(params: Params) -> Iterator[str]:
     """Yield a fault for each model that cannot be built; for the encoder alone where that cannot."""
-    given, arguments = params.encoder, interchange.encoder_arguments(encoder_config(params))
+    given = params.encoder
+    arguments = {"name": given.name, "img_size": given.img_size, **given.overrides}
     shown = "".join(f", encoder.{key} {value}" for key, value in given.overrides.items())
     named = f"encoder.name {given.name}, encoder.img_size {given.img_size}{shown}"
     if fault := _fault(named, _on_meta(encoders.build, **arguments)):
@@ -75,6 +74,8 @@ def _models(params: Params, arguments: dict[str, Any]) -> Iterator[tuple[str, st
 
 
 def _method(params: Params) -> Any:
+    grey = params.input.model_copy(update={"mean": (0.5,) * 3, "std": (0.5,) * 3})  # no size depends on it
+    params = params.model_copy(update={"input": grey})
     with torch.device("meta"):
         needed = params.pretrain.target in NEEDS
         method = build_method(params, build_tokenizer(unfitted_config(params)) if needed else None)

@@ -247,8 +247,8 @@ def test_names_are_those_that_mlflow_takes(name, project):
 
 def test_sizes_are_checked_where_there_are_labels_and_where_there_are_none(project):
     params = config.load(project / "params.yaml")
-    assert list(faults_of("finetune", params, Sizes(400, classes=20, largest=20))) == []
-    (fault,) = faults_of("finetune", params, Sizes(400, classes=20, largest=19))
+    assert list(faults_of("finetune", params, Sizes(400, (20,) * 20))) == []
+    (fault,) = faults_of("finetune", params, Sizes(380, (19,) * 20))
     assert fault.startswith("finetune.labels_per_class 20: no class has more than 19 images")
     assert list(faults_of("finetune", params, Sizes(400))) == []  # it is skipped there
     assert list(faults_of("tokenizer", params, Sizes(3))) == []  # kind none fits nothing
