@@ -43,7 +43,9 @@ def setting(params: Any, key: str) -> Any:
 
 
 _ROWS = (
-    Stage("versions", "write the version of what each stage computes, for DVC to see"),
+    Stage(
+        "versions", "check what the stages need, and write the version of what each computes, for DVC to see"
+    ),
     Stage(
         "ingest",
         "list the raw images in a small manifest (and write the demo first, where it is the source)",

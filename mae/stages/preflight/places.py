@@ -176,6 +176,8 @@ def _not_a_store(file: Path) -> str | None:
             return "is a folder"
         if not file.exists():
             return _not_writable(file.parent)
+        if not os.access(file, os.W_OK):
+            return "cannot be written"
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as connection:
             connection.execute("PRAGMA schema_version").fetchone()
     except (OSError, sqlite3.Error) as error:
