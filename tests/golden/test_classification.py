@@ -97,7 +97,7 @@ def other_sets(bench: Bench) -> Values:
 
 def without_labels(bench: Bench) -> Values:
     """Shards without labels: the evaluations leave files that say so."""
-    bench.begin("ingest={source: flat, root: images, val_fraction: 0.3}")
+    bench.begin("ingest={source: flat, root: images, val_fraction: 0.3}", "pretrain.batch_size=5")
     for number in range(12):
         picture(bench.folder / f"images/{number}.png", number, 40)
     bench.run("ingest", "shard", "pretrain", "linear")
