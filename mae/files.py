@@ -46,10 +46,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     remove_stale(path.parent)
     part, lock = _create(path)
     try:
-        yield part
-        _sync(part)
-        os.replace(part, path)
-        _sync(path.parent)
+        with full_disk_named(path):
+            yield part
+            sync(part)
+            os.replace(part, path)
+            sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+        os.close(lock)
+
+
+@contextmanager
+def full_disk_named(path: str | Path) -> Iterator[None]:
+    """Write `path` in the block, in whatever way: DiskFull is raised where the disk or a quota ends."""
+    try:
+        yield
     except Exception as error:
         reason = _full(error)
         if reason is None:
@@ -57,9 +68,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise DiskFull(
             f"{path}: no space left to write it ({reason}); free some and run again: what is finished is kept"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
-        os.close(lock)
 
 
 @contextmanager
@@ -127,7 +135,7 @@ def move(source: str | Path, target: str | Path) -> None:
     source, target = Path(source), Path(target)
     try:
         os.replace(source, target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -139,6 +147,18 @@ def sha256_of(path: str | Path) -> str:
     """Compute the sha256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: str | Path) -> None:
+    """Force a file, or the names in a folder, onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+            raise
+    finally:
+        os.close(handle)
 
 
 def remove_stale(folder: str | Path) -> None:
@@ -173,18 +193,6 @@ def _create(path: Path) -> tuple[Path, int]:
             part.unlink(missing_ok=True)
             raise
         os.close(lock)
-
-
-def _sync(path: Path) -> None:
-    """Force a file, or the names in a folder, onto the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that syncs no folders
-            raise
-    finally:
-        os.close(handle)
 
 
 def _full(error: BaseException | None) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mae.addresses import redact_address
 from mae.stage_table import STAGES
 from pipelines.graph import recorded_results
 from pipelines.guard import EXIT_LIMIT, PREFIX
@@ -114,5 +115,5 @@ def mlflow_url(root: Path, stage: str, pages: str | None = None) -> str | None:
         return None
     if run_id.startswith("offline-"):  # the server was away; `mae sync` delivers it
         return None
-    base = (pages or (store if store.startswith("http") else LOCAL_MLFLOW_UI)).rstrip("/")
-    return f"{base}/#/runs/{run_id}"
+    base = pages or (store if store.startswith("http") else LOCAL_MLFLOW_UI)
+    return f"{redact_address(base).rstrip('/')}/#/runs/{run_id}"

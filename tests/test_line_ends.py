@@ -1,4 +1,4 @@
-"""A clone has the bytes that were committed, whatever its git does to the ends of lines: DVC compares them."""
+"""A clone has the bytes that were committed, whatever its git does to line ends: DVC compares them."""
 
 import shutil
 import subprocess

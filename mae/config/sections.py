@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from mae.addresses import holds_password, redact_address
 from mae.config.values import (
     Below1,
     Betas,
@@ -21,6 +22,15 @@ from mae.config.values import (
 )
 
 
+def _without_password(uri: str) -> str:
+    if holds_password(uri):
+        raise ValueError(
+            f"{redact_address(uri)}: has a password or token, and git keeps params.yaml; set the variable "
+            "MLFLOW_TRACKING_URI to the address with it, and leave the address without it here"
+        )
+    return uri
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -31,7 +41,7 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"]
     workers: Count
     work_dir: str
-    tracking_uri: str
+    tracking_uri: Annotated[str, AfterValidator(_without_password)]
     experiment: str
     log_every: Positive
     checkpoint_every: Positive

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae.addresses import redact
 from mae.files import write_json
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _end(file, STATES.get(type(error).__name__, "failed"), str(error) or type(error).__name__)
+        _end(file, STATES.get(type(error).__name__, "failed"), redact(str(error)) or type(error).__name__)
         raise
     _end(file, "finished", "")
 

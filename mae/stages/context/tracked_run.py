@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mae import config, results, tracking
+from mae.addresses import redact_address
 from mae.config import Params
 from mae.config.paths import REPORTS
 from mae.files import write_json
@@ -133,7 +134,7 @@ def _record(run: tracking.Run, params: Params, device: str, seconds: float) -> d
     """Describe the run; its address without paths and passwords, because these files are shared."""
     return {
         "run_id": run.id,
-        "tracking": tracking.redact(tracking_uri(params)),
+        "tracking": redact_address(tracking_uri(params)),
         "device": device,
         "seconds": round(seconds, 1),
     }
