@@ -10,7 +10,9 @@ import argparse
 import importlib.util
 import json
 import os
+import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from keyword import iskeyword
@@ -103,12 +105,35 @@ def _enter_torchrun(arguments: argparse.Namespace) -> None:
     """
     wanted = any(name in os.environ for name in ("PET_NPROC_PER_NODE", "PET_NNODES"))
     if wanted and "RANK" not in os.environ:
-        os.environ["PET_RDZV_ID"] = f"{os.environ.get('PET_RDZV_ID', 'mae')}-{arguments.command}"
         # Machines announce the address of a shared store only once, and a machine that joins later waits for
         # it in vain. Without sharing, they announce an address at every restart.
-        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+        variables = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | _loopback() | os.environ
+        variables["PET_RDZV_ID"] = f"{os.environ.get('PET_RDZV_ID', 'mae')}-{arguments.command}"
         command = [sys.executable, "-m", "torch.distributed.run", "-m", "mae"]
-        os.execv(sys.executable, [*command, "--params", arguments.params, arguments.command])
+        command += ["--params", arguments.params, arguments.command]
+        os.execve(sys.executable, command, variables)
+
+
+def _loopback() -> dict[str, str]:
+    """Return variables by which the processes of one machine meet where no other machine reaches them.
+
+    A rendezvous by TCP would listen on every address, so it is a file; see also `mae.distributed`.
+    {} for several machines, and where the place of the rendezvous is set.
+    """
+    meets = any(name in os.environ for name in ("PET_RDZV_ENDPOINT", "PET_MASTER_ADDR"))
+    if meets or os.environ.get("PET_NNODES", "1") not in ("1", "1:1"):
+        return {}
+    handle, file = tempfile.mkstemp(prefix="mae-", suffix=".rendezvous")
+    os.close(handle)
+    interface = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+    return {
+        "PET_RDZV_ENDPOINT": file,
+        "PET_RDZV_BACKEND": "c10d",
+        "PET_RDZV_CONF": "store_type=file",
+        "PET_LOCAL_ADDR": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
+    }
 
 
 def _explain(command: str, error: Exception) -> int:

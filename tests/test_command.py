@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -55,9 +56,10 @@ def test_a_fault_of_ours_shows_its_trace(monkeypatch):
         command.main(["report"])
 
 
-def test_a_training_stage_becomes_torchrun_where_its_variables_ask_for_it(monkeypatch):
+def test_a_training_stage_becomes_torchrun_where_its_variables_ask_for_it(monkeypatch, tmp_path):
     called = []
-    monkeypatch.setattr(os, "execv", lambda program, arguments: called.append(arguments))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "execve", lambda program, arguments, variables: called.append(arguments))
     monkeypatch.setattr(command, "_stage", lambda arguments: None)
     monkeypatch.delenv("RANK", raising=False)
     for name in ("PET_NPROC_PER_NODE", "PET_NNODES"):
