@@ -18,13 +18,12 @@ from mae import config
 from mae.__main__ import EXIT_NO_CHAMPION
 from pipelines import artifacts
 from pipelines.graph import downstreams, upstreams
-from pipelines.reproduce import flow_state
 from pipelines.retraining import gate_result
 from pipelines.retraining.new_data import IMAGES, NewData, doubts, rejected_too_many
 from pipelines.retraining.recover_interrupted import finish, recover_interrupted
 from pipelines.stage_outcome import Outcome
 from pipelines.stage_process import run_guarded
-from pipelines.stage_tasks import run_stages
+from pipelines.stage_tasks import flow_state, run_stages
 from pipelines.working_copy.params_override import PARAMS, ParamsOverride, retrain_folder
 
 PICTURES = ("examples", "statistics", "classes")
