@@ -23,6 +23,7 @@ from mae.time_limit import time_limit
 from pipelines.stage_process import QUIET
 
 HOST, MLFLOW_PORT, PREFECT_PORT = "127.0.0.1", 5000, 4200
+EXPERIMENTS = "#/experiments?workflowType=machine_learning"  # else MLflow opens its pages for language models
 LOGS = Path("work")
 START_S, STOP_S, ANSWER_S = 180.0, 20.0, 5.0
 # A server that was killed must still know the holders of its slots: a forgotten one would never be freed.
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         with mlflow(arguments.mlflow_port) as runs, prefect(arguments.prefect_port) as api:
-            print(f"MLflow   {redact_address(runs)}\nPrefect  {redact_address(api.removesuffix('/api'))}")
+            print(f"MLflow   {redact_address(runs).rstrip('/')}/{EXPERIMENTS}\nPrefect  {redact_address(api.removesuffix('/api'))}")
             print("Ctrl-C stops both.", flush=True)
             while True:
                 signal.pause()

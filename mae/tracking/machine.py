@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+SOURCE_TAG = "mlflow.source.name"  # the column Source of MLflow's pages
+
 
 def process_tags(repository: Path | None = None) -> dict[str, str]:
     """Tags that name the machine, the process (with its start time: pids come again) and the commit."""

@@ -37,7 +37,7 @@ def join(file: Path, tags: dict[str, str], reproduction: str | None, new: bool) 
             tags = tags | {REPRODUCTION_TAG: reproduction}
         if named is not None and not new:
             return named, False
-        tags = tags | {FILE_TAG: str(file.absolute()), "stage": "repro"}
+        tags = tags | {FILE_TAG: str(file.absolute()), "stage": "repro", machine.SOURCE_TAG: "dvc repro"}
         begun = RunInfo(uuid.uuid4().hex, "repro", now_ms(), tags)
         write_json(file, asdict(begun))
         LOG.info("a new parent run begins")

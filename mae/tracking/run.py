@@ -75,7 +75,7 @@ def start(
         return Run(None)
     server, directory = Server(uri), Path(directory).absolute()
     own = {key: str(value) for key, value in (tags or {}).items()}
-    texts = machine.process_tags() | own | {"stage": stage}
+    texts = machine.process_tags() | own | {"stage": stage, machine.SOURCE_TAG: f"mae {stage}"}
     held = hold(directory, f"process {texts['pid']} of {texts['host']}", patience_s=HELD_S)
     identity = Identity(server.address, experiment, RunInfo(uuid.uuid4().hex, stage, now_ms(), texts))
     begins = False
