@@ -101,10 +101,10 @@ class NewData:
 
     def _named(self, pointer: str) -> Path | None:
         try:
-            found = self._folder / json.loads((self._folder / pointer).read_text())["folder"]
+            folder = self._folder / json.loads((self._folder / pointer).read_text())["folder"]
         except (OSError, ValueError, KeyError):
             return None
-        return found if found.is_dir() else None
+        return folder if folder.is_dir() else None
 
     def rejected(self) -> int:
         """Count the images that the shards leave out now and did not leave out before."""
@@ -119,29 +119,29 @@ def doubts(drift: dict[str, Any], settings: Retrain) -> list[str]:
 
     A shift counts only where chance does not explain it: few images always differ a little.
     """
-    found, images, classes = [], drift["images"], drift["classes"]
+    reasons, images, classes = [], drift["images"], drift["classes"]
     if images["undecodable"] > settings.max_rejected_share:
-        found.append(
+        reasons.append(
             f"{images['undecodable']:.0%} of the new images looked at cannot be decoded "
             f"(retrain.max_rejected_share allows {settings.max_rejected_share:.0%})"
         )
     if classes and classes["shift"] > max(settings.max_class_shift, classes["chance"]):
         most = classes["shares"][0]
-        found.append(
+        reasons.append(
             f"the classes' shares shifted by {classes['shift']:.2f} (retrain.max_class_shift allows "
             f"{settings.max_class_shift:g}), most of them that of {most['class']}: from {most['before']:.0%} "
             f"to {most['new']:.0%}"
         )
     if images["shift"] is None:
         if images["looked_at"]["before"] == 0:
-            found.append("no image is unchanged: there is nothing to compare the new ones with")
+            reasons.append("no image is unchanged: there is nothing to compare the new ones with")
     elif images["shift"] > settings.max_image_shift and images["p"] < P_BY_CHANCE:
         blank = images["blank"]["new"]
-        found.append(
+        reasons.append(
             f"the images' {images['most']} shifted by {images['shift']:.2f} (retrain.max_image_shift allows "
             f"{settings.max_image_shift:g})" + (f"; {blank:.0%} of the new images are blank" if blank else "")
         )
-    return found
+    return reasons
 
 
 def rejected_too_many(rejected: int, arrived: int, settings: Retrain) -> str | None:
@@ -157,13 +157,13 @@ def rejected_too_many(rejected: int, arrived: int, settings: Retrain) -> str | N
 
 def _output_folders(root: Path, name: str) -> dict[str, Path]:
     """Map each stage of dvc.yaml that has an output called `name` to the folder of that output."""
-    found = {}
+    folders = {}
     for stage, about in read_yaml(root / "dvc.yaml")["stages"].items():
         for out in about.get("outs", []):
             path = Path(out if isinstance(out, str) else next(iter(out)))
             if path.name == name:
-                found[stage] = root / path.parent
-    return found
+                folders[stage] = root / path.parent
+    return folders
 
 
 def _identity(folder: Path) -> dict[str, Any]:
