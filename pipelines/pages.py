@@ -46,9 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         with mlflow(arguments.mlflow_port) as runs, prefect(arguments.prefect_port) as api:
-            print(
-                f"MLflow   {redact_address(runs).rstrip('/')}/{EXPERIMENTS}\nPrefect  {redact_address(api.removesuffix('/api'))}"
-            )
+            print(f"MLflow   {redact_address(runs).rstrip('/')}/{EXPERIMENTS}")
+            print(f"Prefect  {redact_address(api.removesuffix('/api'))}")
             print("Ctrl-C stops both.", flush=True)
             while True:
                 signal.pause()
