@@ -46,7 +46,8 @@ def registry(uri: str) -> Iterator[Any]:
         from requests import RequestException
         from sqlalchemy.exc import SQLAlchemyError
 
-        failures = (MlflowException, RequestException, SQLAlchemyError, TimeoutError, Rejected, Unreachable)
+        answers = (MlflowException, Rejected, Unreachable)
+        failures = (*answers, RequestException, SQLAlchemyError, ImportError, TimeoutError)
         for name in ("mlflow.pyfunc", "mlflow.store.model_registry.abstract_store"):
             logging.getLogger(name).setLevel(logging.WARNING)
         try:

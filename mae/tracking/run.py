@@ -65,7 +65,7 @@ def start(
             the same would overwrite each other's files.
         params: nested params of the stage. tags: lineage and the like.
         parent_file: the small JSON file that names the parent run of this `dvc repro`.
-        new_parent: begin a new parent there (the first stage), and close what ended processes left RUNNING.
+        new_parent: begin a new parent there (the first stage).
         reproduction: a name common to stages run side by side: the first begins the parent, not `new_parent`.
         run_id: the id (`Run.id`) of the run to go on with after a resume.
         enabled: False on ranks other than 0, whose run does nothing.
@@ -78,9 +78,8 @@ def start(
     texts = machine.process_tags() | own | {"stage": stage, machine.SOURCE_TAG: f"mae {stage}"}
     held = hold(directory, f"process {texts['pid']} of {texts['host']}", patience_s=HELD_S)
     identity = Identity(server.address, experiment, RunInfo(uuid.uuid4().hex, stage, now_ms(), texts))
-    begins = False
     if parent_file is not None:
-        above, begins = parents.join(parent_file, texts, reproduction, new_parent)
+        above = parents.join(parent_file, texts, reproduction, new_parent)
         identity = replace(identity, parent=above, parent_file=str(parent_file.absolute()))
     files = _resumed(directory, identity, run_id) if run_id else _fresh(directory, identity, parent_file)
     if parent_file is not None:
@@ -91,8 +90,6 @@ def start(
         run.tags(texts)
     server.load()
     if run.flush(now=True) and parent_file is not None:
-        if begins:
-            run.attempt(lambda: parents.sweep(above, server, experiment))
         deliver_all(parent_file, limit_s=CATCH_UP_S)
     if system_metrics:
         run.system = machine.SystemMetrics()

@@ -209,13 +209,6 @@ class Server:
         if any(len(value) > PARAM_LIMIT for value in params.values()):
             client.log_dict(run_id, params, "params.json")
 
-    def running(self, experiment: str, host: str) -> list[Any]:
-        """The experiment's runs that are RUNNING and were started on the machine `host`."""
-        experiment_id = self.experiment_id(experiment)
-        with self.calls() as client:
-            where = f"attributes.status = 'RUNNING' and tags.host = '{host}'"
-            return list(client.search_runs([experiment_id], where, max_results=1000))
-
     def location(self, run_id: str | None) -> str:
         """The address of the run's page, or the store and the id."""
         if self.uri.startswith("http") and run_id:
