@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from mae.addresses import redact, redact_address
 from mae.time_limit import time_limit
-from mae.tracking.server import QUIET, SQLITE, STORE, Rejected, Unreachable, check_database, resolve
+from mae.tracking.server import QUIET, SQLITE, STORE, Rejected, Unreachable, open_database, resolve
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 # A server may be away for some minutes (2, 4 ... 128 s between the tries): hours of training precede a
@@ -52,7 +52,7 @@ def registry(uri: str) -> Iterator[Any]:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             if address.startswith(SQLITE):
-                check_database(address)
+                open_database(address)
             with time_limit(LIMIT_S, "the registration"):
                 yield MlflowClient(address, registry_uri=address)
         except failures as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.addresses import redact, redact_address
+from mae.files import atomic_path
 from mae.time_limit import time_limit
 from mae.tracking.locks import one_at_a_time
 from mae.tracking.names import PARAM_LIMIT, TAG_LIMIT, clip, metric_name
@@ -102,13 +103,8 @@ class Server:
 
             if not self.uri.startswith(("http", "databricks")):
                 with self._limit():
-                    check_database(self.uri)
-            for name in ("alembic", "mlflow.store.db.utils"):  # thirty lines about a new sqlite file
-                logging.getLogger(name).setLevel(logging.WARNING)
-            # MLflow makes a new file's tables here; two stages that start side by side would both.
-            file = self.uri.removeprefix(SQLITE)
-            with one_at_a_time(Path(file)) if file != self.uri else contextlib.nullcontext():
-                self._client = MlflowClient(self.uri, registry_uri=self.uri)
+                    open_database(self.uri)
+            self._client = MlflowClient(self.uri, registry_uri=self.uri)
         return self._client
 
     def experiment_id(self, name: str) -> str:
@@ -226,11 +222,16 @@ def resolve(uri: str) -> str:
     return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute()) if uri.startswith(SQLITE) else uri
 
 
-def check_database(uri: str) -> None:
-    """Open a store that is a database, once: MLflow would try again for 102 s. Raises Unreachable."""
+def open_database(uri: str) -> None:
+    """Open a store that is a database, once: MLflow would try again for 102 s. Raises Unreachable.
+
+    A new sqlite file gets its tables first, and then its name: after a kill, MLflow could never use a part.
+    """
     import sqlalchemy
 
     try:
+        if uri.startswith(SQLITE):
+            _make_sqlite(Path(uri.removeprefix(SQLITE)))
         with contextlib.closing(sqlalchemy.create_engine(uri).connect()) as connection:
             sqlalchemy.inspect(connection).get_table_names()
     except Exception as error:  # the driver's, or that of a driver that is not installed
@@ -239,6 +240,18 @@ def check_database(uri: str) -> None:
             f"{redact_address(uri)} cannot be opened ({reason}): correct MLFLOW_TRACKING_URI or "
             "runtime.tracking_uri, or make it a database that this user may write"
         ) from None
+
+
+def _make_sqlite(file: Path) -> None:
+    """Make the file with MLflow's tables where there is none; of stages that start side by side, one does."""
+    from mlflow.tracking import MlflowClient
+
+    for name in ("alembic", "mlflow.store.db.utils"):  # thirty lines about a new file
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with one_at_a_time(file):
+        if not file.exists():
+            with atomic_path(file) as part:
+                MlflowClient(SQLITE + str(part))
 
 
 def _metrics(lines: Sequence[dict[str, Any]]) -> list[Any]:

@@ -559,6 +559,20 @@ def test_what_waits_for_an_address_with_a_password_is_sent_to_that_of_the_variab
     assert asked == ["http://127.0.0.1:9", address]
 
 
+@pytest.mark.slow
+def test_a_kill_while_the_store_is_made_leaves_none_or_a_whole_one(tmp_path: Path) -> None:
+    store = tmp_path / "mlflow.db"
+    code = f"from mae.tracking.server import Server; Server('sqlite:///{store}').experiment_id('mae')"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        while not any(file.stat().st_size for file in tmp_path.glob("*mlflow.db*")):
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.kill()
+    assert not store.exists()
+    assert Server(f"sqlite:///{store}").experiment_id("mae") == "1"
+    assert not [*tmp_path.glob(".*partial")]
+
+
 @pytest.mark.parametrize("damage", ["a folder", "no database"])
 def test_a_database_that_cannot_be_opened_is_left_aside_at_once(
     damage: str, tmp_path: Path, caplog: Any
