@@ -149,18 +149,6 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: str | Path) -> None:
-    """Force a file, or the names in a folder, onto the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that syncs no folders
-            raise
-    finally:
-        os.close(handle)
-
-
 def remove_stale(folder: str | Path) -> None:
     """Remove what killed writers left in a folder; the parts of writers at work are locked, and stay."""
     with os.scandir(folder) as scan:
@@ -193,6 +181,18 @@ def _create(path: Path) -> tuple[Path, int]:
             part.unlink(missing_ok=True)
             raise
         os.close(lock)
+
+
+def sync(path: str | Path) -> None:
+    """Force a file, or the names in a folder, onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+            raise
+    finally:
+        os.close(handle)
 
 
 def _full(error: BaseException | None) -> str | None:
