@@ -48,7 +48,7 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _end(file, STATES.get(type(error).__name__, "failed"), redact(str(error)) or type(error).__name__)
+        _end(file, STATES.get(type(error).__name__, "failed"), str(error) or type(error).__name__)
         raise
     _end(file, "finished", "")
 
@@ -65,6 +65,6 @@ def _end(file: Path, state: str, message: str) -> None:
     """Complete the file. A full disk must not hide how the stage ended: then it is only logged."""
     try:
         begun: dict[str, Any] = json.loads(file.read_text())
-        write_json(file, begun | {"state": state, "message": message, "ended": time.time()})
+        write_json(file, begun | {"state": state, "message": redact(message), "ended": time.time()})
     except (OSError, RuntimeError, ValueError) as error:
         _log.warning("%s: the outcome `%s` could not be written: %s", file, state, error)
