@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae.files import write_json
+from mae.files import read_json, write_json
 
 if TYPE_CHECKING:
     from mae.config import Params
@@ -55,7 +55,7 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
 def record_run_id(stage: str, params: Params, run_id: str) -> None:
     """Add the tracking run to the outcome of this process's stage, where one is recorded."""
     file = outcome_file(stage, params)
-    outcome = json.loads(file.read_text()) if file.is_file() else {}
+    outcome = read_json(file) or {}
     if outcome.get("state") == "running" and outcome["pid"] == os.getpid():
         write_json(file, outcome | {"run_id": run_id})
 

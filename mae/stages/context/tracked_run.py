@@ -1,6 +1,5 @@
 """A stage's MLflow run, and the record that it writes next to its results. Imports no torch."""
 
-import json
 import logging
 import os
 import platform
@@ -13,7 +12,7 @@ from typing import Any
 from mae import config, results, tracking
 from mae.config import Params
 from mae.config.paths import REPORTS
-from mae.files import write_json
+from mae.files import read_json, write_json
 from mae.stage_table import STAGES
 from mae.stages.context.outcome import record_run_id
 
@@ -109,8 +108,8 @@ def _own(stage: str, params: Params) -> dict[str, Any]:
 def _code_that_began(stage: str, folder: Path, *, resumes: bool) -> results.Code:
     """Take the code at the start; a resumed stage keeps that of its first start, and says if it differs."""
     now, file = results.code_now(), folder / "code.json"
-    if resumes and file.is_file():
-        first = results.Code(**json.loads(file.read_text()))
+    if resumes and (noted := read_json(file)) is not None:
+        first = results.Code(**noted)
         if first.digest != now.digest:
             _log.warning("%s started with code %s and resumes with %s", stage, first.digest, now.digest)
         return first
