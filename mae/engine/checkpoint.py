@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class Checkpoints:
         try:
             with atomic_write(final) as file:
                 hashed = _HashedFile(file)
-                torch.save(dict(state), hashed)
+                torch.save(dict(state), cast(IO[bytes], hashed))
                 file.write(_DIGEST + hashed.sha256.hexdigest().encode())  # readers of zip files skip it
         except (OSError, RuntimeError) as error:
             raise CheckpointError(

@@ -1,5 +1,6 @@
 """The context of a training stage: device, shards, resume folder, MLflow run, and their end."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +22,9 @@ from mae.data.transforms.image import Normalize, evaluation
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import FitOptions, Interrupted
 from mae.files import read_json, sha256_of, write_json
-from mae.stages.context.tracked_run import stage_folder, tracked
+from mae.stages.context.tracked_run import stage_folder, tracked, verified_file
 
+_log = logging.getLogger("mae.stages")
 PICTURES = 8  # images that a stage draws, for a person to look at
 
 
@@ -258,9 +260,7 @@ def _open_index(params: Params, files: DataSet) -> Index:
     require(files.index)
     index = Index.open(files.shards)
     if distributed.local_rank() == 0:
-        stamps = Path(params.runtime.work_dir) / "verified.json"
-        stamps.parent.mkdir(parents=True, exist_ok=True)
-        index.verify(stamps)
+        index.verify(verified_file(params), log=_log.info)
     distributed.barrier()
     return index
 

@@ -31,6 +31,11 @@ def parent_file(params: Params) -> Path:
     return Path(params.runtime.work_dir) / PARENT
 
 
+def verified_file(params: Params) -> Path:
+    """Return the record of the shards' files that were read and found whole (`Index.verify`)."""
+    return Path(params.runtime.work_dir) / "verified.json"
+
+
 def stage_folder(stage: str, params: Params, inputs: Sequence[str] = ()) -> Path:
     """Return work/<stage>/<fingerprint>, by the seed, the stage's sections, its inputs and its version.
 
