@@ -47,11 +47,11 @@ class ShardJob:
     """The shards of one listing (`manifest.write_listing`), written in `work` and published in `out`.
 
     reuse_dir: a directory that keeps published shards for the next run (see `shard_reuse`); None writes
-    all of them each time. stamps: a record of files that were compared with the index (`Index.verify`); None
-    reads every byte again before it says that there is nothing to do. about: the job as JSON. After `plan`: tasks, every shard in the order of the index,
-    and reused, those that an earlier run wrote. damaged: published files that are not whole, with the sha256 that
-    they should have. The plan depends on the listing, the settings and the reused
-    shards alone.
+    all of them each time. stamps: a record of files that were compared with the index (`Index.verify`);
+    without one every byte is read before a run says that there is nothing to do. about: the job as JSON.
+    damaged: published files that are not whole, with the sha256 that they should have. After `plan`: tasks,
+    every shard in the order of the index, and reused, those that an earlier run wrote. The plan depends on
+    the listing, the settings and the reused shards alone.
 
     Raises: SourceError without a listing; ValueError for settings that its images cannot have.
     """
