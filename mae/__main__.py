@@ -1,7 +1,7 @@
 """The command `mae`: a sub-command for each stage of dvc.yaml, and for each command of mae/commands.
 
 Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 3 no champion, 4 more unusable data than
-`shard.max_rejected` allows, 75 interrupted and saved (run again to resume).
+`shard.max_rejected` allows, 75 interrupted and saved (run again to resume), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mae import stopping
 from mae.commands import NAMES
 from mae.stage_table import PARALLEL, SHARDING, STAGES
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 EXIT_BAD_PARAMS = 2
 EXIT_NO_CHAMPION = 3
 EXIT_REJECTED = 4
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command resumes
+EXIT_INTERRUPTED = stopping.EXIT_STOPPED  # EX_TEMPFAIL: saved; the same command resumes
+EXIT_SIGNAL = 130  # of a shell for Ctrl-C
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,6 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         _enter_torchrun(arguments)
     try:
         arguments.run(arguments)
+    except KeyboardInterrupt:
+        print(
+            f"mae {arguments.command}: interrupted; what is finished is kept, run it again", file=sys.stderr
+        )
+        return EXIT_SIGNAL
     except Exception as error:
         return _explain(arguments.command, error)
     return 0
@@ -74,11 +81,13 @@ def _command(
 def _stage(arguments: argparse.Namespace) -> None:
     from mae import stages
 
-    name, params = arguments.command, _load(arguments)
-    if getattr(arguments, "list_parts", False):
-        print("".join(f"{json.dumps(part)}\n" for part in stages.parts_to_write(name, params)), end="")
-    else:
-        stages.run_stage(name, params, getattr(arguments, "part", None) or ())
+    with stopping.obeyed() as watch:
+        name, params = arguments.command, _load(arguments)
+        watch.grace = params.flows.grace
+        if getattr(arguments, "list_parts", False):
+            print("".join(f"{json.dumps(part)}\n" for part in stages.parts_to_write(name, params)), end="")
+        else:
+            stages.run_stage(name, params, getattr(arguments, "part", None) or ())
 
 
 def _load(arguments: argparse.Namespace) -> Params:

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
@@ -128,6 +129,36 @@ def test_sigterm_in_a_probe_keeps_its_value_and_it_is_not_run_again(tmp_path, pr
     train_probed(tmp_path, probe)
     assert probe.calls == list(range(6, toy.STEPS + 1, 6))
     assert probe.found == probed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_the_first_step_compiles_is_obeyed_at_once_and_loses_nothing(tmp_path, number):
+    class Compiling(toy.Toy):
+        def forward(self, inputs, wanted):
+            threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
+            time.sleep(60)
+
+    def fit_compiling():
+        model = Compiling()
+        options = FitOptions(seed=11, ema_decay=0.9, checkpoints=Checkpoints(tmp_path))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
+        fit(
+            model,
+            toy.batches,
+            optimizer,
+            steps=toy.STEPS,
+            learning_rate=lambda step: 0.1,
+            options=options,
+        )
+
+    began = time.monotonic()
+    with pytest.raises(Interrupted, match="nothing was saved"):
+        fit_compiling()
+    toy.train(tmp_path, steps=6)
+    with pytest.raises(Interrupted, match=str(Checkpoints(tmp_path).path(6))):
+        fit_compiling()
+    assert time.monotonic() - began < 30
+    assert Checkpoints(tmp_path).steps() == [3, 6]
 
 
 @pytest.mark.parametrize("where", ["in the probe", "before the checkpoint", "after it"])

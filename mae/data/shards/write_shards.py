@@ -32,6 +32,7 @@ from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_writer import ShardWriter, Sidecar
 from mae.files import write_json
 from mae.progress import Progress
+from mae.stopping import end_with_parent, signals_blocked
 
 
 class TooManyRejected(RuntimeError):
@@ -195,7 +196,8 @@ def _run(
     try:
         while True:
             for task in ahead:
-                running[pool.submit(_write, task)] = task
+                with signals_blocked():  # a submit may start a process: Ctrl-C is for this one
+                    running[pool.submit(_write, task)] = task
                 if len(running) >= 3 * workers:
                     break
             if not running:
@@ -215,6 +217,7 @@ _writer: ShardWriter | None = None  # one per worker process, so that each reads
 
 def _start(listing_dir: Path, work: Path, max_side: int | None, quality: int) -> None:
     global _writer
+    end_with_parent()
     _writer = ShardWriter(Listing(listing_dir), work, max_side=max_side, quality=quality)
 
 
