@@ -121,11 +121,14 @@ def _enter_torchrun(arguments: argparse.Namespace) -> None:
 
 
 def _explain(command: str, error: Exception) -> int:
-    """Print an error that our code raises on purpose as a message; raise any other, with its trace."""
+    """Print an error that our code raises on purpose, or a disk, as a message; raise others with a trace."""
+    from mae.files import disk_trouble
+
     kind = type(error)
-    if kind.__name__ != "Interrupted" and not _is_ours(error):
+    said = str(error) if kind.__name__ == "Interrupted" or _is_ours(error) else disk_trouble(error)
+    if said is None:
         raise error
-    print(f"mae {command}: {error}", file=sys.stderr)
+    print(f"mae {command}: {said}", file=sys.stderr)
     known = {
         "Interrupted": EXIT_INTERRUPTED,
         "InvalidParams": EXIT_BAD_PARAMS,

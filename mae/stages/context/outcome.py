@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae.files import read_json, write_json
+from mae.files import disk_trouble, read_json, write_json
 
 if TYPE_CHECKING:
     from mae.config import Params
@@ -47,7 +47,8 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _end(file, STATES.get(type(error).__name__, "failed"), str(error) or type(error).__name__)
+        message = disk_trouble(error) or str(error) or type(error).__name__
+        _end(file, STATES.get(type(error).__name__, "failed"), message)
         raise
     _end(file, "finished", "")
 
