@@ -195,8 +195,9 @@ def disk_trouble(error: BaseException) -> str | None:
 
     For what libraries write: they raise the system's error, often without the name of the file.
     """
-    if isinstance(error, DiskFull):
-        return str(error)
+    for one in _chain(error):  # the first to notice knows the file; what follows from it may not
+        if isinstance(one, DiskFull):
+            return str(one)
     if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
         return f"{error.filename}: {error.strerror}; put that right and run again: what is finished is kept"
     reason = _full(error)
@@ -209,17 +210,23 @@ def disk_trouble(error: BaseException) -> str | None:
     return f"{where}: no space left ({reason}); free some and run again: what is finished is kept"
 
 
-def _full(error: BaseException | None) -> str | None:
+def _full(error: BaseException) -> str | None:
     """Find the full disk behind an error: libraries wrap it, and safetensors passes only its text on."""
+    for one in _chain(error):
+        if isinstance(one, OSError) and one.errno in _FULL:
+            return one.strerror or str(one)
+        if isinstance(one, OSError) and _SHORT.fullmatch(str(one)):
+            return "cut short"
+        for text in (*map(os.strerror, _FULL), _SQLITE):
+            if text in str(one):
+                return text
+    return None
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """List an error and those that it comes from."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return error.strerror or str(error)
-        if isinstance(error, OSError) and _SHORT.fullmatch(str(error)):
-            return "cut short"
-        for text in (*map(os.strerror, _FULL), _SQLITE):
-            if text in str(error):
-                return text
         error = error.__cause__ or error.__context__
-    return None
+    return seen

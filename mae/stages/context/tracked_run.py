@@ -86,21 +86,20 @@ def tracked(
         record_run_id(stage, params, run.id)
     try:
         yield run
+        if code is not None:
+            record = _record(run, params, device, time.time() - began) | _compared_code(stage, run, code)
+            record |= {
+                "params": _own(stage, params),
+                "data": data,
+                "version": results.version_of(stage, params),
+            }
+            write_json(REPORTS / stage / "run.json", record)
     except interruptions:
         run.finish("KILLED")
         raise
     except BaseException:
         run.finish("FAILED")
         raise
-    if code is not None:
-        record = _record(run, params, device, time.time() - began) | _compared_code(stage, run, code)
-        record |= {
-            "params": _own(stage, params),
-            "data": data,
-            "version": results.version_of(stage, params),
-        }
-        (REPORTS / stage).mkdir(parents=True, exist_ok=True)
-        write_json(REPORTS / stage / "run.json", record)
     run.finish("FINISHED")
 
 
