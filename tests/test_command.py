@@ -88,7 +88,7 @@ def test_ctrl_c_has_its_own_status_and_says_to_run_again(monkeypatch, capsys):
 
     monkeypatch.setattr(command, "_stage", stage)
     assert command.main(["report"]) == 130
-    assert "interrupted; run it again" in capsys.readouterr().err
+    assert "interrupted; what is finished is kept, run it again" in capsys.readouterr().err
 
 
 def test_a_fault_of_ours_shows_its_trace(monkeypatch):
