@@ -1,7 +1,7 @@
 """The command `mae`: a sub-command for each stage of dvc.yaml, and for each command of mae/commands.
 
 Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 3 no champion, 4 more unusable data than
-`shard.max_rejected` allows, 75 interrupted and saved (run again to resume).
+`shard.max_rejected` allows, 75 interrupted and saved (run again to resume), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mae import stopping
 from mae.commands import NAMES
 from mae.stage_table import PARALLEL, SHARDING, STAGES
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 EXIT_BAD_PARAMS = 2
 EXIT_NO_CHAMPION = 3
 EXIT_REJECTED = 4
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command resumes
+EXIT_INTERRUPTED = stopping.EXIT_STOPPED  # EX_TEMPFAIL: saved; the same command resumes
+EXIT_SIGNAL = 130  # of a shell for Ctrl-C
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,6 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         _enter_torchrun(arguments)
     try:
         arguments.run(arguments)
+    except KeyboardInterrupt:
+        print(
+            f"mae {arguments.command}: interrupted; what is finished is kept, run it again", file=sys.stderr
+        )
+        return EXIT_SIGNAL
     except Exception as error:
         return _explain(arguments.command, error)
     return 0
@@ -76,11 +83,13 @@ def _command(
 def _stage(arguments: argparse.Namespace) -> None:
     from mae import stages
 
-    name, params = arguments.command, _load(arguments)
-    if getattr(arguments, "list_parts", False):
-        print("".join(f"{json.dumps(part)}\n" for part in stages.parts_to_write(name, params)), end="")
-    else:
-        stages.run_stage(name, params, getattr(arguments, "part", None) or ())
+    with stopping.obeyed() as watch:
+        name, params = arguments.command, _load(arguments)
+        watch.grace = params.flows.grace
+        if getattr(arguments, "list_parts", False):
+            print("".join(f"{json.dumps(part)}\n" for part in stages.parts_to_write(name, params)), end="")
+        else:
+            stages.run_stage(name, params, getattr(arguments, "part", None) or ())
 
 
 def _load(arguments: argparse.Namespace) -> Params:
@@ -137,11 +146,14 @@ def _loopback() -> dict[str, str]:
 
 
 def _explain(command: str, error: Exception) -> int:
-    """Print an error that our code raises on purpose as a message; raise any other, with its trace."""
+    """Print an error that our code raises on purpose, or a disk, as a message; raise others with a trace."""
+    from mae.files import disk_trouble
+
     kind = type(error)
-    if kind.__name__ != "Interrupted" and not _is_ours(error):
+    said = str(error) if kind.__name__ == "Interrupted" or _is_ours(error) else disk_trouble(error)
+    if said is None:
         raise error
-    print(f"mae {command}: {error}", file=sys.stderr)
+    print(f"mae {command}: {said}", file=sys.stderr)
     known = {
         "Interrupted": EXIT_INTERRUPTED,
         "InvalidParams": EXIT_BAD_PARAMS,

@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from typing import IO, Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a file system without locks
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+_SQLITE = "database or disk is full"
 _SHORT = re.compile(r"\d+ requested and \d+ written")  # all that numpy says of a full disk
 # Ours alone: `.NAME.<8 hex digits>.partial`, and `.NAME.<process>.partial` or `.tmp` of earlier releases.
 _PARTS = re.compile(r"\..+\.([0-9a-f]{8}|[0-9]+)\.(partial|tmp)")
@@ -195,17 +198,43 @@ def sync(path: str | Path) -> None:
         os.close(handle)
 
 
-def _full(error: BaseException | None) -> str | None:
+def disk_trouble(error: BaseException) -> str | None:
+    """Put an error that a disk is the reason of into one sentence; None for any other error.
+
+    For what libraries write: they raise the system's error, often without the name of the file.
+    """
+    for one in _chain(error):  # the first to notice knows the file; what follows from it may not
+        if isinstance(one, DiskFull):
+            return str(one)
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
+        return f"{error.filename}: {error.strerror}; put that right and run again: what is finished is kept"
+    reason = _full(error)
+    if reason is None:
+        return None
+    named = [error.filename] if isinstance(error, OSError) and error.filename else []
+    places = {Path.cwd(), Path(tempfile.gettempdir()), Path("/dev/shm")}
+    full = named or [str(p) for p in sorted(places) if p.exists() and shutil.disk_usage(p).free < 32 << 20]
+    where = " and ".join(full) or "a disk or a quota"
+    return f"{where}: no space left ({reason}); free some and run again: what is finished is kept"
+
+
+def _full(error: BaseException) -> str | None:
     """Find the full disk behind an error: libraries wrap it, and safetensors passes only its text on."""
+    for one in _chain(error):
+        if isinstance(one, OSError) and one.errno in _FULL:
+            return one.strerror or str(one)
+        if isinstance(one, OSError) and _SHORT.fullmatch(str(one)):
+            return "cut short"
+        for text in (*map(os.strerror, _FULL), _SQLITE):
+            if text in str(one):
+                return text
+    return None
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """List an error and those that it comes from."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return error.strerror or str(error)
-        if isinstance(error, OSError) and _SHORT.fullmatch(str(error)):
-            return "cut short"
-        for number in _FULL:
-            if os.strerror(number) in str(error):
-                return os.strerror(number)
         error = error.__cause__ or error.__context__
-    return None
+    return seen

@@ -1,7 +1,10 @@
 """Fixtures of many tests: the real data sets next to the checkout, where there are any."""
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +32,23 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no real data sets beside the checkout (../shared/data)")
     return SHARED_DATA
+
+
+@pytest.fixture
+def popen() -> Iterator[Callable[..., subprocess.Popen]]:
+    """subprocess.Popen, whose processes are killed at the end of the test."""
+    started: list[subprocess.Popen] = []
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen:
+        started.append(subprocess.Popen(command, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+            pipe.close()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -38,4 +38,6 @@ def _log_to_stderr() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
+    # MLflow's own words on a database that is full or away are a traceback; a run says it in a line.
+    logging.getLogger("mlflow.store.db.utils").disabled = True
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it says every figure twice

@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader
 
 from mae.data.loading.epoch_order import EpochOrder
 from mae.data.loading.samples import Batch, Images, Samples, SampleTransform
-from mae.data.loading.workers import obey_parent_only, signals_blocked, start_method
+from mae.data.loading.workers import obey_parent_only, start_method
 from mae.data.shards.index import Split
+from mae.stopping import signals_blocked
 
 
 class TooManySkipped(RuntimeError):

@@ -11,6 +11,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,14 +58,24 @@ def work_lock(work: Path, log: Callable[[str], None], *, alone: bool = True) -> 
         yield
 
 
-def finished_index(job: ShardJob) -> dict[str, Any] | None:
-    """Load the index in `job.out`, if this same job made it and all files that it names are there."""
+def finished_index(job: ShardJob, log: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:
+    """Load the index in `job.out`, if this same job made it and all files that it names are whole.
+
+    Files that did not change since they were compared with the index (`job.stamps`) are not read again. The
+    job remembers damaged ones, so that it does not reuse them.
+    """
+    if not (job.out / INDEX).exists():
+        return None
     try:
         index = Index.open(job.out)
-    except (ShardError, KeyError):  # sharding again is always right
+        if read_json(job.work / _DONE) != {"job": job.about, "index": index.digest}:
+            return None
+        index.verify(job.stamps, log=log)
+    except ShardError as error:  # sharding again is always right
+        log(str(error))
+        job.damaged = error.damaged
         return None
-    done = {"job": job.about, "index": index.digest}
-    return index.about if read_json(job.work / _DONE) == done else None
+    return index.about
 
 
 def is_prepared(job: ShardJob) -> bool:
@@ -79,7 +91,9 @@ def prepare(job: ShardJob) -> None:
         ours = path.name.split("-")[0] in SPLITS or path.name in (_JOB, _DONE, REJECTED)
         if path.name == _DONE or (ours and not same):
             path.unlink()
-    for task, sidecar, tar in job.reused:
+    for task, sidecar, tar, whole in job.reused:
+        if not whole:
+            continue
         if read_sidecar(job.work, task.name) is None:
             sidecar.write(job.work)
         if not (job.work / task.name).exists():
@@ -99,6 +113,26 @@ def finished_sidecar(job: ShardJob, task: ShardTask) -> Sidecar | None:
     if placed.is_file() and placed.stat().st_size == sidecar.bytes and sha256_of(placed) == sidecar.sha256:
         return sidecar
     return None
+
+
+def repair_linked(job: ShardJob, sidecars: dict[str, Sidecar]) -> None:
+    """Give damaged shards that have other names, such as links of DVC's cache, their bytes back in place.
+
+    DVC protects the files of its cache from writing, and so trusts them: it would put a damaged one into the
+    working copy again, instead of the whole one of the same digest.
+    """
+    for file, sha256 in job.damaged.items():
+        for side in sidecars.values():
+            whole, linked = job.work / side.name, file.is_symlink() or file.stat().st_nlink > 1
+            if linked and side.sha256 == sha256 and whole.is_file():
+                mode = file.stat().st_mode
+                file.chmod(mode | stat.S_IWUSR)
+                with whole.open("rb") as read, file.open("r+b") as write:
+                    shutil.copyfileobj(read, write, 1 << 20)
+                    write.truncate()
+                    os.fsync(write.fileno())
+                file.chmod(mode)
+                whole.unlink()
 
 
 def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], None]) -> dict[str, Any]:

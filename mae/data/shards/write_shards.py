@@ -18,12 +18,21 @@ from typing import Any
 
 from mae.data.listing.listing_file import Listing
 from mae.data.shards.index import REJECTED
-from mae.data.shards.publish import finished_index, finished_sidecar, is_prepared, prepare, publish, work_lock
+from mae.data.shards.publish import (
+    finished_index,
+    finished_sidecar,
+    is_prepared,
+    prepare,
+    publish,
+    repair_linked,
+    work_lock,
+)
 from mae.data.shards.shard_job import ShardJob, ShardSettings
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_writer import ShardWriter, Sidecar
 from mae.files import write_json
 from mae.progress import Progress
+from mae.stopping import end_with_parent, signals_blocked
 
 
 class TooManyRejected(RuntimeError):
@@ -40,6 +49,7 @@ def write_shards(
     work_dir: str | os.PathLike,
     *,
     reuse_dir: str | os.PathLike | None = None,
+    stamps: str | os.PathLike | None = None,
     workers: int = 1,
     log: Callable[[str], None] = lambda line: None,
     **settings: Any,
@@ -54,14 +64,15 @@ def write_shards(
 
     settings: the fields of `ShardSettings`. reuse_dir: a directory that keeps published shards for the next
     run, which reuses those whose images are all listed unchanged, byte for byte, and shards the rest after
-    them; so equal bytes need equal kept shards, too. It must be on the file system of `out_dir`.
+    them; so equal bytes need equal kept shards, too. It must be on the file system of `out_dir`. A shard that
+    is missing or damaged, here or there, is written again in its place. stamps: see `ShardJob`.
     log: called with progress lines.
 
     Raises: SourceChanged, DiskFull, TooManyRejected, WorkerDied, EmptySplit, SourceError, ValueError.
     """
-    job = ShardJob(listing_dir, out_dir, work_dir, reuse_dir, ShardSettings(**settings))
+    job = ShardJob(listing_dir, out_dir, work_dir, reuse_dir, ShardSettings(**settings), stamps)
     with work_lock(job.work, log):
-        done = finished_index(job)
+        done = finished_index(job, log)
         if done is not None:
             log(f"{job.out}: unchanged, nothing to do")
             return done
@@ -77,6 +88,10 @@ def write_shards(
         with closing(_run(waiting, job, workers)) as results:
             for task, sidecar in results:
                 progress.add(task, sidecar)
+        for one in job.reused:
+            if progress.sidecars[one.task.name].sha256 != one.sidecar.sha256:
+                log(f"{one.task.name}: written again with other bytes (another version of a library?)")
+        repair_linked(job, progress.sidecars)
         index = publish(job, progress.sidecars, log)
     count = sum(one["count"] for one in index["splits"].values())
     log(f"{job.out}: {count} images in {len(job.tasks)} shards, {index['rejected']['count']} rejected")
@@ -89,7 +104,7 @@ def list_parts(job: ShardJob, log: Callable[[str], None] = lambda line: None) ->
     Another process may write each (`write_parts`), on any machine that sees the same files.
     """
     with work_lock(job.work, log):
-        if finished_index(job) is not None:
+        if finished_index(job, log) is not None:
             return []
         job.plan(log)
         prepare(job)
@@ -131,7 +146,7 @@ class _Progress:
 
     def begin(self) -> None:
         """Start to count the rate: the shards added before are from earlier runs."""
-        reused = len(self._job.reused)
+        reused = sum(one.whole for one in self._job.reused)
         finished, to_write = len(self.sidecars) - reused, len(self._job.tasks) - reused
         if finished:
             self._log(f"resuming: {finished} of {to_write} shards are finished already")
@@ -181,7 +196,8 @@ def _run(
     try:
         while True:
             for task in ahead:
-                running[pool.submit(_write, task)] = task
+                with signals_blocked():  # a submit may start a process: Ctrl-C is for this one
+                    running[pool.submit(_write, task)] = task
                 if len(running) >= 3 * workers:
                     break
             if not running:
@@ -201,6 +217,7 @@ _writer: ShardWriter | None = None  # one per worker process, so that each reads
 
 def _start(listing_dir: Path, work: Path, max_side: int | None, quality: int) -> None:
     global _writer
+    end_with_parent()
     _writer = ShardWriter(Listing(listing_dir), work, max_side=max_side, quality=quality)
 
 

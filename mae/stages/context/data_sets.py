@@ -17,7 +17,7 @@ from mae.data.shards.shard_job import ShardJob, ShardSettings
 from mae.data.shards.write_shards import list_parts, write_parts, write_shards
 from mae.data.sources.base import SourceError
 from mae.files import write_json, write_text
-from mae.stages.context.tracked_run import stage_folder, tracked
+from mae.stages.context.tracked_run import stage_folder, tracked, verified_file
 
 SHARDED = {files.section: files for files in (IMAGES, DETECTION, SEGMENTATION)}
 _log = logging.getLogger("mae.stages")
@@ -72,6 +72,7 @@ def shard_set(stage: str, params: Params) -> None:
         index = write_shards(
             *folders,
             reuse_dir=kept,
+            stamps=verified_file(params),
             workers=params.runtime.workers,
             log=_log.info,
             **_settings(stage, params),
@@ -98,7 +99,9 @@ def _job(stage: str, params: Params) -> ShardJob | None:
     files = SHARDED[stage]
     if read_result(files.manifest) == NO_SET:
         return None
-    return ShardJob(*_folders(stage, params), ShardSettings(**_settings(stage, params)))
+    return ShardJob(
+        *_folders(stage, params), ShardSettings(**_settings(stage, params)), verified_file(params)
+    )
 
 
 def _folders(stage: str, params: Params) -> tuple[Path, Path, Path, Path]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae.addresses import redact
-from mae.files import write_json
+from mae.files import disk_trouble, read_json, write_json
 
 if TYPE_CHECKING:
     from mae.config import Params
@@ -48,7 +48,8 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _end(file, STATES.get(type(error).__name__, "failed"), str(error) or type(error).__name__)
+        message = disk_trouble(error) or str(error) or type(error).__name__
+        _end(file, STATES.get(type(error).__name__, "failed"), message)
         raise
     _end(file, "finished", "")
 
@@ -56,7 +57,7 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
 def record_run_id(stage: str, params: Params, run_id: str) -> None:
     """Add the tracking run to the outcome of this process's stage, where one is recorded."""
     file = outcome_file(stage, params)
-    outcome = json.loads(file.read_text()) if file.is_file() else {}
+    outcome = read_json(file) or {}
     if outcome.get("state") == "running" and outcome["pid"] == os.getpid():
         write_json(file, outcome | {"run_id": run_id})
 

@@ -1,6 +1,6 @@
 """The context of a training stage: device, shards, resume folder, MLflow run, and their end."""
 
-import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,10 @@ from mae.data.shards.index import Index, Split
 from mae.data.transforms.image import Normalize, evaluation
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import FitOptions, Interrupted
-from mae.files import sha256_of, write_json
-from mae.stages.context.tracked_run import stage_folder, tracked
+from mae.files import read_json, sha256_of, write_json
+from mae.stages.context.tracked_run import stage_folder, tracked, verified_file
 
+_log = logging.getLogger("mae.stages")
 PICTURES = 8  # images that a stage draws, for a person to look at
 
 
@@ -160,7 +161,7 @@ class StageContext:
         The checkpoints of the training `name` are deleted once it is done: a stage may have dozens.
         """
         file = self.folder / "checkpoints" / f"{name}.json"
-        saved = distributed.broadcast(json.loads(file.read_text()) if file.is_file() else None)
+        saved = distributed.broadcast(read_json(file))  # a damaged one is computed again
         if saved is None or "found" not in saved:
             saved = {"run_id": self.run.id, "found": compute()}
             if distributed.is_main():
@@ -247,8 +248,8 @@ def open_stage(
 def _interrupted_run(checkpoints: Path) -> str | None:
     """Return the tracking run of an interrupted stage's last work; None where there is none."""
     for path in sorted(checkpoints.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True):
-        saved = json.loads(path.read_text()) if path.suffix == ".json" else {}
-        run_id: str | None = saved.get("run_id") or Checkpoints(path).run_id()
+        saved = read_json(path) if path.suffix == ".json" else None
+        run_id: str | None = (saved or {}).get("run_id") or Checkpoints(path).run_id()
         if run_id is not None:
             return run_id
     return None
@@ -259,9 +260,7 @@ def _open_index(params: Params, files: DataSet) -> Index:
     require(files.index)
     index = Index.open(files.shards)
     if distributed.local_rank() == 0:
-        stamps = Path(params.runtime.work_dir) / "verified.json"
-        stamps.parent.mkdir(parents=True, exist_ok=True)
-        index.verify(stamps)
+        index.verify(verified_file(params), log=_log.info)
     distributed.barrier()
     return index
 

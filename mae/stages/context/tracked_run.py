@@ -1,6 +1,5 @@
 """A stage's MLflow run, and the record that it writes next to its results. Imports no torch."""
 
-import json
 import logging
 import os
 import platform
@@ -14,7 +13,7 @@ from mae import config, results, tracking
 from mae.addresses import redact_address
 from mae.config import Params
 from mae.config.paths import REPORTS
-from mae.files import write_json
+from mae.files import read_json, write_json
 from mae.stage_table import STAGES
 from mae.stages.context.outcome import record_run_id
 
@@ -31,6 +30,11 @@ def tracking_uri(params: Params) -> str:
 def parent_file(params: Params) -> Path:
     """Return the path of the file that names the parent run of this `dvc repro`."""
     return Path(params.runtime.work_dir) / PARENT
+
+
+def verified_file(params: Params) -> Path:
+    """Return the record of the shards' files that were read and found whole (`Index.verify`)."""
+    return Path(params.runtime.work_dir) / "verified.json"
 
 
 def stage_folder(stage: str, params: Params, inputs: Sequence[str] = ()) -> Path:
@@ -83,21 +87,20 @@ def tracked(
         record_run_id(stage, params, run.id)
     try:
         yield run
+        if code is not None:
+            record = _record(run, params, device, time.time() - began) | _compared_code(stage, run, code)
+            record |= {
+                "params": _own(stage, params),
+                "data": data,
+                "version": results.version_of(stage, params),
+            }
+            write_json(REPORTS / stage / "run.json", record)
     except interruptions:
         run.finish("KILLED")
         raise
     except BaseException:
         run.finish("FAILED")
         raise
-    if code is not None:
-        record = _record(run, params, device, time.time() - began) | _compared_code(stage, run, code)
-        record |= {
-            "params": _own(stage, params),
-            "data": data,
-            "version": results.version_of(stage, params),
-        }
-        (REPORTS / stage).mkdir(parents=True, exist_ok=True)
-        write_json(REPORTS / stage / "run.json", record)
     run.finish("FINISHED")
 
 
@@ -110,8 +113,8 @@ def _own(stage: str, params: Params) -> dict[str, Any]:
 def _code_that_began(stage: str, folder: Path, *, resumes: bool) -> results.Code:
     """Take the code at the start; a resumed stage keeps that of its first start, and says if it differs."""
     now, file = results.code_now(), folder / "code.json"
-    if resumes and file.is_file():
-        first = results.Code(**json.loads(file.read_text()))
+    if resumes and (noted := read_json(file)) is not None:
+        first = results.Code(**noted)
         if first.digest != now.digest:
             _log.warning("%s started with code %s and resumes with %s", stage, first.digest, now.digest)
         return first
