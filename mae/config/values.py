@@ -1,9 +1,9 @@
 """The types of the values in `params.yaml`, with their bounds."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 
 def _from_low_to_high(factors: tuple[float, float]) -> tuple[float, float]:
@@ -18,6 +18,22 @@ def _of_the_image(shares: tuple[float, float]) -> tuple[float, float]:
     return shares
 
 
+def _shares_of_full_brightness(values: Any) -> Any:
+    """Refuse numbers of another scale: with 0 to 255 every training runs, on images of nearly one value."""
+    if not isinstance(values, list | tuple) or len(values) != 3 or {*map(type, values)} - {int, float}:
+        raise ValueError(f"{values!r}: expected three numbers in 0..1, of red, green and blue")
+    if not all(0 <= value <= 1 for value in values):  # NaN is in no range
+        remedy = "; divide them by 255" if 1 < max(values) <= 255 else ""
+        raise ValueError(f"{list(values)}: expected numbers in 0..1, shares of full brightness{remedy}")
+    return values
+
+
+def _above_0(values: tuple[float, float, float]) -> tuple[float, float, float]:
+    if not all(values):
+        raise ValueError(f"{list(values)}: expected numbers above 0: images are divided by them")
+    return values
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Below1 = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
@@ -30,9 +46,10 @@ Betas = Annotated[tuple[Below1, Below1], Field(strict=False)]
 Factors = Annotated[Pair, AfterValidator(_from_low_to_high)]
 Shares = Annotated[Pair, AfterValidator(_of_the_image)]
 Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
-Colour = Annotated[tuple[float, float, float], Field(strict=False)]
-Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Spread = Annotated[tuple[Above0, Above0, Above0], Field(strict=False)]
+Colour = Annotated[
+    tuple[Fraction, Fraction, Fraction], Field(strict=False), BeforeValidator(_shares_of_full_brightness)
+]
+Spread = Annotated[Colour, AfterValidator(_above_0)]
 Precision = Literal["auto", "fp32", "bf16"]
 # timm's string, of its part about RandAugment.
 RandAugment = Annotated[

@@ -1,3 +1,4 @@
+import math
 import random
 import re
 from pathlib import Path
@@ -57,7 +58,12 @@ def test_the_parameters_of_an_older_release_load_with_the_meaning_that_they_had(
         ("encoder", "num_heads", 3, "encoder: embed_dim 64 is not divisible by num_heads 3"),
         ("encoder", "embed_dim", 62, "encoder: embed_dim 62 must be a multiple of 4"),
         ("mae", "decoder_embed_dim", 66, "mae: decoder_embed_dim 66 must be a multiple of 4"),
-        ("input", "std", [0.2, 0.0, 0.2], "input.std.1"),
+        ("input", "std", [0.2, 0.0, 0.2], "input.std: [0.2, 0.0, 0.2]: expected numbers above 0"),
+        ("input", "std", [58.395, 57.12, 57.375], "numbers in 0..1, shares of full brightness; divide them"),
+        ("input", "mean", [123.675, 116.28, 103.53], "input.mean: [123.675, 116.28, 103.53]: expected"),
+        ("input", "mean", [0.5, math.nan, 0.5], "input.mean: [0.5, nan, 0.5]: expected numbers in 0..1"),
+        ("input", "mean", [-2.1, 0.5, 0.5], "input.mean: [-2.1, 0.5, 0.5]: expected numbers in 0..1"),
+        ("input", "mean", 0.5, "input.mean: 0.5: expected three numbers in 0..1, of red, green and blue"),
         ("tokenizer", "levels", [64] * 5, "make 1073741824 codes; at most 65536 are possible"),
         ("pretrain", "epochs", 2.5, "pretrain.epochs"),
         ("pretrain", "learning_rate", 0.1, "pretrain.learning_rate: unknown key"),

@@ -146,6 +146,11 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
+        if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+            raise ValueError(
+                f"mean {list(mean)} and std {list(std)} of colours: expected both in 0..1, std above 0; "
+                "divide numbers of 0 to 255 by 255"
+            )
         mean_, std_ = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         # One multiply-add an image: x / (255 std) - mean / std.
         self.register_buffer("scale", (1 / (255 * std_)).float().view(-1, 1, 1), persistent=False)

@@ -129,6 +129,11 @@ def test_normalising_on_the_device_equals_the_usual_two_steps_and_can_be_undone(
     assert normalize.state_dict() == {}
 
 
+def test_statistics_of_0_to_255_are_refused_wherever_a_file_brings_them():
+    with pytest.raises(ValueError, match=r"expected both in 0..1, .* divide numbers of 0 to 255 by 255"):
+        Normalize((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
 def test_settings_that_cannot_be_are_refused():
     for wrong in (
         lambda: pretraining(0),
