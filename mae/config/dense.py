@@ -22,11 +22,23 @@ class IngestDetect(Section):
 
 
 class IngestSegment(Section):
-    """The detection set. source `none`: no such data; the stages that need it are skipped."""
+    """The segmentation set. source `none`: no such data; the stages that need it are skipped.
+
+    values: of label_maps, the value in the maps of each line of classes.txt; null: 0, 1, 2 ...
+    """
 
     source: Literal["demo", "ade20k", "camvid", "label_maps", "none"]
     root: str
     val_fraction: Below1
+    values: Annotated[list[Annotated[int, Field(ge=0, le=65535)]], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _names_each_value_once(self) -> "IngestSegment":
+        if self.values is not None and self.source != "label_maps":
+            raise ValueError(f"values {self.values}: source {self.source} has its own; set it to null")
+        if len(set(self.values or ())) != len(self.values or ()):
+            raise ValueError(f"values {self.values} names one twice")
+        return self
 
 
 class ShardAnnotated(Section):

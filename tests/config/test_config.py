@@ -79,6 +79,7 @@ def test_the_parameters_of_an_older_release_load_with_the_meaning_that_they_had(
         ("tokenizer", "cache", True, "found target normalised_pixels, augment crop"),
         ("segment", "taps", [0, 1, 2, 9], "segment.taps [0, 1, 2, 9]: name 4 ascending blocks that end"),
         ("segment", "taps", [0, 1, 2], "that end with the encoder's last, 3; such as [0, 1, 2, 3]"),
+        ("ingest_segment", "values", [0, 255], "values [0, 255]: source demo has its own; set it to null"),
         ("segment", "stride", 25, "segment: stride 25 exceeds crop 24"),
         ("segment", "ratio", [0.0, 2.0], "segment.ratio: [0.0, 2.0]: expected 0 < low <= high"),
         ("segment", "accumulate", 16, "segment: batch_size 16 in 16 parts: the batch norms of upernet"),

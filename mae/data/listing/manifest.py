@@ -29,11 +29,14 @@ SOURCES: dict[str, type] = {one.kind: one for one in _KINDS}
 FORMAT = 1
 
 
-def open_source(kind: str, root: str | os.PathLike, val_fraction: float = 0.0) -> Source:
-    """Open the source of that kind at `root`. Raises SourceError for an unknown kind."""
+def open_source(kind: str, root: str | os.PathLike, val_fraction: float = 0.0, **options: Any) -> Source:
+    """Open the source of that kind at `root`, with the options that it alone has.
+
+    Raises SourceError for an unknown kind.
+    """
     if kind not in SOURCES:
         raise SourceError(f"source kind {kind!r} is not one of {', '.join(sorted(SOURCES))}")
-    return SOURCES[kind](root, val_fraction=val_fraction)
+    return SOURCES[kind](root, val_fraction=val_fraction, **options)
 
 
 def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:

@@ -114,6 +114,9 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
         for what in ("rejected", "complaints")
     )
     write_json(out / REJECTED, {"rejected": rejected, "complaints": complaints})
+    if complaints:
+        few = "; ".join(f"{one['path']}: {one['complaint']}" for one in complaints[:3])
+        log(f"{out / REJECTED}: {len(complaints)} complaints about images that stay: {few}")
     splits = {}
     for split in listing.manifest["splits"]:
         names = [task.name for task in job.tasks if task.split == split and sidecars[task.name].samples]

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,8 +43,10 @@ class SourceChanged(RuntimeError):
 class Sidecar:
     """The contents of a finished shard, written next to it as JSON once the tar is whole.
 
-    samples: [offset, size, label] of each image's bytes. content: sum modulo 2^256, in hexadecimal, of one
-    sha256 per file read (name, class, bytes), so that the sum over shards does not depend on their cuts.
+    samples: [offset, size, label] of each image's bytes. pixels: those of each value of the label maps; None
+    without label maps, and from releases that did not count them. content: sum modulo 2^256, in hexadecimal,
+    of one sha256 per file read (name, class, bytes), so that the sum over shards does not depend on their
+    cuts.
     """
 
     name: str
@@ -55,11 +58,24 @@ class Sidecar:
     complaints: list[dict[str, str]] = field(default_factory=list)
     resized: int = 0
     boxes_only: int = 0
+    pixels: dict[str, int] | None = None
 
     def write(self, directory: Path) -> None:
         """Write the sidecar next to its shard in `directory`."""
         with atomic_write(sidecar_path(directory, self.name)) as file:
             file.write(json.dumps(vars(self)).encode("ascii"))
+
+
+@dataclass(frozen=True)
+class CheckedAnnotations:
+    """The checked annotations of an image. about: entries for the sample's json. faults: those left out.
+    strays: parts left out of annotations that stay. pixels: of each value of the label map."""
+
+    about: dict[str, Any] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+    boxes_only: int = 0
+    pixels: dict[str, int] = field(default_factory=dict)
 
 
 class ShardWriter:
@@ -85,7 +101,7 @@ class ShardWriter:
 
         Raises: SourceChanged naming the file; DiskFull naming the shard.
         """
-        sidecar = Sidecar(task.name)
+        sidecar = Sidecar(task.name, pixels=None if self._known is None else {})
         content = 0
         with atomic_write(self.directory / task.name) as file, _Containers(self.listing.root) as containers:
             tar = TarWriter(file)
@@ -113,15 +129,17 @@ class ShardWriter:
     ) -> None:
         try:
             extension, body, checked = self._checked(entry, data)
-            belonging, faults, boxes_only = self._belonging(stated, label_map, data, checked)
+            annotated = self._annotated(stated, label_map, data, checked)
         except (UndecodableImage, UnreadableMap, InvalidAnnotation) as error:
             sidecar.rejected.append({"path": entry.path, "reason": str(error)})
             return
-        sidecar.rejected += [{"path": entry.path, "reason": fault} for fault in faults]
-        if checked.complaint:
-            sidecar.complaints.append({"path": entry.path, "complaint": checked.complaint})
+        sidecar.rejected += [{"path": entry.path, "reason": fault} for fault in annotated.faults]
+        complaints = [*([checked.complaint] if checked.complaint else []), *annotated.strays]
+        sidecar.complaints += [{"path": entry.path, "complaint": one} for one in complaints]
         sidecar.resized += body is not data
-        sidecar.boxes_only += boxes_only
+        sidecar.boxes_only += annotated.boxes_only
+        if annotated.pixels:
+            sidecar.pixels = dict(Counter(sidecar.pixels) + Counter(annotated.pixels))
         label = -1 if entry.class_name is None else self._labels[entry.class_name]
         offset = tar.add(f"{key}.{extension}", body)
         sidecar.samples.append([offset, len(body), label])
@@ -131,7 +149,7 @@ class ShardWriter:
             about |= {"class": entry.class_name, "label": label}
         if label_map is not None:
             tar.add(f"{key}.labels.png", label_map)
-        tar.add(f"{key}.json", json.dumps(about | belonging, sort_keys=True).encode("ascii"))
+        tar.add(f"{key}.json", json.dumps(about | annotated.about, sort_keys=True).encode("ascii"))
 
     def _checked(self, entry: Entry, data: bytes) -> tuple[str, bytes, Checked]:
         """Check an image; return the extension and bytes to store, and its measures."""
@@ -143,19 +161,19 @@ class ShardWriter:
         body, checked = self._reduced(data, checked)
         return "jpg", body, checked
 
-    def _belonging(
+    def _annotated(
         self, stated: dict[str, Any] | None, label_map: bytes | None, data: bytes, image: Checked
-    ) -> tuple[dict[str, Any], list[str], int]:
-        """Check annotations; return the entries for the sample's json, the faults, and the number of boxes
-        only."""
+    ) -> CheckedAnnotations:
+        """Check the annotations of an image. Raises InvalidAnnotation, UnreadableMap."""
         if stated is None:
-            return {}, [], 0
+            return CheckedAnnotations()
         check_upright(orientation_of(data))
         if label_map is not None and self._known is not None:
-            check_label_map(label_map, image.width, image.height, self._known)
-            return {}, [], 0
-        sound, faults, boxes_only = valid_objects(stated, image.width, image.height)
-        return {"image_id": stated["image_id"], "annotations": sound}, faults, boxes_only
+            pixels = check_label_map(label_map, image.width, image.height, self._known)
+            return CheckedAnnotations(pixels=pixels)
+        sound, faults, strays, boxes_only = valid_objects(stated, image.width, image.height)
+        about = {"image_id": stated["image_id"], "annotations": sound}
+        return CheckedAnnotations(about, faults, strays, boxes_only)
 
     def _reduced(self, data: bytes, checked: Checked) -> tuple[bytes, Checked]:
         assert self.max_side is not None

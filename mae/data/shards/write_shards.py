@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.data.listing.listing_file import Listing
+from mae.data.shards.class_pixels import check_classes
 from mae.data.shards.index import REJECTED
 from mae.data.shards.publish import finished_index, finished_sidecar, is_prepared, prepare, publish, work_lock
 from mae.data.shards.shard_job import ShardJob, ShardSettings
@@ -77,6 +78,9 @@ def write_shards(
         with closing(_run(waiting, job, workers)) as results:
             for task, sidecar in results:
                 progress.add(task, sidecar)
+        manifest = job.listing.manifest
+        if manifest.get("task") == "segment":
+            check_classes(manifest, [(task, progress.sidecars[task.name]) for task in job.tasks], log)
         index = publish(job, progress.sidecars, log)
     count = sum(one["count"] for one in index["splits"].values())
     log(f"{job.out}: {count} images in {len(job.tasks)} shards, {index['rejected']['count']} rejected")

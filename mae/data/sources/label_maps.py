@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,9 +34,11 @@ class LabelMapSource:
     """A user's own data: images/{train,val}/, labels/{train,val}/ with a map <same stem>.png for each image,
     and classes.txt, whose line k (from 0) names value k; 255 means "not labelled".
 
-    Both may have the same subfolders. Without images/val, or with images/ and labels/ alone, a
-    fraction `val_fraction` is held out by a hash of the names. An entry's annotation is JSON: map (path below
-    the root), size (bytes), mtime_ns. Sharding reads the maps.
+    Lines of classes.txt that begin with # are comments. values: the value of each class in the maps, where
+    it is not the number of its line; 255 is a class where they name it. Both may have the same subfolders.
+    Without images/val, or with images/ and labels/ alone, a fraction `val_fraction` is held out by a hash of
+    the names. An entry's annotation is JSON: map (path below the root), size (bytes), mtime_ns. Sharding
+    reads the maps.
     """
 
     kind = "label_maps"
@@ -48,9 +51,12 @@ class LabelMapSource:
         "val": ("images/val", "labels/val"),
     }
 
-    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
+    def __init__(
+        self, root: str | os.PathLike, val_fraction: float = 0.0, values: Sequence[int] | None = None
+    ):
         self.root = Path(root)
         self.val_fraction = checked_fraction(val_fraction)
+        self.values = values
         self.ignored = 0
 
     def entries(self) -> Iterator[Entry]:
@@ -83,13 +89,21 @@ class LabelMapSource:
         return {}
 
     def annotation_info(self) -> dict[str, Any]:
-        return {"task": "segment", "categories": self.categories(), "ignore": list(self.ignore)}
+        ignore = [value for value in self.ignore if value not in (self.values or ())]
+        return {"task": "segment", "categories": self.categories(), "ignore": ignore}
 
     def categories(self) -> list[dict[str, Any]]:
         """Read [{"id": value in the maps, "name"}]. Raises SourceError where the names cannot be read."""
         file = self.root / "classes.txt"
-        names = [line.strip() for line in _lines(file)]
-        return _numbered(file, dict(enumerate(names)))
+        names = [line.strip() for line in _lines(file) if not line.lstrip().startswith("#")]
+        values = list(range(len(names)) if self.values is None else self.values)
+        if len(values) != len(names):
+            raise SourceError(
+                f"{file}: names {len(names)} classes, but ingest_segment.values has {len(values)}: give a "
+                "value for each line"
+            )
+        _check_numbers(file, names, values)
+        return _numbered(file, dict(sorted(zip(values, names, strict=True))))
 
     def _split(self, split: str, images: str, labels: str, fraction: float) -> Iterator[Entry]:
         maps: dict[str, FoundFile] = {}
@@ -101,7 +115,7 @@ class LabelMapSource:
                 self.ignored += 1
         pairs: list[tuple[str, FoundFile, FoundFile]] = []
         faults = Faults(self.root)
-        used: set[str] = set()
+        used: dict[str, str] = {}
         for found in walk(self.root, images):
             name = found.path.removeprefix(f"{images}/")
             stem = posixpath.splitext(name)[0]
@@ -109,8 +123,10 @@ class LabelMapSource:
                 self.ignored += 1
             elif stem not in maps:
                 faults.add(f"images without their map in {labels}/", f"{found.path} ({labels}/{stem}.png)")
+            elif stem in used:
+                faults.add("images that share a map with another", f"{used[stem]} and {found.path}")
             else:
-                used.add(stem)
+                used[stem] = found.path
                 pairs.append((name, found, maps[stem]))
         for stem in maps:
             if stem not in used:
@@ -192,6 +208,17 @@ def _lines(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{file}: cannot be read ({error}); it must name the classes") from error
     return text.rstrip().splitlines()
+
+
+def _check_numbers(file: Path, names: list[str], values: list[int]) -> None:
+    """Refuse lines that all begin with a number ("1 road", "1: road") where it is not the class's value."""
+    numbers = [re.match(r"(\d+)[\s:,;=]", name) for name in names]
+    stated = [int(one[1]) for one in numbers if one]
+    if len(stated) == len(names) and stated != values:
+        raise SourceError(
+            f"{file}: numbers its classes {stated[0]} to {stated[-1]}, but line k stands for value k, from "
+            f"{values[0]}: set ingest_segment.values to the numbers if the maps hold them"
+        )
 
 
 def _numbered(file: Path, names: dict[int, str]) -> list[dict[str, Any]]:

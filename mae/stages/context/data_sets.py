@@ -44,7 +44,9 @@ def ingest_set(
         if kind == "demo":
             kind = demo_kind
             write(Path(given.root))
-        manifest = write_listing(open_source(kind, given.root, given.val_fraction), files.listing)
+        values = getattr(given, "values", None)
+        options = {} if values is None else {"values": values}
+        manifest = write_listing(open_source(kind, given.root, given.val_fraction, **options), files.listing)
         if files is not IMAGES and "val" not in manifest["splits"]:
             task = stage.removeprefix("ingest_")
             raise SourceError(

@@ -149,3 +149,32 @@ def test_folders_that_are_missing_are_named(own, tmp_path):
     (own / "images/train").rename(own / "gone too")
     with pytest.raises(SourceError, match="none for train"):
         listed("label_maps", own)
+
+
+def test_comments_in_the_list_of_classes_are_no_classes(own):
+    touch(own / "classes.txt", b"# label:color_rgb:parts:actions\nbackground\n # of the street\nroad\n")
+    names = open_source("label_maps", own).annotation_info()["categories"]
+    assert names == [{"id": 0, "name": "background"}, {"id": 1, "name": "road"}]
+
+
+def test_the_values_of_the_classes_may_be_given(own):
+    about = open_source("label_maps", own, values=[255, 7]).annotation_info()
+    assert about["categories"] == [{"id": 7, "name": "road"}, {"id": 255, "name": "background"}]
+    assert about["ignore"] == []
+    with pytest.raises(SourceError, match=r"classes.txt: names 2 classes, but ingest_segment.values has 3"):
+        listed("label_maps", own, values=[0, 1, 2])
+
+
+def test_classes_that_are_numbered_otherwise_are_refused(own):
+    touch(own / "classes.txt", b"1: wall\n2: road\n")
+    with pytest.raises(SourceError, match=r"numbers its classes 1 to 2, but .* set ingest_segment.values"):
+        listed("label_maps", own)
+    assert listed("label_maps", own, values=[1, 2])
+    touch(own / "classes.txt", b"0 wall\n1 road\n")
+    assert listed("label_maps", own)
+
+
+def test_two_images_with_one_map_are_named(own):
+    touch(own / "images/train/a.png")
+    with pytest.raises(SourceError, match=r"1 images that share a map .*: images/train/a.jpg and .*/a.png"):
+        listed("label_maps", own)
