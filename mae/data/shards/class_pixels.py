@@ -21,10 +21,10 @@ def check_classes(
     names = {str(one["id"]): one["name"] for one in manifest["categories"]}
     pixels: dict[str, Counter[str]] = {split: Counter() for split in manifest["splits"]}
     for task, sidecar in parts:
-        if sidecar.pixels is None:
+        if sidecar.class_pixels is None:
             log(f"{manifest['root']}: shards of an earlier release are reused, so no class is counted")
             return
-        pixels[task.split].update(sidecar.pixels)
+        pixels[task.split].update(sidecar.class_pixels)
     _check_train(manifest, names, pixels["train"])
     for split, counted in pixels.items():
         absent = [name for value, name in names.items() if not counted[value]]

@@ -43,7 +43,7 @@ class SourceChanged(RuntimeError):
 class Sidecar:
     """The contents of a finished shard, written next to it as JSON once the tar is whole.
 
-    samples: [offset, size, label] of each image's bytes. pixels: those of each value of the label maps; None
+    samples: [offset, size, label] of each image's bytes. class_pixels: those of each value of the maps; None
     without label maps, and from releases that did not count them. content: sum modulo 2^256, in hexadecimal,
     of one sha256 per file read (name, class, bytes), so that the sum over shards does not depend on their
     cuts.
@@ -58,7 +58,7 @@ class Sidecar:
     complaints: list[dict[str, str]] = field(default_factory=list)
     resized: int = 0
     boxes_only: int = 0
-    pixels: dict[str, int] | None = None
+    class_pixels: dict[str, int] | None = None
 
     def write(self, directory: Path) -> None:
         """Write the sidecar next to its shard in `directory`."""
@@ -101,7 +101,7 @@ class ShardWriter:
 
         Raises: SourceChanged naming the file; DiskFull naming the shard.
         """
-        sidecar = Sidecar(task.name, pixels=None if self._known is None else {})
+        sidecar = Sidecar(task.name, class_pixels=None if self._known is None else {})
         content = 0
         with atomic_write(self.directory / task.name) as file, _Containers(self.listing.root) as containers:
             tar = TarWriter(file)
@@ -139,7 +139,7 @@ class ShardWriter:
         sidecar.resized += body is not data
         sidecar.boxes_only += annotated.boxes_only
         if annotated.pixels:
-            sidecar.pixels = dict(Counter(sidecar.pixels) + Counter(annotated.pixels))
+            sidecar.class_pixels = dict(Counter(sidecar.class_pixels) + Counter(annotated.pixels))
         label = -1 if entry.class_name is None else self._labels[entry.class_name]
         offset = tar.add(f"{key}.{extension}", body)
         sidecar.samples.append([offset, len(body), label])
