@@ -18,6 +18,7 @@ from mae.config.values import (
     Rate,
     Shares,
     Spread,
+    UsedBits,
 )
 
 
@@ -70,6 +71,7 @@ class Shard(Section):
     max_bytes: Positive
     max_side: Positive | None
     quality: Annotated[int, Field(ge=1, le=100)]
+    bits: UsedBits | None = None
     max_rejected: Count
 
 

@@ -50,6 +50,7 @@ Colour = Annotated[
     tuple[Fraction, Fraction, Fraction], Field(strict=False), BeforeValidator(_shares_of_full_brightness)
 ]
 Spread = Annotated[Colour, AfterValidator(_above_0)]
+UsedBits = Annotated[int, Field(ge=9, le=15)]
 Precision = Literal["auto", "fp32", "bf16"]
 # timm's string, of its part about RandAugment.
 RandAugment = Annotated[

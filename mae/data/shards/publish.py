@@ -11,7 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,7 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
     if complaints:
         few = "; ".join(f"{one['path']}: {one['complaint']}" for one in complaints[:3])
         log(f"{out / REJECTED}: {len(complaints)} complaints about images that stay: {few}")
+    _log_remarks(sidecars.values(), log)
     splits = {}
     for split in listing.manifest["splits"]:
         names = [task.name for task in job.tasks if task.split == split and sidecars[task.name].samples]
@@ -152,6 +153,16 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
     write_json(out / INDEX, index)
     _conclude(job, sidecars, index, log)
     return index
+
+
+def _log_remarks(sidecars: Collection[Sidecar], log: Callable[[str], None]) -> None:
+    """Log each remark once, with the number of its images and an example."""
+    paths: dict[str, list[str]] = {}
+    for one in [one for side in sidecars for one in side.remarks]:
+        paths.setdefault(one["remark"], []).append(one["path"])
+    count = sum(len(side.samples) for side in sidecars)
+    for remark, found in paths.items():
+        log(f"{len(found):,} of {count:,} images have {remark} ({min(found)})")
 
 
 def _conclude(

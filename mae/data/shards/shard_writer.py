@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from mae.data.decode import Checked, UndecodableImage, check, orientation_of, pixels
+from mae.data.decode import Checked, UndecodableImage, check, is_deep, orientation_of, pixels
 from mae.data.label_png import UnreadableMap
 from mae.data.listing.listing_file import Listing
 from mae.data.shards.annotation_checks import (
@@ -44,7 +44,8 @@ class Sidecar:
     """The contents of a finished shard, written next to it as JSON once the tar is whole.
 
     samples: [offset, size, label] of each image's bytes. class_pixels: those of each value of the maps; None
-    without label maps, and from releases that did not count them. content: sum modulo 2^256, in hexadecimal,
+    without label maps, and from releases that did not count them. remarks: images that may mean something
+    else than their pixels. content: sum modulo 2^256, in hexadecimal,
     of one sha256 per file read (name, class, bytes), so that the sum over shards does not depend on their
     cuts.
     """
@@ -56,6 +57,7 @@ class Sidecar:
     samples: list[list[int]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
     complaints: list[dict[str, str]] = field(default_factory=list)
+    remarks: list[dict[str, str]] = field(default_factory=list)
     resized: int = 0
     boxes_only: int = 0
     class_pixels: dict[str, int] | None = None
@@ -82,14 +84,21 @@ class ShardWriter:
     """A writer of one listing's shards into `directory`.
 
     max_side: images with a longer side than this are resized to it (bicubic, antialiased) and re-encoded as
-    JPEG of that `quality`; None copies every image's bytes as they are.
+    JPEG of that `quality`; None copies every image's bytes as they are. bits: 16-bit grey images are scaled
+    by so many bits and re-encoded as 8-bit PNG; None copies them.
     """
 
     def __init__(
-        self, listing: Listing, directory: Path, *, max_side: int | None = None, quality: int = 90
+        self,
+        listing: Listing,
+        directory: Path,
+        *,
+        max_side: int | None = None,
+        quality: int = 90,
+        bits: int | None = None,
     ) -> None:
         self.listing, self.directory = listing, directory
-        self.max_side, self.quality = max_side, quality
+        self.max_side, self.quality, self.bits = max_side, quality, bits
         manifest = listing.manifest
         self._labels = {name: label for label, name in enumerate(manifest["classes"])}
         self._known: np.ndarray | None = None
@@ -134,9 +143,10 @@ class ShardWriter:
             sidecar.rejected.append({"path": entry.path, "reason": str(error)})
             return
         sidecar.rejected += [{"path": entry.path, "reason": fault} for fault in annotated.faults]
+        sidecar.remarks += [{"path": entry.path, "remark": one} for one in checked.remarks]
         complaints = [*([checked.complaint] if checked.complaint else []), *annotated.strays]
         sidecar.complaints += [{"path": entry.path, "complaint": one} for one in complaints]
-        sidecar.resized += body is not data
+        sidecar.resized += extension == "jpg" and body is not data
         sidecar.boxes_only += annotated.boxes_only
         if annotated.pixels:
             sidecar.class_pixels = dict(Counter(sidecar.class_pixels) + Counter(annotated.pixels))
@@ -155,6 +165,8 @@ class ShardWriter:
         """Check an image; return the extension and bytes to store, and its measures."""
         if entry.size == BROKEN_LINK:
             raise UndecodableImage("a link that leads nowhere")
+        if self.bits is not None and is_deep(data):
+            data = _png(pixels(data, self.bits))
         checked = check(data)
         if self.max_side is None or max(checked.width, checked.height) <= self.max_side:
             return checked.extension, data, checked
@@ -205,6 +217,12 @@ def _identity(entry: Entry, data: bytes, label_map: bytes | None) -> int:
     elif entry.annotation:
         what.append(entry.annotation)
     return int.from_bytes(hashlib.sha256(json_bytes(what)).digest(), "big")
+
+
+def _png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _read_map(containers: _Containers, entry: Entry, stated: dict[str, Any] | None) -> bytes:

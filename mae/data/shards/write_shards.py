@@ -167,9 +167,10 @@ def _run(
     tasks: list[ShardTask], job: ShardJob, workers: int
 ) -> Generator[tuple[ShardTask, Sidecar], None, None]:
     """Write the shards, yielding each finished one; few are submitted ahead, so memory stays flat."""
-    max_side, quality = job.settings.max_side, job.settings.quality
+    given = job.settings
+    encoding: dict[str, Any] = {"max_side": given.max_side, "quality": given.quality, "bits": given.bits}
     if workers <= 1 or len(tasks) <= 1:
-        writer = ShardWriter(job.listing, job.work, max_side=max_side, quality=quality)
+        writer = ShardWriter(job.listing, job.work, **encoding)
         for task in tasks:
             yield task, writer.write(task)
         return
@@ -178,7 +179,7 @@ def _run(
         # Fresh processes: this one may run threads, and a fork would copy their locks in any state.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=(job.listing.directory, job.work, max_side, quality),
+        initargs=(job.listing.directory, job.work, encoding),
     )
     ahead = iter(tasks)
     running: dict[Future[Sidecar], ShardTask] = {}
@@ -203,9 +204,9 @@ def _run(
 _writer: ShardWriter | None = None  # one per worker process, so that each reads the listing once
 
 
-def _start(listing_dir: Path, work: Path, max_side: int | None, quality: int) -> None:
+def _start(listing_dir: Path, work: Path, encoding: dict[str, Any]) -> None:
     global _writer
-    _writer = ShardWriter(Listing(listing_dir), work, max_side=max_side, quality=quality)
+    _writer = ShardWriter(Listing(listing_dir), work, **encoding)
 
 
 def _write(task: ShardTask) -> Sidecar:

@@ -4,9 +4,11 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from mae.data.decode import DIM, TRANSPARENT, pixels
 from mae.data.listing.manifest import open_source, write_listing
 from mae.data.shards.index import Index
 from mae.data.shards.tar_writer import header
@@ -113,6 +115,38 @@ def test_images_above_max_side_are_reduced_and_the_index_says_so(tmp_path, image
             )
         else:
             assert split.read(row) == (root / about["path"]).read_bytes()
+
+
+def test_images_that_may_mean_something_else_are_said_with_their_number(tmp_path, encoded, picture, sharded):
+    folder = tmp_path / "set/train/a"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        scan = np.full((8, 8), 1000 + number, dtype=np.uint16)
+        (folder / f"scan{number}.png").write_bytes(encoded(Image.fromarray(scan), "PNG"))
+    glass = picture(3).convert("RGBA")
+    glass.putalpha(128)
+    (folder / "glass.png").write_bytes(encoded(glass, "PNG"))
+    said = []
+    index = sharded(tmp_path / "set", log=said.append)
+    assert f"3 of 4 images have {DIM} (train/a/scan0.png)" in said
+    assert f"1 of 4 images have {TRANSPARENT} (train/a/glass.png)" in said
+    assert index.about["rejected"]["count"] == 0
+
+
+def test_images_of_twelve_bits_in_sixteen_are_stored_in_eight_where_the_setting_says_so(
+    tmp_path, encoded, picture, sharded
+):
+    folder = tmp_path / "set/train/a"
+    folder.mkdir(parents=True)
+    scan = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    (folder / "scan.png").write_bytes(encoded(Image.fromarray(scan), "PNG"))
+    (folder / "photo.jpg").write_bytes(encoded(picture(0)))
+    said = []
+    split = sharded(tmp_path / "set", bits=12, log=said.append).split("train")
+    stored = {split.meta(row)["path"]: split.read(row) for row in range(len(split))}
+    assert stored["train/a/photo.jpg"] == (folder / "photo.jpg").read_bytes()
+    assert pixels(stored["train/a/scan.png"]).max() == 255
+    assert not any("images have" in line for line in said)
 
 
 def test_an_unlabelled_folder_gives_shards_without_classes(tmp_path, image_tree, sharded):
