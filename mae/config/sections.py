@@ -76,10 +76,22 @@ class Shard(Section):
 
 
 class Input(Section):
-    """Colour statistics in [0, 1], channel by channel."""
+    """Colour statistics in 0..1, channel by channel. auto: measured from the training shards by a stage."""
 
     mean: Colour
     std: Spread
+
+    @property
+    def is_auto(self) -> bool:
+        """True where a statistic is not measured yet."""
+        return "auto" in (self.mean, self.std)
+
+    @property
+    def numbers(self) -> dict[str, list[float]]:
+        """Return mean and std. Raises ValueError before they are measured."""
+        if self.is_auto:
+            raise ValueError("input.mean or input.std is auto: it is measured where a stage begins")
+        return {"mean": [*map(float, self.mean)], "std": [*map(float, self.std)]}
 
 
 class Steps(Section):

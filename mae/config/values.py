@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+Channels = tuple[float, float, float]
+
 
 def _from_low_to_high(factors: tuple[float, float]) -> tuple[float, float]:
     if not 0 < factors[0] <= factors[1] < math.inf:
@@ -20,16 +22,18 @@ def _of_the_image(shares: tuple[float, float]) -> tuple[float, float]:
 
 def _shares_of_full_brightness(values: Any) -> Any:
     """Refuse numbers of another scale: with 0 to 255 every training runs, on images of nearly one value."""
+    if values == "auto":
+        return values
     if not isinstance(values, list | tuple) or len(values) != 3 or {*map(type, values)} - {int, float}:
-        raise ValueError(f"{values!r}: expected three numbers in 0..1, of red, green and blue")
+        raise ValueError(f"{values!r}: expected three numbers in 0..1, of red, green and blue, or auto")
     if not all(0 <= value <= 1 for value in values):  # NaN is in no range
         remedy = "; divide them by 255" if 1 < max(values) <= 255 else ""
         raise ValueError(f"{list(values)}: expected numbers in 0..1, shares of full brightness{remedy}")
     return values
 
 
-def _above_0(values: tuple[float, float, float]) -> tuple[float, float, float]:
-    if not all(values):
+def _above_0(values: Channels | Literal["auto"]) -> Channels | Literal["auto"]:
+    if values != "auto" and not all(values):
         raise ValueError(f"{list(values)}: expected numbers above 0: images are divided by them")
     return values
 
@@ -47,7 +51,8 @@ Factors = Annotated[Pair, AfterValidator(_from_low_to_high)]
 Shares = Annotated[Pair, AfterValidator(_of_the_image)]
 Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
 Colour = Annotated[
-    tuple[Fraction, Fraction, Fraction], Field(strict=False), BeforeValidator(_shares_of_full_brightness)
+    Literal["auto"] | Annotated[tuple[Fraction, Fraction, Fraction], Field(strict=False)],
+    BeforeValidator(_shares_of_full_brightness),
 ]
 Spread = Annotated[Colour, AfterValidator(_above_0)]
 UsedBits = Annotated[int, Field(ge=9, le=15)]

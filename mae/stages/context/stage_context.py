@@ -195,8 +195,7 @@ def encoder_config(params: Params) -> dict[str, Any]:
         "name": params.encoder.name,
         "img_size": size if isinstance(size, int) else list(size),
         **params.encoder.overrides,
-        "mean": list(params.input.mean),
-        "std": list(params.input.std),
+        **params.input.numbers,
     }
 
 
