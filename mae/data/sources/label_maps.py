@@ -21,8 +21,9 @@ from mae.data.sources.base import (
     require_directory,
     walk,
 )
+from mae.models.segmentation import IGNORE
 
-MAX_CLASSES = 255  # category indices are stored in 8 bits, and 255 means "not labelled"
+MAX_CLASSES = IGNORE  # category indices are stored in 8 bits
 # In the order of their values 0..10; 11 is void (SegNet's release of CamVid).
 CAMVID = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian",
