@@ -137,7 +137,11 @@ def _box(box: list[float], width: int, height: int) -> list[float]:
     # The last digits of a sum of decimal fractions are noise: change a box only where it is really outside.
     over = max(-x, -y, x + w - width, y + h - height)
     if over > TOLERANCE:
-        raise InvalidAnnotation(f"box {box} (x, y, width, height) reaches outside its {width}x{height} image")
+        fits = 0 <= x < w <= width + TOLERANCE and 0 <= y < h <= height + TOLERANCE
+        raise InvalidAnnotation(
+            f"box {box} (x, y, width, height) reaches outside its {width}x{height} image"
+            + ("; read as two corners it would fit: COCO wants the width and height" if fits else "")
+        )
     if over <= 1e-6:
         return box
     left, top = max(x, 0.0), max(y, 0.0)

@@ -43,11 +43,11 @@ class SourceChanged(RuntimeError):
 class Sidecar:
     """The contents of a finished shard, written next to it as JSON once the tar is whole.
 
-    samples: [offset, size, label] of each image's bytes. class_pixels: those of each value of the maps; None
-    without label maps, and from releases that did not count them. remarks: images that may mean something
-    else than their pixels. content: sum modulo 2^256, in hexadecimal,
-    of one sha256 per file read (name, class, bytes), so that the sum over shards does not depend on their
-    cuts.
+    samples: [offset, size, label] of each image's bytes. class_counts: pixels of each value of the
+    label maps, or objects of each category; None without annotations, and from releases that did not count
+    them. remarks: images that may mean something else than their pixels. content: sum modulo 2^256, in
+    hexadecimal, of one sha256 per file read (name, class, bytes), so that the sum over shards does not depend
+    on their cuts.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Sidecar:
     remarks: list[dict[str, str]] = field(default_factory=list)
     resized: int = 0
     boxes_only: int = 0
-    class_pixels: dict[str, int] | None = None
+    class_counts: dict[str, int] | None = None
 
     def write(self, directory: Path) -> None:
         """Write the sidecar next to its shard in `directory`."""
@@ -71,13 +71,14 @@ class Sidecar:
 @dataclass(frozen=True)
 class CheckedAnnotations:
     """The checked annotations of an image. about: entries for the sample's json. faults: those left out.
-    strays: parts left out of annotations that stay. pixels: of each value of the label map."""
+    strays: parts left out of annotations that stay. counts: pixels of each value, or objects by category.
+    """
 
     about: dict[str, Any] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
     boxes_only: int = 0
-    pixels: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 class ShardWriter:
@@ -110,7 +111,8 @@ class ShardWriter:
 
         Raises: SourceChanged naming the file; DiskFull naming the shard.
         """
-        sidecar = Sidecar(task.name, class_pixels=None if self._known is None else {})
+        annotated = "task" in self.listing.manifest
+        sidecar = Sidecar(task.name, class_counts={} if annotated else None)
         content = 0
         with atomic_write(self.directory / task.name) as file, _Containers(self.listing.root) as containers:
             tar = TarWriter(file)
@@ -148,8 +150,8 @@ class ShardWriter:
         sidecar.complaints += [{"path": entry.path, "complaint": one} for one in complaints]
         sidecar.resized += extension == "jpg" and body is not data
         sidecar.boxes_only += annotated.boxes_only
-        if annotated.pixels:
-            sidecar.class_pixels = dict(Counter(sidecar.class_pixels) + Counter(annotated.pixels))
+        if annotated.counts:
+            sidecar.class_counts = dict(Counter(sidecar.class_counts) + Counter(annotated.counts))
         label = -1 if entry.class_name is None else self._labels[entry.class_name]
         offset = tar.add(f"{key}.{extension}", body)
         sidecar.samples.append([offset, len(body), label])
@@ -181,11 +183,12 @@ class ShardWriter:
             return CheckedAnnotations()
         check_upright(orientation_of(data))
         if label_map is not None and self._known is not None:
-            pixels = check_label_map(label_map, image.width, image.height, self._known)
-            return CheckedAnnotations(pixels=pixels)
+            counts = check_label_map(label_map, image.width, image.height, self._known)
+            return CheckedAnnotations(counts=counts)
         sound, faults, strays, boxes_only = valid_objects(stated, image.width, image.height)
         about = {"image_id": stated["image_id"], "annotations": sound}
-        return CheckedAnnotations(about, faults, strays, boxes_only)
+        counts = dict(Counter(str(one["category_id"]) for one in sound))
+        return CheckedAnnotations(about, faults, strays, boxes_only, counts)
 
     def _reduced(self, data: bytes, checked: Checked) -> tuple[bytes, Checked]:
         assert self.max_side is not None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.data.listing.listing_file import Listing
-from mae.data.shards.class_pixels import check_classes
+from mae.data.shards.class_counts import check_classes
 from mae.data.shards.index import REJECTED
 from mae.data.shards.publish import finished_index, finished_sidecar, is_prepared, prepare, publish, work_lock
 from mae.data.shards.shard_job import ShardJob, ShardSettings
@@ -79,7 +79,7 @@ def write_shards(
             for task, sidecar in results:
                 progress.add(task, sidecar)
         manifest = job.listing.manifest
-        if manifest.get("task") == "segment":
+        if "task" in manifest:
             check_classes(manifest, [(task, progress.sidecars[task.name]) for task in job.tasks], log)
         index = publish(job, progress.sidecars, log)
     count = sum(one["count"] for one in index["splits"].values())

@@ -108,14 +108,16 @@ class LabelMapSource:
 
     def _split(self, split: str, images: str, labels: str, fraction: float) -> Iterator[Entry]:
         maps: dict[str, FoundFile] = {}
+        faults = Faults(self.root)
         for found in walk(self.root, labels):
             stem, extension = posixpath.splitext(found.path.removeprefix(f"{labels}/"))
             if extension.lower() == ".png":
+                if stem in maps:
+                    faults.add("label maps of one name", f"{maps[stem].path} and {found.path}")
                 maps[stem] = found
             else:
                 self.ignored += 1
         pairs: list[tuple[str, FoundFile, FoundFile]] = []
-        faults = Faults(self.root)
         used: dict[str, str] = {}
         for found in walk(self.root, images):
             name = found.path.removeprefix(f"{images}/")

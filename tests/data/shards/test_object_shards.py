@@ -73,6 +73,14 @@ def test_objects_travel_with_their_image_and_categories_become_places(coco, shar
     assert set(split.labels) == {-1}
 
 
+def test_categories_that_no_object_of_a_split_has_are_said(coco, sharded):
+    said = []
+    root = coco([annotation(7, 1)])
+    sharded(root, "coco", log=said.append)
+    for split, what in (("train", "none can be learnt"), ("val", "the figures leave them out")):
+        assert f"{root}: 1 classes are in no annotation of {split}, {what}: person" in said
+
+
 def test_the_ground_truth_of_a_split_is_its_official_json_again(coco, sharded):
     given = [annotation(7, 2), annotation(5, 1)]
     index = sharded(coco(given), "coco")
@@ -96,7 +104,8 @@ def test_annotation_ids_that_evaluation_would_confuse_are_numbered_again(coco, s
         ({"bbox": [4, 4, 0, 5]}, r"annotation 7: box \[4, 4, 0, 5\] has no area"),
         ({"bbox": [4, 4, 5, -1]}, "no area"),
         ({"bbox": [30, 4, 12, 5]}, "outside its 40x32 image"),
-        ({"bbox": [-2, 4, 12, 5]}, "outside its 40x32 image"),
+        ({"bbox": [-2, 4, 12, 5]}, "outside its 40x32 image$"),
+        ({"bbox": [20, 4, 36, 16]}, "outside its 40x32 image; read as two corners it would fit"),
         ({"bbox": [4, 33.5, 5, 5]}, "outside its 40x32 image"),
         ({"bbox": [40, 4, 1, 5]}, "no area within its 40x32 image"),
         ({"bbox": [float("nan"), 4, 5, 5]}, "not finite"),

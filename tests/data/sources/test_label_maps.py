@@ -174,6 +174,12 @@ def test_classes_that_are_numbered_otherwise_are_refused(own):
     assert listed("label_maps", own)
 
 
+def test_two_maps_for_one_image_are_named(own):
+    touch(own / "labels/train/a.PNG")
+    with pytest.raises(SourceError, match=r"1 label maps of one name: labels/train/a.PNG and .*/a.png"):
+        listed("label_maps", own)
+
+
 def test_two_images_with_one_map_are_named(own):
     touch(own / "images/train/a.png")
     with pytest.raises(SourceError, match=r"1 images that share a map .*: images/train/a.jpg and .*/a.png"):

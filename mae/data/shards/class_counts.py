@@ -1,4 +1,4 @@
-"""The pixels of each class in the label maps of a set, and the sets that they give nothing to learn from."""
+"""The classes that a set's label maps or objects hold, and the sets that give nothing to learn from."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from mae.data.sources.base import SourceError
 def check_classes(
     manifest: dict[str, Any], parts: Iterable[tuple[ShardTask, Sidecar]], log: Callable[[str], None]
 ) -> None:
-    """Log the classes that no label map of a split holds. Raises SourceError where train has one class alone.
+    """Log the classes that no label map or object of a split has.
 
-    parts: all shards with their sidecars.
+    parts: all shards with their sidecars. Raises SourceError for label maps where train has one class alone.
     """
     names = {str(one["id"]): one["name"] for one in manifest["categories"]}
-    pixels: dict[str, Counter[str]] = {split: Counter() for split in manifest["splits"]}
+    counts: dict[str, Counter[str]] = {split: Counter() for split in manifest["splits"]}
     for task, sidecar in parts:
-        if sidecar.class_pixels is None:
+        if sidecar.class_counts is None:
             log(f"{manifest['root']}: shards of an earlier release are reused, so no class is counted")
             return
-        pixels[task.split].update(sidecar.class_pixels)
-    _check_train(manifest, names, pixels["train"])
-    for split, counted in pixels.items():
+        counts[task.split].update(sidecar.class_counts)
+    segments = manifest["task"] == "segment"
+    if segments:
+        _check_train(manifest, names, counts["train"])
+    for split, counted in counts.items():
         absent = [name for value, name in names.items() if not counted[value]]
         if absent:
             few = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
             what = "none can be learnt" if split == "train" else "the figures leave them out"
-            log(f"{manifest['root']}: {len(absent)} classes are in no label map of {split}, {what}: {few}")
+            where = "label map" if segments else "annotation"
+            log(f"{manifest['root']}: {len(absent)} classes are in no {where} of {split}, {what}: {few}")
 
 
 def _check_train(manifest: dict[str, Any], names: dict[str, str], counted: Counter[str]) -> None:
