@@ -6,7 +6,17 @@ from pydantic import Field, model_validator
 
 from mae.config.encoder import Encoder
 from mae.config.sections import Section, Steps
-from mae.config.values import Below1, Betas, Count, Factors, LayerDecay, Positive, Rate, UsedBits
+from mae.config.values import (
+    Below1,
+    Betas,
+    Count,
+    CountOrShare,
+    Factors,
+    LayerDecay,
+    Positive,
+    Rate,
+    UsedBits,
+)
 
 # The same limits are in models/, which needs torch; a test compares.
 TAPS = 4
@@ -46,7 +56,7 @@ class ShardAnnotated(Section):
 
     max_count: Positive
     max_bytes: Positive
-    max_rejected: Count
+    max_rejected: CountOrShare
     bits: UsedBits | None = None
 
 

@@ -9,6 +9,7 @@ from mae.config.values import (
     Betas,
     Colour,
     Count,
+    CountOrShare,
     Decay,
     Fraction,
     LayerDecay,
@@ -72,7 +73,7 @@ class Shard(Section):
     max_side: Positive | None
     quality: Annotated[int, Field(ge=1, le=100)]
     bits: UsedBits | None = None
-    max_rejected: Count
+    max_rejected: CountOrShare
 
 
 class Input(Section):

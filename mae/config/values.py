@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 Channels = tuple[float, float, float]
 
@@ -38,6 +38,14 @@ def _above_0(values: Channels | Literal["auto"]) -> Channels | Literal["auto"]:
     return values
 
 
+def _count_or_share(bound: Any) -> int | float:
+    if type(bound) is int and bound >= 0:
+        return bound
+    if type(bound) is float and 0 < bound < 1:
+        return bound
+    raise ValueError(f"{bound!r}: expected a number of images (0, 1, 2 ...) or a share of them (0.01: 1 %)")
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Below1 = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
@@ -45,6 +53,18 @@ LayerDecay = Annotated[float, Field(gt=0, le=1)] | None
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+CountOrShare = Annotated[
+    int | float,
+    PlainValidator(_count_or_share),  # one message, where a union has one for each of its types
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+            ]
+        }
+    ),
+]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 Betas = Annotated[tuple[Below1, Below1], Field(strict=False)]
 Factors = Annotated[Pair, AfterValidator(_from_low_to_high)]

@@ -142,6 +142,19 @@ def _takes(check, *given):
     return True
 
 
+@pytest.mark.parametrize("section", ["shard", "shard_detect", "shard_segment"])
+def test_rejected_images_are_bounded_by_a_number_or_a_share(values, section):
+    for bound in (0, 7, 0.01):
+        values[section]["max_rejected"] = bound
+        assert getattr(config.parse(values), section).max_rejected == bound
+    for bound in (-1, 0.0, 1.0, 1.5, float("nan"), True, "1%", None):
+        values[section]["max_rejected"] = bound
+        with pytest.raises(
+            config.InvalidParams, match=rf"1 to correct\n  {section}.max_rejected: .*expected a nu"
+        ):
+            config.parse(values)
+
+
 def test_blocks_are_not_asked_for_where_there_is_no_such_data(values):
     values["detect"]["global_blocks"] = [40]
     values["ingest_detect"]["source"] = "none"

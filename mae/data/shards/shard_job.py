@@ -22,8 +22,8 @@ class ShardSettings:
 
     max_count, max_bytes: bounds on a shard's images and their listed bytes (a larger image gets a shard of
     its own). max_side, quality: see `ShardWriter`; images with annotations are never resized. max_rejected:
-    more rejected images and annotations than this are an error. bits: see `ShardWriter`. seed: of the
-    shuffle.
+    more rejected images and annotations than this are an error (a number, or a share of the listed images).
+    section: of params.yaml, named in messages. bits: see `ShardWriter`. seed: of the shuffle.
 
     Raises: ValueError naming the setting.
     """
@@ -32,7 +32,8 @@ class ShardSettings:
     max_bytes: int = 1 << 30
     max_side: int | None = None
     quality: int = 90
-    max_rejected: int = 0
+    max_rejected: int | float = 0
+    section: str = "shard"
     bits: int | None = None
     seed: int = 0
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.data.listing.listing_file import Listing
+from mae.data.rejection_limit import RejectionLimit
 from mae.data.shards.class_counts import check_classes
 from mae.data.shards.index import REJECTED
 from mae.data.shards.publish import finished_index, finished_sidecar, is_prepared, prepare, publish, work_lock
@@ -28,7 +29,7 @@ from mae.progress import Progress
 
 
 class TooManyRejected(RuntimeError):
-    """More unusable images or annotations than `shard.max_rejected` allows."""
+    """More unusable images or annotations than the section's `max_rejected` allows."""
 
 
 class WorkerDied(RuntimeError):
@@ -150,16 +151,17 @@ class _Progress:
             self._progress.add(len(task.rows))
 
     def _check_rejected(self) -> None:
-        allowed = self._job.settings.max_rejected
+        given, total = self._job.settings, len(self._job.listing)
+        limit = RejectionLimit(given.max_rejected, f"{given.section}.max_rejected")
         rejected = [one for side in self.sidecars.values() for one in side.rejected]
-        if len(rejected) <= allowed:
+        if len(rejected) <= limit.count(total):
             return
         path = self._job.work / REJECTED
         write_json(path, {"rejected": sorted(rejected, key=lambda one: one["path"])})
         few = "; ".join(f"{one['path']}: {one['reason']}" for one in rejected[:3])
         raise TooManyRejected(
-            f"{len(rejected)} images or annotations cannot be used, {allowed} are allowed "
-            f"(shard.max_rejected; shard_detect and shard_segment have their own): {few}; all so far: {path}"
+            f"{len(rejected)} images or annotations cannot be used, {limit.spelled(total)}: {few}; "
+            f"all so far: {path}"
         )
 
 

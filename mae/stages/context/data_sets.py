@@ -111,4 +111,4 @@ def _folders(stage: str, params: Params) -> tuple[Path, Path, Path, Path]:
 
 
 def _settings(stage: str, params: Params) -> dict[str, Any]:
-    return {"seed": params.seed, **getattr(params, stage).model_dump()}
+    return {"seed": params.seed, "section": stage, **getattr(params, stage).model_dump()}

@@ -17,11 +17,13 @@ from mae import distributed, interchange, tracking
 from mae.config import Params
 from mae.config.paths import IMAGES, REPORTS, DataSet, require
 from mae.data.loading.batches import evaluation_batches, training_batches
+from mae.data.rejection_limit import RejectionLimit
 from mae.data.shards.index import Index, Split
 from mae.data.transforms.image import Normalize, evaluation
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import FitOptions, Interrupted
 from mae.files import sha256_of, write_json
+from mae.stages.context.rejection import rejection_limit
 from mae.stages.context.tracked_run import stage_folder, tracked
 
 PICTURES = 8  # images that a stage draws, for a person to look at
@@ -59,9 +61,9 @@ class StageContext:
         return bool(self.index.classes) and "val" in self.index.about["splits"]
 
     @property
-    def max_skipped(self) -> int:
-        """The number of samples of the set that may be undecodable."""
-        return getattr(self.params, self.files.section).max_rejected
+    def max_skipped(self) -> RejectionLimit:
+        """The bound on samples of the set that are undecodable."""
+        return rejection_limit(self.params, self.files)
 
     @property
     def normalize(self) -> Normalize:
