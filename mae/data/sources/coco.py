@@ -13,6 +13,7 @@ from mae.data.sources.base import (
     SPLITS,
     Entry,
     Faults,
+    Findings,
     FoundFile,
     SourceError,
     checked_fraction,
@@ -57,13 +58,13 @@ class CocoSource:
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         self.root = Path(root)
         self.val_fraction = checked_fraction(val_fraction)
-        self.ignored = 0
+        self.findings = Findings()
         self._categories: dict[int, str] = {}
         self._unlisted: dict[str, set[str]] = {}
 
     def entries(self) -> Iterator[Entry]:
         require_directory(self.root, _EXPECTED)
-        self._unlisted = {}
+        self._unlisted, self.findings = {}, Findings()
         train, val = (_places(self.root, split) for split in SPLITS)
         if train is None:
             raise SourceError(
@@ -73,6 +74,8 @@ class CocoSource:
         yield from self._split("train", *train, fraction=0.0 if val else self.val_fraction)
         if val is not None:
             yield from self._split("val", *val, fraction=0.0)
+        for path in sorted({path for paths in self._unlisted.values() for path in paths}):
+            self.findings.leave_out("files that no json lists", path)
 
     def unchanged_key(self) -> dict[str, list[int]]:
         """Read sizes and times alone: parsing the jsons of all of COCO takes a minute and 4 GB."""
@@ -96,11 +99,10 @@ class CocoSource:
         categories = category_names(file, about["categories"])
         self._agree(file, categories)
         rows = annotations_by_image(file, about, set(categories))
-        files = {found.path: found for found in walk(self.root, folder)}
+        files = {found.path: found for found in walk(self.root, folder, self.findings)}
         placed = _placed(file, about["images"], files, folder)
         unlisted = set(files) - set(placed)
         self._unlisted[folder] = self._unlisted.get(folder, unlisted) & unlisted  # splits may share a folder
-        self.ignored = sum(len(paths) for paths in self._unlisted.values())
         for path, image in sorted(placed.items(), key=lambda one: one[0]):
             in_val = fraction > 0 and held_out(path.removeprefix(f"{folder}/"), fraction)
             stated = {

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mae.data.sources.base import (
+    SPLITS,
     Entry,
     Faults,
+    Findings,
     FoundFile,
     SourceError,
     checked_fraction,
     held_out,
-    is_image,
     require_directory,
     walk,
+    walk_images,
 )
+from mae.data.sources.split_folders import find_split
 from mae.models.segmentation import IGNORE
 
 MAX_CLASSES = IGNORE  # category indices are stored in 8 bits
@@ -36,10 +39,10 @@ class LabelMapSource:
     and classes.txt, whose line k (from 0) names value k; 255 means "not labelled".
 
     Lines of classes.txt that begin with # are comments. values: the value of each class in the maps, where
-    it is not the number of its line; 255 is a class where they name it. Both may have the same subfolders.
-    Without images/val, or with images/ and labels/ alone, a fraction `val_fraction` is held out by a hash of
-    the names. An entry's annotation is JSON: map (path below the root), size (bytes), mtime_ns. Sharding
-    reads the maps.
+    it is not the number of its line; 255 is a class where they name it. Both may have the same subfolders,
+    and splits other usual names (see `split_folders`). Without images/val, or with images/ and labels/ alone,
+    a fraction `val_fraction` is held out by a hash of the names. An entry's annotation is JSON: map (path
+    below the root), size (bytes), mtime_ns. Sharding reads the maps.
     """
 
     kind = "label_maps"
@@ -47,10 +50,7 @@ class LabelMapSource:
         "images/{train,val}/, labels/{train,val}/ with a .png of the same stem for each image, classes.txt"
     )
     ignore = (255,)
-    folders: ClassVar[dict[str, tuple[str, str]]] = {
-        "train": ("images/train", "labels/train"),
-        "val": ("images/val", "labels/val"),
-    }
+    tops: ClassVar[tuple[str, str]] = ("images", "labels")  # of images and maps, with a folder for each split
 
     def __init__(
         self, root: str | os.PathLike, val_fraction: float = 0.0, values: Sequence[int] | None = None
@@ -58,17 +58,13 @@ class LabelMapSource:
         self.root = Path(root)
         self.val_fraction = checked_fraction(val_fraction)
         self.values = values
-        self.ignored = 0
+        self.findings = Findings()
 
     def entries(self) -> Iterator[Entry]:
         require_directory(self.root, self.expected)
-        self.ignored = 0
+        self.findings = Findings()
         self.categories()
-        places = {
-            split: pair
-            for split, pair in self.folders.items()
-            if any((self.root / one).is_dir() for one in pair)
-        }
+        places = {split: pair for split in SPLITS if (pair := self.places(split)) is not None}
         if "train" not in places and "val" not in places:
             places = {"train": self.unsplit()}
         if "train" not in places:
@@ -79,9 +75,19 @@ class LabelMapSource:
             fraction = 0.0 if "val" in places else self.val_fraction
             yield from self._split(split, images, labels, fraction)
 
+    def places(self, split: str) -> tuple[str, str] | None:
+        """Name the folders of images and maps of a split; None where neither exists."""
+        found = [
+            find_split(self.root / top, split) if (self.root / top).is_dir() else None for top in self.tops
+        ]
+        if not any(found):
+            return None
+        images, labels = (f"{top}/{name or split}" for top, name in zip(self.tops, found, strict=True))
+        return images, labels
+
     def unsplit(self) -> tuple[str, str]:
         """Name the folders of images and maps of a set without splits."""
-        return "images", "labels"
+        return self.tops
 
     def unchanged_key(self) -> dict[str, list[int]]:
         return {}
@@ -109,22 +115,20 @@ class LabelMapSource:
     def _split(self, split: str, images: str, labels: str, fraction: float) -> Iterator[Entry]:
         maps: dict[str, FoundFile] = {}
         faults = Faults(self.root)
-        for found in walk(self.root, labels):
+        for found in walk(self.root, labels, self.findings):
             stem, extension = posixpath.splitext(found.path.removeprefix(f"{labels}/"))
             if extension.lower() == ".png":
                 if stem in maps:
                     faults.add("label maps of one name", f"{maps[stem].path} and {found.path}")
                 maps[stem] = found
             else:
-                self.ignored += 1
+                self.findings.leave_out("files among the label maps that are no PNG", found.path)
         pairs: list[tuple[str, FoundFile, FoundFile]] = []
         used: dict[str, str] = {}
-        for found in walk(self.root, images):
+        for found in walk_images(self.root, images, self.findings):
             name = found.path.removeprefix(f"{images}/")
             stem = posixpath.splitext(name)[0]
-            if not is_image(name):
-                self.ignored += 1
-            elif stem not in maps:
+            if stem not in maps:
                 faults.add(f"images without their map in {labels}/", f"{found.path} ({labels}/{stem}.png)")
             elif stem in used:
                 faults.add("images that share a map with another", f"{used[stem]} and {found.path}")
@@ -152,16 +156,13 @@ class Ade20kSource(LabelMapSource):
     kind = "ade20k"
     expected = "ADEChallengeData2016 with {images,annotations}/{training,validation}/ and objectInfo150.txt"
     ignore = (0,)
-    folders: ClassVar[dict[str, tuple[str, str]]] = {
-        "train": ("images/training", "annotations/training"),
-        "val": ("images/validation", "annotations/validation"),
-    }
+    tops = ("images", "annotations")
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         super().__init__(_inside(Path(root), "ADEChallengeData2016"), val_fraction)
 
     def unsplit(self) -> tuple[str, str]:
-        return self.folders["train"]
+        return "images/training", "annotations/training"
 
     def categories(self) -> list[dict[str, Any]]:
         file = self.root / "objectInfo150.txt"
@@ -191,6 +192,10 @@ class CamVidSource(LabelMapSource):
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         super().__init__(_inside(Path(root), "CamVid"), val_fraction)
+
+    def places(self, split: str) -> tuple[str, str] | None:
+        pair = self.folders[split]
+        return pair if any((self.root / one).is_dir() for one in pair) else None
 
     def unsplit(self) -> tuple[str, str]:
         return self.folders["train"]

@@ -12,7 +12,9 @@ from mae import config
 from mae.config import Params
 from mae.config.paths import DETECTION, IMAGES, NO_SET, SEGMENTATION, DataSet, read_result, require
 from mae.data.demo.scenes import Look
+from mae.data.listing.listing_file import LISTING, SUMMARY
 from mae.data.listing.manifest import open_source, write_listing
+from mae.data.listing.summary import lines
 from mae.data.shards.shard_job import ShardJob, ShardSettings
 from mae.data.shards.write_shards import list_parts, write_parts, write_shards
 from mae.data.sources.base import SourceError
@@ -57,6 +59,17 @@ def ingest_set(
         run.log(0, {f"images.{name}": count for name, count in counts.items()})
         run.dataset("raw", digest=manifest["fingerprint"], source=str(given.root), context=stage)
         _log.info("listed %s: %s", given.root, ", ".join(f"{c:,} {name}" for name, c in counts.items()))
+        _tell(read_result(files.listing / SUMMARY), files)
+        run.artifact(files.listing / SUMMARY)
+
+
+def _tell(summary: dict[str, Any], files: DataSet) -> None:
+    """Log the summary of a listing, its warnings last, where they are seen."""
+    for line in lines(summary):
+        _log.info("%s", line)
+    _log.info("the list: %s; this summary: %s", files.listing / LISTING, files.listing / SUMMARY)
+    for warning in summary["warnings"]:
+        _log.warning("%s", warning)
 
 
 def shard_set(stage: str, params: Params) -> None:
@@ -81,6 +94,8 @@ def shard_set(stage: str, params: Params) -> None:
         values = {f"images.{name}": split["count"] for name, split in index["splits"].items()}
         run.log(0, values | {"rejected": index["rejected"]["count"]})
         run.artifact(files.index)
+        if (files.shards / SUMMARY).is_file():  # shards of an earlier release have none
+            run.artifact(files.shards / SUMMARY)
 
 
 def parts_to_write(stage: str, params: Params) -> list[str]:

@@ -137,7 +137,7 @@ def test_other_usual_layouts_are_found(tmp_path, file, folder):
     place(tmp_path, file.format(name), folder.format(name), instances(["b.jpg"]))
     source = open_source("coco", tmp_path)
     assert [entry.split for entry in source.entries()] == ["train", "val"]
-    assert source.ignored == (2 if "_annotations" in file else 0)  # those jsons are among the images
+    assert source.findings.ignored == (2 if "_annotations" in file else 0)  # those jsons are among the images
 
 
 def test_one_json_over_a_folder_of_images_gives_some_away_by_name(tmp_path):
@@ -199,7 +199,7 @@ def test_images_that_the_json_does_not_list_are_counted_not_taken(official):
     (official / "train2017/other.jpg").write_bytes(b"image")
     source = open_source("coco", official)
     assert len(list(source.entries())) == 3
-    assert source.ignored == 1
+    assert source.findings.ignored == 1
 
 
 def test_image_ids_may_be_texts_and_an_annotation_s_id_may_be_missing(tmp_path):

@@ -64,6 +64,22 @@ def test_without_val_a_fraction_is_held_out_by_name(tmp_path, folders):
     assert 5 <= splits.count("val") <= 35
 
 
+def test_splits_may_have_their_other_usual_names_and_storage_folders_are_not_walked(own):
+    for top in ("images", "labels"):
+        (own / top / "train").rename(own / top / "Training")
+        (own / top / "val").rename(own / top / "valid")
+        touch(own / top / "Training/@eaDir/a.jpg/thumb.png")
+    assert [(split, path) for split, path, _ in listed("label_maps", own, val_fraction=0.5)] == [
+        ("train", "images/Training/a.jpg"),
+        ("train", "images/Training/c.jpg"),
+        ("train", "images/Training/deep/b.jpg"),
+        ("val", "images/valid/d.jpg"),
+    ]
+    (own / "labels/valid").rename(own / "labels/later")
+    with pytest.raises(SourceError, match=r"labels/val: does not exist"):
+        listed("label_maps", own)
+
+
 @pytest.mark.parametrize("inside", ["", "ADEChallengeData2016"])
 def test_ade20k_is_found_in_its_folder_or_its_parent(tmp_path, inside):
     root = tmp_path / inside
