@@ -40,6 +40,8 @@ _SIGNATURES = (
     (b"BM", "BMP"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),  # of files above 4 GB
+    (b"MM\0+", "TIFF"),
     (b"8BPS", "PSD"),
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (b"\xff\x0a", "JPEG XL"),
@@ -133,10 +135,11 @@ def check(data: bytes) -> Checked:
     codes show) in .35 of the time. An image that strict decoding refuses and PIL accepts passes, with
     `complaint` set.
 
-    Raises: UndecodableImage, also for readable images that are neither JPEG, PNG nor WebP.
+    The extension is that in a shard: images that `decode` reads and shards do not hold become png.
+    Raises: UndecodableImage.
     """
-    extension = extension_of(data)
-    if extension is None:
+    extension = extension_of(data) or "png"
+    if kind_of(data) is None:
         raise UndecodableImage(_foreign(data))
     complaint = None
     if _plain_jpeg(data):
@@ -210,8 +213,8 @@ def _pil_pixels(data: bytes, bits: int = 16, remarks: list[str] | None = None) -
             with open_image(data) as image:
                 _guard(*image.size)
                 deep = _deep(image)
-                orientation = _orientation(image)  # may load it
                 image.load()
+                orientation = _orientation(image)  # after loading: PIL turns a TIFF itself, and drops the tag
                 array = _grey(image, bits) if image.mode.startswith("I") else _rgb(image, deep, bits)
                 if remarks is not None:
                     remarks += _remarks(image, array, deep)
@@ -299,14 +302,14 @@ def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
 
 def _unidentified(data: bytes) -> str:
     """Say why PIL knows no format: a signature that is there is not denied."""
-    kind = _kind_of(data)
+    kind = kind_of(data)
     if kind is not None:
         return f"content begins as {kind}, but ends or is damaged in its header ({len(data):,} bytes)"
     return _foreign(data)
 
 
 def _undecodable(data: bytes, error: Exception) -> str:
-    kind = _kind_of(data) or "image"
+    kind = kind_of(data) or "image"
     if "MAX_TEXT" in str(error) or "text chunks" in str(error):
         return f"its ICC profile or its texts have more than 64 MB: remove them ({error})"
     if isinstance(error, OSError | EOFError | SyntaxError):
@@ -314,7 +317,7 @@ def _undecodable(data: bytes, error: Exception) -> str:
     return f"{kind} cannot be decoded ({type(error).__name__}: {error})"
 
 
-def _kind_of(data: bytes) -> str | None:
+def kind_of(data: bytes) -> str | None:
     """Name the format of `_FORMATS` whose signature is there; None for any other."""
     named = {"jpg": "JPEG", "png": "PNG", "webp": "WebP"}.get(extension_of(data) or "")
     others = (name for signature, name in _SIGNATURES if name in _FORMATS and data.startswith(signature))

@@ -8,18 +8,9 @@ import warnings
 import simplejpeg
 from PIL import Image
 
-from mae.data.decode import Checked, UndecodableImage, extension_of, pixels
+from mae.data.decode import Checked, UndecodableImage, check, extension_of, kind_of, open_image, pixels
 
 LONGEST_SIGNATURE = 16  # bytes
-# `decode` reads these; a WebDataset's readers need not. TIFF's plus sign is that of files above 4 GB.
-_REENCODED = (
-    (b"GIF8", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-)
 _OTHER = (b"\0\0\0\x0cjP  ", b"\xff\x0a", b"\xff\x4f\xff\x51", b"8BPS")  # JPEG 2000, JPEG XL, Photoshop
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # of ISO media files
 _REDUCED, _SUB_IMAGES, _DNG = 254, 330, 50706  # TIFF tags
@@ -48,30 +39,39 @@ def is_image_content(data: bytes) -> bool:
 
 
 def reencoded_format(data: bytes) -> str | None:
-    """Name the format, where it is one that shards store as PNG; None for any other."""
-    return next((name for signature, name in _REENCODED if data.startswith(signature)), None)
+    """Name the format, where it is one that `decode` reads and shards store as PNG; None for any other."""
+    return kind_of(data) if extension_of(data) is None else None
 
 
-def as_png(data: bytes) -> tuple[bytes, Checked]:
-    """Decode a TIFF, BMP or GIF as `decode` does, and encode the upright RGB pixels as PNG.
+def as_png(data: bytes, bits: int | None = None) -> tuple[bytes, Checked]:
+    """Decode an image as `decode` does, and encode the upright RGB pixels as PNG.
 
-    Of several frames or pages the first is taken, and the complaint says so.
+    bits: that are in use in 16-bit values (see `pixels`); None: all. Of several frames or pages the first is
+    taken, and the complaint says so.
     Raises: UndecodableImage; also for a camera's raw file, whose TIFF holds a preview.
     """
-    array = pixels(data)
-    complaint = None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data), formats=("GIF", "BMP", "TIFF")) as image:
-            tags = getattr(image, "tag_v2", {})
-            if tags.get(_REDUCED, 0) & 1 or _SUB_IMAGES in tags or _DNG in tags or data[8:10] == b"CR":
-                raise UndecodableImage("content is a camera's raw file (a TIFF); develop it to jpg or png")
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1:
-                complaint = f"holds {frames} frames or pages; the first one is taken"
+    complaint = _first_frame(data) if reencoded_format(data) is not None else None
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue(), Checked("png", array.shape[1], array.shape[0], complaint)
+    Image.fromarray(pixels(data, bits or 16)).save(buffer, "PNG")
+    body = buffer.getvalue()
+    # Values that were scaled by their bits are dim no more.
+    checked = check(data if bits is None else body)
+    return body, checked._replace(complaint=complaint or checked.complaint)
+
+
+def _first_frame(data: bytes) -> str | None:
+    """Say that there are more frames than the first; raise UndecodableImage where the first is a preview."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with open_image(data) as image:
+                tags, frames = getattr(image, "tag_v2", {}), getattr(image, "n_frames", 1)
+                preview = tags.get(_REDUCED, 0) & 1 or _SUB_IMAGES in tags or _DNG in tags
+    except Exception:  # a damaged image is named where it is decoded
+        return None
+    if preview or data[8:10] == b"CR":
+        raise UndecodableImage("content is a camera's raw file (a TIFF); develop it to jpg or png")
+    return f"holds {frames} frames or pages; the first one is taken" if frames > 1 else None
 
 
 def colour_mode(data: bytes) -> str:
@@ -82,7 +82,7 @@ def colour_mode(data: bytes) -> str:
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(data)) as image:
+                with open_image(data) as image:
                     mode = image.mode
     except Exception:  # PIL's plugins raise nearly anything, and no image is lost for the name of its mode
         return "unknown"

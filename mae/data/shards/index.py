@@ -13,7 +13,7 @@ from mae.data.shards.split import ShardError, Split
 from mae.files import read_json, sha256_of, write_json
 
 FORMAT = 1
-INDEX, REJECTED, TARS = "index.json", "rejected.json", "tars"
+INDEX, REJECTED, SUMMARY, TARS = "index.json", "rejected.json", "summary.json", "tars"
 
 
 class Index:

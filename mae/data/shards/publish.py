@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from mae.data.shards.index import FORMAT, INDEX, REJECTED, TARS, Index
+from mae.data.shards.index import FORMAT, INDEX, REJECTED, SUMMARY, TARS, Index
 from mae.data.shards.shard_job import ShardJob
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_reuse import keep
+from mae.data.shards.shard_summary import lines, summarise
 from mae.data.shards.shard_writer import Sidecar, read_sidecar, sidecar_path
 from mae.data.shards.split import SAMPLE, ShardError, samples_name
 from mae.data.sources.base import SPLITS
@@ -150,6 +151,12 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
         index["boxes_only"] = sum(side.boxes_only for side in sidecars.values())
         if index["boxes_only"]:
             log(f"{out}: {index['boxes_only']} objects have a box and no mask; the box is used as the mask")
+    summary = summarise(sidecars.values())
+    for line in lines(summary):
+        log(f"{out}: {line}")
+    if rejected or complaints:
+        log(f"{out / REJECTED}: names all that was left out, and complaints of decoders")
+    write_json(out / SUMMARY, summary)
     write_json(out / INDEX, index)
     _conclude(job, sidecars, index, log)
     return index

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from mae.data.decode import Checked, UndecodableImage, check, is_deep, orientation_of, pixels
+from mae.data.image_formats import as_png, colour_mode, reencoded_format
 from mae.data.label_png import UnreadableMap
 from mae.data.listing.listing_file import Listing
 from mae.data.shards.annotation_checks import (
@@ -47,7 +48,8 @@ class Sidecar:
     label maps, or objects of each category; None without annotations, and from releases that did not count
     them. remarks: images that may mean something else than their pixels. content: sum modulo 2^256, in
     hexadecimal, of one sha256 per file read (name, class, bytes), so that the sum over shards does not depend
-    on their cuts.
+    on their cuts. pixels: of each image; modes: images by colour mode; reencoded: images by the format that
+    became PNG. Shards kept from earlier releases lack these three.
     """
 
     name: str
@@ -61,6 +63,9 @@ class Sidecar:
     resized: int = 0
     boxes_only: int = 0
     class_counts: dict[str, int] | None = None
+    pixels: list[int] = field(default_factory=list)
+    modes: dict[str, int] = field(default_factory=dict)
+    reencoded: dict[str, int] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
         """Write the sidecar next to its shard in `directory`."""
@@ -86,7 +91,7 @@ class ShardWriter:
 
     max_side: images with a longer side than this are resized to it (bicubic, antialiased) and re-encoded as
     JPEG of that `quality`; None copies every image's bytes as they are. bits: 16-bit grey images are scaled
-    by so many bits and re-encoded as 8-bit PNG; None copies them.
+    by so many bits and re-encoded as 8-bit PNG; None copies them. TIFF, BMP and GIF become PNG.
     """
 
     def __init__(
@@ -139,8 +144,11 @@ class ShardWriter:
         label_map: bytes | None,
     ) -> None:
         try:
-            extension, body, checked = self._checked(entry, data)
+            body, checked = self._stored(entry, data)
             annotated = self._annotated(stated, label_map, data, checked)
+            if self.max_side is not None and max(checked.width, checked.height) > self.max_side:
+                body, checked = self._reduced(body, checked)
+                sidecar.resized += 1
         except (UndecodableImage, UnreadableMap, InvalidAnnotation) as error:
             sidecar.rejected.append({"path": entry.path, "reason": str(error)})
             return
@@ -148,13 +156,16 @@ class ShardWriter:
         sidecar.remarks += [{"path": entry.path, "remark": one} for one in checked.remarks]
         complaints = [*([checked.complaint] if checked.complaint else []), *annotated.strays]
         sidecar.complaints += [{"path": entry.path, "complaint": one} for one in complaints]
-        sidecar.resized += extension == "jpg" and body is not data
         sidecar.boxes_only += annotated.boxes_only
         if annotated.counts:
             sidecar.class_counts = dict(Counter(sidecar.class_counts) + Counter(annotated.counts))
+        _count(sidecar.modes, colour_mode(data))
+        if (kind := reencoded_format(data)) is not None:
+            _count(sidecar.reencoded, kind)
         label = -1 if entry.class_name is None else self._labels[entry.class_name]
-        offset = tar.add(f"{key}.{extension}", body)
+        offset = tar.add(f"{key}.{checked.extension}", body)
         sidecar.samples.append([offset, len(body), label])
+        sidecar.pixels.append(checked.width * checked.height)
         about: dict[str, Any] = {"path": entry.path, "width": checked.width, "height": checked.height}
         if label >= 0:
             tar.add(f"{key}.cls", str(label).encode("ascii"))
@@ -163,17 +174,14 @@ class ShardWriter:
             tar.add(f"{key}.labels.png", label_map)
         tar.add(f"{key}.json", json.dumps(about | annotated.about, sort_keys=True).encode("ascii"))
 
-    def _checked(self, entry: Entry, data: bytes) -> tuple[str, bytes, Checked]:
-        """Check an image; return the extension and bytes to store, and its measures."""
+    def _stored(self, entry: Entry, data: bytes) -> tuple[bytes, Checked]:
+        """Check an image; return the bytes to store at full size, and their measures."""
         if entry.size == BROKEN_LINK:
             raise UndecodableImage("a link that leads nowhere")
-        if self.bits is not None and is_deep(data):
-            data = _png(pixels(data, self.bits))
-        checked = check(data)
-        if self.max_side is None or max(checked.width, checked.height) <= self.max_side:
-            return checked.extension, data, checked
-        body, checked = self._reduced(data, checked)
-        return "jpg", body, checked
+        deep = self.bits is not None and is_deep(data)
+        if deep or reencoded_format(data) is not None:
+            return as_png(data, self.bits if deep else None)
+        return data, check(data)
 
     def _annotated(
         self, stated: dict[str, Any] | None, label_map: bytes | None, data: bytes, image: Checked
@@ -197,7 +205,11 @@ class ShardWriter:
         image = Image.fromarray(pixels(data)).resize((width, height), Image.Resampling.BICUBIC)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=self.quality, subsampling=0 if self.quality >= 95 else 2)
-        return buffer.getvalue(), Checked("jpg", width, height, checked.complaint)
+        return buffer.getvalue(), checked._replace(extension="jpg", width=width, height=height)
+
+
+def _count(counter: dict[str, int], name: str) -> None:
+    counter[name] = counter.get(name, 0) + 1
 
 
 def sidecar_path(directory: Path, name: str) -> Path:
@@ -220,12 +232,6 @@ def _identity(entry: Entry, data: bytes, label_map: bytes | None) -> int:
     elif entry.annotation:
         what.append(entry.annotation)
     return int.from_bytes(hashlib.sha256(json_bytes(what)).digest(), "big")
-
-
-def _png(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _read_map(containers: _Containers, entry: Entry, stated: dict[str, Any] | None) -> bytes:
