@@ -63,6 +63,8 @@ def finished_index(job: ShardJob) -> dict[str, Any] | None:
         index = Index.open(job.out)
     except (ShardError, KeyError):  # sharding again is always right
         return None
+    if not (job.out / SUMMARY).is_file():  # an earlier release wrote none
+        return None
     done = {"job": job.about, "index": index.digest}
     return index.about if read_json(job.work / _DONE) == done else None
 

@@ -41,6 +41,7 @@ def ingest_set(
     with tracked(stage, params, folder=folder) as run:
         if kind == "none":
             write_text(files.listing / "listing.tsv", "")
+            write_json(files.listing / SUMMARY, NO_SET)
             write_json(files.manifest, NO_SET)
             return
         if kind == "demo":
@@ -82,6 +83,7 @@ def shard_set(stage: str, params: Params) -> None:
             (files.shards / "tars").mkdir(parents=True, exist_ok=True)
             write_json(files.index, NO_SET)
             write_json(files.shards / "rejected.json", {})
+            write_json(files.shards / SUMMARY, NO_SET)
             return
         *folders, kept = _folders(stage, params)
         index = write_shards(
@@ -94,8 +96,7 @@ def shard_set(stage: str, params: Params) -> None:
         values = {f"images.{name}": split["count"] for name, split in index["splits"].items()}
         run.log(0, values | {"rejected": index["rejected"]["count"]})
         run.artifact(files.index)
-        if (files.shards / SUMMARY).is_file():  # shards of an earlier release have none
-            run.artifact(files.shards / SUMMARY)
+        run.artifact(files.shards / SUMMARY)
 
 
 def parts_to_write(stage: str, params: Params) -> list[str]:
