@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,7 @@ def find_splits(root: Path, val_fraction: float, findings: Findings) -> dict[str
     if "train" not in found:
         _refuse_high_root(root, names)
         _refuse_single_class(root)
+        _warn_of_low_root(root, findings)
         return {}
     _refuse_single_class(root / found["train"])
     if "val" in found and val_fraction:
@@ -127,6 +129,18 @@ def _refuse_high_root(root: Path, names: list[str]) -> None:
         raise SourceError(
             f"{root}: {_list(holders)} hold splits of their own, so these folders are no classes: set "
             "ingest.root to one of them, or move the images to train/<class>/ and val/<class>/"
+        )
+
+
+def _warn_of_low_root(root: Path, findings: Findings) -> None:
+    """Say that the root is the folder of train, where folders of other splits are next to it."""
+    if root.name.lower() not in NAMES["train"] or not os.access(root.parent, os.R_OK | os.X_OK):
+        return
+    others = _named(directories(root.parent), (*NAMES["val"], *TEST))
+    if others:
+        findings.warnings.append(
+            f"{root}: is called like the split train, and next to it is {_list(others)}: set ingest.root to "
+            f"{root.parent} to use both"
         )
 
 

@@ -113,6 +113,12 @@ def test_a_root_too_high_names_the_root_to_give(tmp_path, files, wanted):
         listed(root, val_fraction=0.1)
 
 
+def test_a_root_too_low_names_the_folder_with_all_splits(tmp_path):
+    root = plant(tmp_path / "set", "train/a/1.jpg", "train/b/1.jpg", "val/a/2.jpg")
+    warnings = listed(root / "train")[1]["warnings"]
+    assert any(f"next to it is val/: set ingest.root to {root} to use both" in line for line in warnings)
+
+
 def test_several_folders_with_splits_of_their_own_are_no_classes(tmp_path):
     files = (f"{name}/{split}/1.jpg" for name in ("cat", "dog") for split in ("train", "val"))
     with pytest.raises(SourceError, match=r"cat/ and dog/ hold splits of their own.*train/<class>/"):
