@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from statistics import median_low
 from typing import Any
 
@@ -19,6 +21,7 @@ class Census:
     def __init__(self) -> None:
         self.splits: dict[str, dict[str, int]] = {}
         self.classes: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+        self._folders: dict[str, set[str]] = {split: set() for split in SPLITS}  # of images of one class
 
     def add(self, entry: Entry) -> None:
         split = self.splits.setdefault(entry.split, {"count": 0, "bytes": 0})
@@ -26,6 +29,8 @@ class Census:
         split["bytes"] += max(0, entry.size)
         if entry.class_name is not None:
             self.classes[entry.split][entry.class_name] += 1
+            if len(self.classes["train"]) <= 1:
+                self._folders[entry.split].add(posixpath.dirname(entry.path))
 
     def check(self, source: Source) -> None:
         """Raise SourceError for an empty split, or a class of val that train does not have."""
@@ -42,6 +47,10 @@ class Census:
                 f"{source.root}: val_fraction {fraction} of {self.splits['train']['count']} images held none "
                 "out; raise it, or set it to 0 for no val split"
             )
+        if source.kind == "folder" and len(self.classes["train"]) == 1:
+            held_out = fraction and find_split(source.root, "val") is None
+            folders = self._folders["train"] | (self._folders["val"] if held_out else set())
+            _refuse_folders_in_one_class(source.root, folders)
         strange = sorted(self.classes["val"].keys() - self.classes["train"].keys())
         if strange:
             raise SourceError(
@@ -87,6 +96,18 @@ class Census:
         images = sum(split["count"] for split in self.splits.values())
         if source.findings.ignored > images:
             yield f"more files are left out ({source.findings.ignored:,}) than images are listed ({images:,})"
+
+
+def _refuse_folders_in_one_class(root: Path, folders: set[str]) -> None:
+    """Raise SourceError where the one class, with images in these folders, is around those of the classes."""
+    below = posixpath.commonpath(folders)
+    if below not in folders:
+        names = sorted({folder.removeprefix(f"{below}/").split("/")[0] for folder in folders})
+        raise SourceError(
+            f"{root}: all images of train are in {below}/, which would be the only class; if its folders are "
+            f"the classes ({_few(names)}), set ingest.root to {root / below} or move them up; images without "
+            "labels have the source 'flat'"
+        )
 
 
 def lines(summary: dict[str, Any]) -> list[str]:

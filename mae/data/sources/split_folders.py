@@ -58,10 +58,8 @@ def find_splits(root: Path, val_fraction: float, findings: Findings) -> dict[str
         _refuse_splits_as_classes(root, names, found.get("val"), tests)
     if "train" not in found:
         _refuse_high_root(root, names)
-        _refuse_single_class(root)
         _warn_of_low_root(root, findings)
         return {}
-    _refuse_single_class(root / found["train"])
     if "val" in found and val_fraction:
         findings.warnings.append(
             f"{root / found['val']}: is the split val, so val_fraction {val_fraction} holds nothing out"
@@ -168,20 +166,6 @@ def _holds_images(place: Path, depth: int = 3) -> bool:
 
 def _has_images(place: Path) -> bool:
     return any(is_image(one.name) for one in scanned(place) if not is_folder(one))
-
-
-def _refuse_single_class(place: Path) -> None:
-    """Raise SourceError where the folders of classes are in a single folder, which would be the one class."""
-    below, names = place, directories(place)
-    while len(names) == 1:
-        below = below / names[0]
-        names = [] if _has_images(below) else directories(below)
-    if below != place and len(names) > 1:
-        raise SourceError(
-            f"{place}: holds a single folder, which would be the only class; if {_list(names)} in {below} "
-            f"are the classes, set ingest.root to {below}, or move them up to {place}; images without labels "
-            "have the source 'flat'"
-        )
 
 
 def _note_others(root: Path, taken: dict[str, str], findings: Findings) -> None:

@@ -103,14 +103,15 @@ def test_classes_may_be_called_like_splits(tmp_path):
             "ILSVRC/Data/CLS-LOC",
         ),
         (["dataset/cat/1.jpg", "dataset/dog/1.jpg"], "dataset"),
+        (["images/cat/1.jpg", "images/dog/1.jpg", "annotations/cat/1.xml"], "images"),
         (["outer/dataset/cat/1.jpg", "outer/dataset/dog/1.jpg"], "outer/dataset"),
         (["train/images/cat/1.jpg", "train/images/dog/1.jpg", "val/images/cat/2.jpg"], "train/images"),
     ],
 )
 def test_a_root_too_high_names_the_root_to_give(tmp_path, files, wanted):
     root = plant(tmp_path / "set", *files)
-    with pytest.raises(SourceError, match=f"set ingest.root to {root / wanted}(,|$)"):
-        listed(root, val_fraction=0.1)
+    with pytest.raises(SourceError, match=f"set ingest.root to {root / wanted}( or|$)"):
+        write_listing(open_source("folder", root, 0.1), tmp_path / "listing")
 
 
 def test_a_root_too_low_names_the_folder_with_all_splits(tmp_path):
