@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 SPLITS = ("train", "val")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-# Formats that shards mostly cannot hold: listed too, so that sharding (by content) rejects each by name.
+# Formats that shards do not hold: listed too, so that sharding, by content, makes PNG of them or rejects each.
 _OTHER = (
-    ".avif .bmp .cr2 .dng .gif .heic .heif .ico .j2k .jfif .jp2 .jxl .nef .pgm .ppm .psd .svg .tga .tif .tiff"
+    ".apng .avif .bmp .cr2 .dib .dng .gif .heic .heif .ico .j2k .jfif .jif .jp2 .jpe .jxl .nef .pgm .ppm "
+    ".psd .svg .tga .tif .tiff"
 )
 OTHER_IMAGES = frozenset(_OTHER.split())
 # Folders of storage systems and archives, in any case: thumbnails, deleted files, snapshots. Not walked.

@@ -98,9 +98,8 @@ def _refuse_splits_as_classes(root: Path, names: list[str], val: str | None, tes
     """Raise SourceError where there is no train, and other folders are called like splits."""
     if val is not None:
         raise SourceError(f"{root}: has {val}/ but no train/; expected train/<class>/ next to it")
-    words = {name: set(re.split(r"[^a-z]+", name.lower())) for name in names}
-    trains = [name for name in names if words[name] & {*NAMES["train"]}]
-    others = [name for name in names if words[name] & {*NAMES["val"], *TEST}]
+    trains = [name for name in names if _is_like(name, NAMES["train"])]
+    others = [name for name in names if _is_like(name, (*NAMES["val"], *TEST))]
     alike = [name for name in tests if directories(root / name)]
     if trains and others and len(names) <= _SPLITS_AT_MOST:
         alike = list(dict.fromkeys([*trains, *others]))
@@ -109,6 +108,12 @@ def _refuse_splits_as_classes(root: Path, names: list[str], val: str | None, tes
             f"{root}: {_list(alike)}: called like splits, where folders are classes: rename or link them to "
             "train/ and val/, with a folder for each class in them"
         )
+
+
+def _is_like(name: str, splits: tuple[str, ...]) -> bool:
+    """Tell whether a folder's name has one of these words: "seg_train", "trainset", "val2017"."""
+    words = "|".join(splits)
+    return re.search(rf"(^|[^a-z])({words})(set|data|images)?([^a-z]|$)", name.lower()) is not None
 
 
 def _labelled_test(root: Path, tests: list[str], train: str) -> str | None:

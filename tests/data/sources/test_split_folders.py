@@ -70,6 +70,7 @@ def test_a_test_set_without_labels_is_left_out_as_before(tmp_path):
             ["seg_train/a/1.jpg", "seg_test/a/2.jpg", "seg_pred/3.jpg"],
             "seg_train/ and seg_test/: called like",
         ),
+        (["trainset/a/1.jpg", "Val-2017/a/2.jpg"], "trainset/ and Val-2017/: called like splits"),
         (["a/1.jpg", "test/a/2.jpg"], "test/: called like splits"),
         (["Training/a/1.jpg", "training/a/1.jpg"], "both names of the split 'train'"),
         (["valid/a/1.jpg"], "has valid/ but no train/"),
