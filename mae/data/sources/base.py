@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 SPLITS = ("train", "val")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-# Formats that shards do not hold: listed too, so that sharding, by content, makes PNG of them or rejects each.
+# Formats that shards do not hold: listed, too: sharding makes PNG of them, or rejects each by name.
 _OTHER = (
     ".apng .avif .bmp .cr2 .dib .dng .gif .heic .heif .ico .j2k .jfif .jif .jp2 .jpe .jxl .nef .pgm .ppm "
     ".psd .svg .tga .tif .tiff"
