@@ -1,7 +1,7 @@
 """The command `mae`: a sub-command for each stage of dvc.yaml, and for each command of mae/commands.
 
 Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 3 no champion, 4 more unusable data than
-`shard.max_rejected` allows, 75 interrupted and saved (run again to resume), 130 interrupted.
+`max_rejected` allows, 75 interrupted and saved (run again to resume), 130 interrupted.
 """
 
 from __future__ import annotations

@@ -6,7 +6,17 @@ from pydantic import Field, model_validator
 
 from mae.config.encoder import Encoder
 from mae.config.sections import Section, Steps
-from mae.config.values import Below1, Betas, Count, Factors, LayerDecay, Positive, Rate
+from mae.config.values import (
+    Below1,
+    Betas,
+    Count,
+    CountOrShare,
+    Factors,
+    LayerDecay,
+    Positive,
+    Rate,
+    UsedBits,
+)
 
 # The same limits are in models/, which needs torch; a test compares.
 TAPS = 4
@@ -22,11 +32,23 @@ class IngestDetect(Section):
 
 
 class IngestSegment(Section):
-    """The detection set. source `none`: no such data; the stages that need it are skipped."""
+    """The segmentation set. source `none`: no such data; the stages that need it are skipped.
+
+    values: of label_maps, the value in the maps of each line of classes.txt; null: 0, 1, 2 ...
+    """
 
     source: Literal["demo", "ade20k", "camvid", "label_maps", "none"]
     root: str
     val_fraction: Below1
+    values: Annotated[list[Annotated[int, Field(ge=0, le=65535)]], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _names_each_value_once(self) -> "IngestSegment":
+        if self.values is not None and self.source != "label_maps":
+            raise ValueError(f"values {self.values}: source {self.source} has its own; set it to null")
+        if len(set(self.values or ())) != len(self.values or ()):
+            raise ValueError(f"values {self.values} names one twice")
+        return self
 
 
 class ShardAnnotated(Section):
@@ -34,7 +56,8 @@ class ShardAnnotated(Section):
 
     max_count: Positive
     max_bytes: Positive
-    max_rejected: Count
+    max_rejected: CountOrShare
+    bits: UsedBits | None = None
 
 
 class WithoutPretraining(Section):

@@ -26,6 +26,7 @@ class DataSet:
 IMAGES = DataSet(Path("data/ingest"), Path("data/shards"), "shard")
 DETECTION = DataSet(Path("data/detect/ingest"), Path("data/detect/shards"), "shard_detect")
 SEGMENTATION = DataSet(Path("data/segment/ingest"), Path("data/segment/shards"), "shard_segment")
+COLOURS = IMAGES.shards / "colours.json"  # measured where input is auto; the index alone decides it
 NO_SET = {"kind": "none"}  # manifest and index where params.yaml has source none
 VERSIONS = Path("data/versions.json")
 MODELS = Path("models")

@@ -10,6 +10,7 @@ from mae.config.values import (
     Betas,
     Colour,
     Count,
+    CountOrShare,
     Decay,
     Fraction,
     LayerDecay,
@@ -19,6 +20,7 @@ from mae.config.values import (
     Rate,
     Shares,
     Spread,
+    UsedBits,
 )
 
 
@@ -80,14 +82,27 @@ class Shard(Section):
     max_bytes: Positive
     max_side: Positive | None
     quality: Annotated[int, Field(ge=1, le=100)]
-    max_rejected: Count
+    bits: UsedBits | None = None
+    max_rejected: CountOrShare
 
 
 class Input(Section):
-    """Colour statistics in [0, 1], channel by channel."""
+    """Colour statistics in 0..1, channel by channel. auto: measured from the training shards by a stage."""
 
     mean: Colour
     std: Spread
+
+    @property
+    def is_auto(self) -> bool:
+        """True where a statistic is not measured yet."""
+        return "auto" in (self.mean, self.std)
+
+    @property
+    def numbers(self) -> dict[str, list[float]]:
+        """Return mean and std. Raises ValueError before they are measured."""
+        if self.is_auto:
+            raise ValueError("input.mean or input.std is auto: it is measured where a stage begins")
+        return {"mean": [*map(float, self.mean)], "std": [*map(float, self.std)]}
 
 
 class Steps(Section):

@@ -71,8 +71,7 @@ def build_method(params: Params) -> Any:
     if kind.masked:
         settings["masking"] = _masking(params, vit.patch_embed.grid_size)
     if kind.predicts:
-        colours = {"mean": params.input.mean, "std": params.input.std}
-        settings["target"] = build_target(p.target, vit, fitted_for(params), **colours)
+        settings["target"] = build_target(p.target, vit, fitted_for(params), **params.input.numbers)
     return kind(vit, **settings)
 
 

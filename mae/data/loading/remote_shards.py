@@ -14,6 +14,7 @@ from mae.data.decode import UndecodableImage, decode
 from mae.data.loading.batches import TooManySkipped, checked_batches
 from mae.data.loading.samples import Batch, Sample, SampleTransform, collate
 from mae.data.loading.seeding import preserved_generators
+from mae.data.rejection_limit import RejectionLimit
 
 _EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 _CURL_SCHEMES = ("http", "https", "sftp", "ftps", "scp", "hf", "htgs")
@@ -61,7 +62,7 @@ def remote_batches(
     sample_transform = SampleTransform(transform, views, noise_shape)
     addresses, seeds = _addresses(urls), (seed, attempt, start, rank)
     stream = _Stream(addresses, sample_transform, batch_size, batches, seeds, shuffle, max_skipped)
-    return checked_batches(stream, None, workers, prefetch, max_skipped)
+    return checked_batches(stream, None, workers, prefetch, RejectionLimit(max_skipped))
 
 
 class _Stream(IterableDataset):

@@ -15,7 +15,7 @@ from mae.files import read_json, sha256_of, write_json
 from mae.progress import Progress
 
 FORMAT = 1
-INDEX, REJECTED, TARS = "index.json", "rejected.json", "tars"
+INDEX, REJECTED, SUMMARY, TARS = "index.json", "rejected.json", "summary.json", "tars"
 REBUILD = "run `mae shard` (or shard_detect, shard_segment): it writes the file again, with the same bytes"
 
 

@@ -13,17 +13,18 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mae.data.shards.index import FORMAT, INDEX, REJECTED, TARS, Index
+from mae.data.shards.index import FORMAT, INDEX, REJECTED, SUMMARY, TARS, Index
 from mae.data.shards.shard_job import ShardJob
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_reuse import keep
+from mae.data.shards.shard_summary import lines, summarise
 from mae.data.shards.shard_writer import Sidecar, read_sidecar, sidecar_path
 from mae.data.shards.split import SAMPLE, ShardError, samples_name
 from mae.data.sources.base import SPLITS
@@ -74,6 +75,8 @@ def finished_index(job: ShardJob, log: Callable[[str], None] = lambda line: None
     except ShardError as error:  # sharding again is always right
         log(str(error))
         job.damaged = error.damaged
+        return None
+    if not (job.out / SUMMARY).is_file():  # an earlier release wrote none
         return None
     return index.about
 
@@ -148,6 +151,10 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
         for what in ("rejected", "complaints")
     )
     write_json(out / REJECTED, {"rejected": rejected, "complaints": complaints})
+    if complaints:
+        few = "; ".join(f"{one['path']}: {one['complaint']}" for one in complaints[:3])
+        log(f"{out / REJECTED}: {len(complaints)} complaints about images that stay: {few}")
+    _log_remarks(sidecars.values(), log)
     splits = {}
     for split in listing.manifest["splits"]:
         names = [task.name for task in job.tasks if task.split == split and sidecars[task.name].samples]
@@ -180,9 +187,25 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
         index["boxes_only"] = sum(side.boxes_only for side in sidecars.values())
         if index["boxes_only"]:
             log(f"{out}: {index['boxes_only']} objects have a box and no mask; the box is used as the mask")
+    summary = summarise(sidecars.values())
+    for line in lines(summary):
+        log(f"{out}: {line}")
+    if rejected or complaints:
+        log(f"{out / REJECTED}: names all that was left out, and complaints of decoders")
+    write_json(out / SUMMARY, summary)
     write_json(out / INDEX, index)
     _conclude(job, sidecars, index, log)
     return index
+
+
+def _log_remarks(sidecars: Collection[Sidecar], log: Callable[[str], None]) -> None:
+    """Log each remark once, with the number of its images and an example."""
+    paths: dict[str, list[str]] = {}
+    for one in [one for side in sidecars for one in side.remarks]:
+        paths.setdefault(one["remark"], []).append(one["path"])
+    count = sum(len(side.samples) for side in sidecars)
+    for remark, found in paths.items():
+        log(f"{len(found):,} of {count:,} images have {remark} ({min(found)})")
 
 
 def _conclude(

@@ -22,7 +22,8 @@ class ShardSettings:
 
     max_count, max_bytes: bounds on a shard's images and their listed bytes (a larger image gets a shard of
     its own). max_side, quality: see `ShardWriter`; images with annotations are never resized. max_rejected:
-    more rejected images and annotations than this are an error. seed: of the shuffle.
+    more rejected images and annotations than this are an error (a number, or a share of the listed images).
+    section: of params.yaml, named in messages. bits: see `ShardWriter`. seed: of the shuffle.
 
     Raises: ValueError naming the setting.
     """
@@ -31,7 +32,9 @@ class ShardSettings:
     max_bytes: int = 1 << 30
     max_side: int | None = None
     quality: int = 90
-    max_rejected: int = 0
+    max_rejected: int | float = 0
+    section: str = "shard"
+    bits: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,6 +86,8 @@ class ShardJob:
             "max_side": given.max_side,
             "quality": given.quality if given.max_side else None,
         }
+        if given.bits is not None:  # left out otherwise: jobs of earlier releases stay the same
+            made["bits"] = given.bits
         self.about: dict[str, Any] = {**made, "source": manifest_digest(manifest)}
         # Labels are positions in the classes, and annotations are checked against the categories.
         tables = {name: manifest.get(name) for name in ("classes", "task", "categories", "ignore")}

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mae.data.listing.listing_file import Listing
+from mae.data.rejection_limit import RejectionLimit
+from mae.data.shards.class_counts import check_classes
 from mae.data.shards.index import REJECTED
 from mae.data.shards.publish import (
     finished_index,
@@ -36,7 +38,7 @@ from mae.stopping import end_with_parent, signals_blocked
 
 
 class TooManyRejected(RuntimeError):
-    """More unusable images or annotations than `shard.max_rejected` allows."""
+    """More unusable images or annotations than the section's `max_rejected` allows."""
 
 
 class WorkerDied(RuntimeError):
@@ -92,6 +94,9 @@ def write_shards(
             if progress.sidecars[one.task.name].sha256 != one.sidecar.sha256:
                 log(f"{one.task.name}: written again with other bytes (another version of a library?)")
         repair_linked(job, progress.sidecars)
+        manifest = job.listing.manifest
+        if "task" in manifest:
+            check_classes(manifest, [(task, progress.sidecars[task.name]) for task in job.tasks], log)
         index = publish(job, progress.sidecars, log)
     count = sum(one["count"] for one in index["splits"].values())
     log(f"{job.out}: {count} images in {len(job.tasks)} shards, {index['rejected']['count']} rejected")
@@ -161,16 +166,17 @@ class _Progress:
             self._progress.add(len(task.rows))
 
     def _check_rejected(self) -> None:
-        allowed = self._job.settings.max_rejected
+        given, total = self._job.settings, len(self._job.listing)
+        limit = RejectionLimit(given.max_rejected, f"{given.section}.max_rejected")
         rejected = [one for side in self.sidecars.values() for one in side.rejected]
-        if len(rejected) <= allowed:
+        if len(rejected) <= limit.count(total):
             return
         path = self._job.work / REJECTED
         write_json(path, {"rejected": sorted(rejected, key=lambda one: one["path"])})
         few = "; ".join(f"{one['path']}: {one['reason']}" for one in rejected[:3])
         raise TooManyRejected(
-            f"{len(rejected)} images or annotations cannot be used, {allowed} are allowed "
-            f"(shard.max_rejected; shard_detect and shard_segment have their own): {few}; all so far: {path}"
+            f"{len(rejected)} images or annotations cannot be used, {limit.spelled(total)}: {few}; "
+            f"all so far: {path}"
         )
 
 
@@ -178,9 +184,10 @@ def _run(
     tasks: list[ShardTask], job: ShardJob, workers: int
 ) -> Generator[tuple[ShardTask, Sidecar], None, None]:
     """Write the shards, yielding each finished one; few are submitted ahead, so memory stays flat."""
-    max_side, quality = job.settings.max_side, job.settings.quality
+    given = job.settings
+    encoding: dict[str, Any] = {"max_side": given.max_side, "quality": given.quality, "bits": given.bits}
     if workers <= 1 or len(tasks) <= 1:
-        writer = ShardWriter(job.listing, job.work, max_side=max_side, quality=quality)
+        writer = ShardWriter(job.listing, job.work, **encoding)
         for task in tasks:
             yield task, writer.write(task)
         return
@@ -189,7 +196,7 @@ def _run(
         # Fresh processes: this one may run threads, and a fork would copy their locks in any state.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=(job.listing.directory, job.work, max_side, quality),
+        initargs=(job.listing.directory, job.work, encoding),
     )
     ahead = iter(tasks)
     running: dict[Future[Sidecar], ShardTask] = {}
@@ -215,10 +222,10 @@ def _run(
 _writer: ShardWriter | None = None  # one per worker process, so that each reads the listing once
 
 
-def _start(listing_dir: Path, work: Path, max_side: int | None, quality: int) -> None:
+def _start(listing_dir: Path, work: Path, encoding: dict[str, Any]) -> None:
     global _writer
     end_with_parent()
-    _writer = ShardWriter(Listing(listing_dir), work, max_side=max_side, quality=quality)
+    _writer = ShardWriter(Listing(listing_dir), work, **encoding)
 
 
 def _write(task: ShardTask) -> Sidecar:

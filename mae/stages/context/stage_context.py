@@ -17,11 +17,13 @@ from mae import distributed, interchange, tracking
 from mae.config import Params
 from mae.config.paths import IMAGES, REPORTS, DataSet, require
 from mae.data.loading.batches import evaluation_batches, training_batches
+from mae.data.rejection_limit import RejectionLimit
 from mae.data.shards.index import Index, Split
 from mae.data.transforms.image import Normalize, evaluation
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import FitOptions, Interrupted
 from mae.files import read_json, sha256_of, write_json
+from mae.stages.context.rejection import rejection_limit
 from mae.stages.context.tracked_run import stage_folder, tracked, verified_file
 
 _log = logging.getLogger("mae.stages")
@@ -60,9 +62,9 @@ class StageContext:
         return bool(self.index.classes) and "val" in self.index.about["splits"]
 
     @property
-    def max_skipped(self) -> int:
-        """The number of samples of the set that may be undecodable."""
-        return getattr(self.params, self.files.section).max_rejected
+    def max_skipped(self) -> RejectionLimit:
+        """The bound on samples of the set that are undecodable."""
+        return rejection_limit(self.params, self.files)
 
     @property
     def normalize(self) -> Normalize:
@@ -196,8 +198,7 @@ def encoder_config(params: Params) -> dict[str, Any]:
         "name": params.encoder.name,
         "img_size": size if isinstance(size, int) else list(size),
         **params.encoder.overrides,
-        "mean": list(params.input.mean),
-        "std": list(params.input.std),
+        **params.input.numbers,
     }
 
 
