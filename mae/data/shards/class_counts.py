@@ -6,25 +6,37 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_writer import Sidecar
 from mae.data.sources.base import SourceError
 
 
-def check_classes(
-    manifest: dict[str, Any], parts: Iterable[tuple[ShardTask, Sidecar]], log: Callable[[str], None]
-) -> None:
+def count_classes(manifest: dict[str, Any], sidecars: Iterable[Sidecar]) -> dict[str, Counter[str]] | None:
+    """Count pixels by split and value, or objects by split and category id; the keys are texts, as in JSON.
+
+    None without annotations, and where shards of an earlier release, which did not count, are reused.
+    """
+    counts: dict[str, Counter[str]] = {split: Counter() for split in manifest["splits"]}
+    for sidecar in sidecars:
+        if sidecar.class_counts is None:
+            return None
+        counts[sidecar.name.split("-")[0]].update(sidecar.class_counts)
+    return counts
+
+
+def class_names(manifest: dict[str, Any]) -> dict[str, str]:
+    """Map each value or category id, as text, to its name."""
+    return {str(one["id"]): one["name"] for one in manifest["categories"]}
+
+
+def check_classes(manifest: dict[str, Any], sidecars: Iterable[Sidecar], log: Callable[[str], None]) -> None:
     """Log the classes that no label map or object of a split has.
 
-    parts: all shards with their sidecars. Raises SourceError for label maps where train has one class alone.
+    Raises SourceError for label maps where train has one class alone.
     """
-    names = {str(one["id"]): one["name"] for one in manifest["categories"]}
-    counts: dict[str, Counter[str]] = {split: Counter() for split in manifest["splits"]}
-    for task, sidecar in parts:
-        if sidecar.class_counts is None:
-            log(f"{manifest['root']}: shards of an earlier release are reused, so no class is counted")
-            return
-        counts[task.split].update(sidecar.class_counts)
+    names, counts = class_names(manifest), count_classes(manifest, sidecars)
+    if counts is None:
+        log(f"{manifest['root']}: shards of an earlier release are reused, so no class is counted")
+        return
     segments = manifest["task"] == "segment"
     if segments:
         _check_train(manifest, names, counts["train"])

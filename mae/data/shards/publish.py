@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,6 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
     if complaints:
         few = "; ".join(f"{one['path']}: {one['complaint']}" for one in complaints[:3])
         log(f"{out / REJECTED}: {len(complaints)} complaints about images that stay: {few}")
-    _log_remarks(sidecars.values(), log)
     splits = {}
     for split in listing.manifest["splits"]:
         names = [task.name for task in job.tasks if task.split == split and sidecars[task.name].samples]
@@ -187,7 +186,7 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
         index["boxes_only"] = sum(side.boxes_only for side in sidecars.values())
         if index["boxes_only"]:
             log(f"{out}: {index['boxes_only']} objects have a box and no mask; the box is used as the mask")
-    summary = summarise(sidecars.values())
+    summary = summarise(listing.manifest, sidecars.values())
     for line in lines(summary):
         log(f"{out}: {line}")
     if rejected or complaints:
@@ -196,16 +195,6 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
     write_json(out / INDEX, index)
     _conclude(job, sidecars, index, log)
     return index
-
-
-def _log_remarks(sidecars: Collection[Sidecar], log: Callable[[str], None]) -> None:
-    """Log each remark once, with the number of its images and an example."""
-    paths: dict[str, list[str]] = {}
-    for one in [one for side in sidecars for one in side.remarks]:
-        paths.setdefault(one["remark"], []).append(one["path"])
-    count = sum(len(side.samples) for side in sidecars)
-    for remark, found in paths.items():
-        log(f"{len(found):,} of {count:,} images have {remark} ({min(found)})")
 
 
 def _conclude(

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from mae.data.listing.summary import left_out_lines
+from mae.data.shards.class_counts import class_names, count_classes
 from mae.data.shards.shard_writer import Sidecar
 from mae.data.sources.base import Findings
 
 _DETAILS = re.compile(r"\[.*?\]|\d[\d.,]*|'[^']*'")  # of a reason: numbers, boxes and names
 
 
-def summarise(sidecars: Iterable[Sidecar]) -> dict[str, Any]:
-    """Return the megapixels, colour modes, formats written anew, and what was left out by its reason.
+def summarise(manifest: dict[str, Any], sidecars: Iterable[Sidecar]) -> dict[str, Any]:
+    """Return the megapixels, colour modes, formats written anew, and what was left out by its reason; the
+    images that may mean something else than their pixels; and with annotations the pixels of each class, or
+    its objects, by split.
 
     Shards that an earlier release wrote say nothing of sizes and modes, so `measured` may be below `images`.
     """
@@ -29,7 +32,15 @@ def summarise(sidecars: Iterable[Sidecar]) -> dict[str, Any]:
         "colour_modes": _sum(side.modes for side in sides),
         "reencoded": _sum(side.reencoded for side in sides),
         "left_out": _by_reason([one for side in sides for one in side.rejected]),
+        "remarks": _by_remark([one for side in sides for one in side.remarks]),
     }
+    counts = count_classes(manifest, sides)
+    if counts is not None:
+        names = class_names(manifest)
+        found["class_counts"] = {
+            split: {name: counted[value] for value, name in names.items()}
+            for split, counted in counts.items()
+        }
     if len(pixels):
         least, median, most = np.quantile(pixels, [0, 0.5, 1], method="lower").tolist()
         found["megapixels"] = {
@@ -50,6 +61,9 @@ def lines(summary: dict[str, Any]) -> list[str]:
     if summary["reencoded"]:
         formats = ", ".join(f"{count:,} {name}" for name, count in summary["reencoded"].items())
         said.append(f"written as PNG, which every reader of shards takes: {formats}")
+    for remark, about in summary["remarks"].items():
+        examples = ", ".join(about["examples"])
+        said.append(f"{about['count']:,} of {summary['images']:,} images have {remark} ({examples})")
     return said + left_out_lines(summary["left_out"])
 
 
@@ -58,6 +72,13 @@ def _sum(counters: Iterable[dict[str, int]]) -> dict[str, int]:
     for counter in counters:
         total.update(counter)
     return dict(sorted(total.items(), key=lambda one: (-one[1], one[0])))
+
+
+def _by_remark(remarks: Sequence[dict[str, str]]) -> dict[str, dict[str, Any]]:
+    findings = Findings()
+    for one in sorted(remarks, key=lambda one: one["path"]):
+        findings.leave_out(one["remark"], one["path"])
+    return findings.left_out
 
 
 def _by_reason(rejected: Sequence[dict[str, str]]) -> dict[str, dict[str, Any]]:

@@ -96,7 +96,7 @@ def write_shards(
         repair_linked(job, progress.sidecars)
         manifest = job.listing.manifest
         if "task" in manifest:
-            check_classes(manifest, [(task, progress.sidecars[task.name]) for task in job.tasks], log)
+            check_classes(manifest, progress.sidecars.values(), log)
         index = publish(job, progress.sidecars, log)
     count = sum(one["count"] for one in index["splits"].values())
     log(f"{job.out}: {count} images in {len(job.tasks)} shards, {index['rejected']['count']} rejected")

@@ -192,6 +192,11 @@ def test_classes_that_no_map_of_a_split_holds_are_said(tmp_path, sharded, encode
     (root / "labels/val/1.png").write_bytes(encoded(Image.new("L", (40, 32)), "PNG"))
     said = []
     sharded(root, "label_maps", log=said.append, reuse_dir=tmp_path / "kept")
+    summary = json.loads((tmp_path / "out/summary.json").read_bytes())
+    assert summary["class_counts"] == {
+        "train": {"background": 2272, "road": 288, "car": 0},
+        "val": {"background": 2560, "road": 0, "car": 0},
+    }
     assert f"{root}: 1 classes are in no label map of train, none can be learnt: car" in said
     assert f"{root}: 2 classes are in no label map of val, the figures leave them out: road, car" in said
     (root / "images/train/1.png").unlink(), (root / "labels/train/1.png").unlink()

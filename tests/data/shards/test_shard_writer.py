@@ -128,8 +128,9 @@ def test_images_that_may_mean_something_else_are_said_with_their_number(tmp_path
     (folder / "glass.png").write_bytes(encoded(glass, "PNG"))
     said = []
     index = sharded(tmp_path / "set", log=said.append)
-    assert f"3 of 4 images have {DIM} (train/a/scan0.png)" in said
-    assert f"1 of 4 images have {TRANSPARENT} (train/a/glass.png)" in said
+    scans = ", ".join(f"train/a/scan{number}.png" for number in range(3))
+    assert f"{tmp_path / 'out'}: 3 of 4 images have {DIM} ({scans})" in said
+    assert f"{tmp_path / 'out'}: 1 of 4 images have {TRANSPARENT} (train/a/glass.png)" in said
     assert index.about["rejected"]["count"] == 0
 
 
