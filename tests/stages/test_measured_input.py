@@ -67,7 +67,7 @@ def test_training_on_takes_the_numbers_of_its_weights_where_they_are_near(pretra
     for shift, taken in ((0.01, True), (0.1, False)):
         theirs = {name: [round(value + shift, 4) for value in numbers[name]] for name in numbers}
         file = tmp_path / f"{shift}.safetensors"
-        interchange.save_method(file, state, about | {"encoder": about["encoder"] | theirs})
+        interchange.save_weights(file, state, about | {"encoder": about["encoder"] | theirs})
         init = {"pretrain": params.pretrain.model_copy(update={"init": str(file)})}
         assert measured(**init) == (theirs if taken else numbers)
         assert measured("scratch", **init) == numbers
