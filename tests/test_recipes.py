@@ -411,3 +411,14 @@ def test_a_key_that_an_older_file_lacks_is_added(project, tmp_path):
     list(recipe.lay(None, [*settings, "detect.drop_path=0.25", "segment.drop_path=0.25"], onto=onto))
     params = config.load(onto)
     assert params.scratch.drop_path == params.detect.drop_path == 0.25
+
+
+def test_a_key_that_is_added_at_its_default_is_said(project, tmp_path):
+    onto = tmp_path / "params.yaml"
+    text = (project / "params.yaml").read_text()
+    onto.write_text(re.sub(r"^ijepa:.*\n((?:  .*\n)*)", "", text, flags=re.MULTILINE))
+    settings = ["ijepa.momentum=0.996"]
+    assert list(recipe.lay(None, settings, onto=onto)) == ["ijepa: added"]
+    assert list(recipe.lay(None, settings, onto=onto)) == []
+    onto.write_text(re.sub(r"^  momentum: 0.996.*\n", "", onto.read_text(), flags=re.MULTILINE))
+    assert list(recipe.lay(None, settings, onto=onto)) == ["ijepa.momentum: added"]
