@@ -39,6 +39,7 @@ DETECTOR = MODELS / "detect" / "detector.safetensors"
 SEGMENTER = MODELS / "segment" / "segmenter.safetensors"
 MODELS_OF = {"pretrain": ENCODER, "finetune": CLASSIFIER, "detect": DETECTOR, "segment": SEGMENTER}
 REPORTS = Path("reports")
+OUTCOME = "outcome.json"  # of a stage, in runtime.work_dir/<stage>/
 DECISION = REPORTS / "register" / "decision.json"
 
 

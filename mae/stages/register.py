@@ -53,7 +53,6 @@ def register(params: Params) -> None:
             there = {name: model for name, model in models.items() if model[1].is_file()}
             if there:
                 outcomes[kind] = _registered(params, kind, there, _index(files[kind].shards), run.id)
-        DECISION.parent.mkdir(parents=True, exist_ok=True)
         write_json(DECISION, outcomes)
         run.tags({f"decision.{kind}": outcome["reason"] for kind, outcome in outcomes.items()})
         run.artifact(DECISION)

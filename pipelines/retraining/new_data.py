@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.config import Retrain, read_yaml
-from mae.files import copy, move, write_json
+from mae.files import copy, move, read_json, write_json
 
 IMAGES, SHARDS = "ingest", "shard"  # the stages of the images to pretrain on
 LISTING, MANIFEST = "listing.tsv", "manifest.json"
@@ -100,11 +100,9 @@ class NewData:
         return pending
 
     def _named(self, pointer: str) -> Path | None:
-        try:
-            found = self._folder / json.loads((self._folder / pointer).read_text())["folder"]
-        except (OSError, ValueError, KeyError):
-            return None
-        return found if found.is_dir() else None
+        noted = read_json(self._folder / pointer)
+        found = None if noted is None else self._folder / noted["folder"]
+        return found if found is not None and found.is_dir() else None
 
     def rejected(self) -> int:
         """Count the images that the shards leave out now and did not leave out before."""
@@ -168,15 +166,9 @@ def _output_folders(root: Path, name: str) -> dict[str, Path]:
 
 def _identity(folder: Path) -> dict[str, Any]:
     """Return the entries of a manifest that identify its images, wherever they are; {} without one."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except OSError:
-        return {}
-    return {name: manifest.get(name) for name in ("kind", "fingerprint", "categories")}
+    manifest = read_json(folder / MANIFEST)
+    return {name: manifest.get(name) for name in ("kind", "fingerprint", "categories")} if manifest else {}
 
 
 def _paths(file: Path) -> set[str]:
-    try:
-        return {one["path"] for one in json.loads(file.read_bytes()).get("rejected", [])}
-    except OSError:
-        return set()
+    return {one["path"] for one in (read_json(file) or {}).get("rejected", [])}

@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae.files import write_json
+from mae.config.paths import OUTCOME
+from mae.files import read_json, write_json
 
 if TYPE_CHECKING:
     from mae.config import Params
@@ -31,7 +32,7 @@ _log = logging.getLogger("mae.stages")
 
 def outcome_file(stage: str, params: Params) -> Path:
     """Return the path of a stage's outcome."""
-    return Path(params.runtime.work_dir) / stage / "outcome.json"
+    return Path(params.runtime.work_dir) / stage / OUTCOME
 
 
 @contextmanager
@@ -41,7 +42,6 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
         yield
         return
     file = outcome_file(stage, params)
-    file.parent.mkdir(parents=True, exist_ok=True)
     begun = {"stage": stage, "pid": os.getpid(), "started": time.time(), "ended": None, "run_id": None}
     write_json(file, begun | {"state": "running", "message": ""})
     try:
@@ -55,7 +55,7 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
 def record_run_id(stage: str, params: Params, run_id: str) -> None:
     """Add the tracking run to the outcome of this process's stage, where one is recorded."""
     file = outcome_file(stage, params)
-    outcome = json.loads(file.read_text()) if file.is_file() else {}
+    outcome = read_json(file) or {}
     if outcome.get("state") == "running" and outcome["pid"] == os.getpid():
         write_json(file, outcome | {"run_id": run_id})
 

@@ -1,6 +1,5 @@
 """The context of a training stage: device, shards, resume folder, MLflow run, and their end."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from mae.data.shards.index import Index, Split
 from mae.data.transforms.image import Normalize, evaluation
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import FitOptions, Interrupted
-from mae.files import sha256_of, write_json
+from mae.files import read_json, sha256_of, write_json
 from mae.stages.context.tracked_run import stage_folder, tracked
 
 PICTURES = 8  # images that a stage draws, for a person to look at
@@ -160,11 +159,10 @@ class StageContext:
         The checkpoints of the training `name` are deleted once it is done: a stage may have dozens.
         """
         file = self.folder / "checkpoints" / f"{name}.json"
-        saved = distributed.broadcast(json.loads(file.read_text()) if file.is_file() else None)
+        saved = distributed.broadcast(read_json(file))
         if saved is None or "found" not in saved:
             saved = {"run_id": self.run.id, "found": compute()}
             if distributed.is_main():
-                file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, saved)
                 self.checkpoints(name).clear()
         result: dict[str, Any] = saved["found"]
@@ -182,7 +180,6 @@ class StageContext:
     def write_metrics(self, values: dict[str, Any]) -> None:
         """Write the final numbers to reports/<stage>/metrics.json and MLflow; on rank 0 only."""
         if distributed.is_main():
-            (REPORTS / self.stage).mkdir(parents=True, exist_ok=True)
             write_json(REPORTS / self.stage / "metrics.json", values)
             final = {f"final.{name}": float(v) for name, v in values.items() if isinstance(v, int | float)}
             self.run.log(int(values.get("steps", 0)), final)
@@ -247,7 +244,7 @@ def open_stage(
 def _interrupted_run(checkpoints: Path) -> str | None:
     """Return the tracking run of an interrupted stage's last work; None where there is none."""
     for path in sorted(checkpoints.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True):
-        saved = json.loads(path.read_text()) if path.suffix == ".json" else {}
+        saved = (read_json(path) or {}) if path.suffix == ".json" else {}
         run_id: str | None = saved.get("run_id") or Checkpoints(path).run_id()
         if run_id is not None:
             return run_id

@@ -11,6 +11,7 @@ from typing import Any
 
 from mae import config, results, tracking
 from mae.config import Params
+from mae.config.flows import REPRODUCTION
 from mae.config.paths import MODELS_OF, REPORTS
 from mae.files import read_json, sha256_of, write_json
 from mae.stage_table import STAGES
@@ -18,7 +19,6 @@ from mae.stages.context.outcome import record_run_id
 
 _log = logging.getLogger("mae.stages")
 PARENT = "parent.json"
-REPRODUCTION = "MAE_REPRODUCTION"  # set by a flow: the name that the runs of its stages have in common
 
 
 def tracking_uri(params: Params) -> str:
