@@ -22,7 +22,7 @@ class IngestDetect(Section):
 
 
 class IngestSegment(Section):
-    """The detection set. source `none`: no such data; the stages that need it are skipped."""
+    """The segmentation set. source `none`: no such data; the stages that need it are skipped."""
 
     source: Literal["demo", "ade20k", "camvid", "label_maps", "none"]
     root: str
