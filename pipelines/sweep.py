@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         help="the number of seeds of each value, from that of params.yaml on",
     )
     parser.add_argument(
-        "--jobs", type=count, help="experiments at a time (default: one for each of flows.devices)"
+        "--jobs", type=count, help="at most so many at a time (default: one for each of flows.devices)"
     )
     parser.add_argument("--recipe", help="a recipe to apply before the sweep's settings; params.yaml stays")
     parser.add_argument("--set", action=Settings, metavar="KEY=VALUE", help="a setting to apply with it")
