@@ -97,9 +97,7 @@ def _settings(
 def _meaning(key: str, meanings: Mapping[str, str]) -> str:
     """Return a key's own comment, else the comment of the same key in the first section that has one."""
     last = key.rpartition(".")[2]
-    shared = (
-        comment for name, comment in meanings.items() if "." in name and name.rpartition(".")[2] == last
-    )
+    shared = (text for name, text in meanings.items() if "." in name and name.rpartition(".")[2] == last)
     return meanings.get(key) or next(shared, "")
 
 
