@@ -167,7 +167,7 @@ def remove_stale(folder: str | Path) -> None:
 
 
 def _create(path: Path) -> tuple[Path, int]:
-    """Create a file beside `path`, locked while the returned descriptor is open: its writer is alive."""
+    """Create a file next to `path`, locked while the returned descriptor is open: its writer is alive."""
     while True:
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)

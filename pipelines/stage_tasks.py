@@ -18,12 +18,13 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from mae import config
 from mae.config import Flows
+from mae.config.flows import REPRODUCTION
 from mae.stage_table import PARALLEL, SHARDING
 from pipelines import artifacts
 from pipelines.devices import Closed, DeviceLease, Devices
 from pipelines.graph import upstreams
 from pipelines.stage_outcome import Outcome
-from pipelines.stage_process import REPRODUCTION, end_all, is_changed, run_stage, stage_settings
+from pipelines.stage_process import end_all, is_changed, run_stage, stage_settings
 from pipelines.working_copy.params_override import PARAMS
 
 

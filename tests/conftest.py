@@ -63,9 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     those with slow tests, then flows, DVC and stages.
     """
     if not config.getoption("--campaign"):
-        kept = [item for item in items if not item.get_closest_marker("campaign")]
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+        left_out = [item for item in items if item.get_closest_marker("campaign")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("campaign")]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     folders = {ROOT / "tests", ROOT / "tests/pipelines", ROOT / "tests/stages"}
     items.sort(key=lambda item: (item.path not in slow, item.path.parent not in folders))

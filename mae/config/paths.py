@@ -1,4 +1,4 @@
-"""Paths of the stages' files (a test compares them with dvc.yaml), and reading and writing them."""
+"""Paths of the stages' files (a test compares them with dvc.yaml), and reading earlier results."""
 
 import json
 from dataclasses import dataclass
@@ -38,7 +38,9 @@ TOKENS = TOKENIZER.parent / "tokens"
 CLASSIFIER = FINETUNED / "classifier.safetensors"
 DETECTOR = MODELS / "detect" / "detector.safetensors"
 SEGMENTER = MODELS / "segment" / "segmenter.safetensors"
+MODELS_OF = {"pretrain": ENCODER, "finetune": CLASSIFIER, "detect": DETECTOR, "segment": SEGMENTER}
 REPORTS = Path("reports")
+OUTCOME = "outcome.json"  # of a stage, in runtime.work_dir/<stage>/
 DECISION = REPORTS / "register" / "decision.json"
 
 

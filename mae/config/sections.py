@@ -38,7 +38,10 @@ class Section(BaseModel):
 
 
 class Runtime(Section):
-    """The place and manner of a run. Nothing here changes a result, so no DVC stage depends on it."""
+    """Device, workers, tracking and checkpoints of a run.
+
+    Nothing here changes a result, so no DVC stage depends on it.
+    """
 
     device: Literal["auto", "cpu", "cuda"]
     workers: Count

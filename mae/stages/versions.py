@@ -12,5 +12,4 @@ from mae.files import write_json
 
 def versions(params: Params) -> None:
     """Write mae/results.yaml of the installed package as data/versions.json."""
-    VERSIONS.parent.mkdir(parents=True, exist_ok=True)
     write_json(VERSIONS, results.versions())

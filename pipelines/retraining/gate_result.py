@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae.files import write_json
+from mae.config.paths import DECISION
+from mae.files import read_json, write_json
 
-DECISION = Path("reports/register/decision.json")
 _BEGUN = "begun.json"
 _SETTINGS = "laid"  # the key of the settings in that file, unchanged since earlier releases
 
@@ -142,10 +142,7 @@ def notify(block: str | None, subject: str, body: str, log: Callable[[str], Any]
 
 
 def _read_decision(root: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((root / DECISION).read_text()))
-    except OSError:
-        return {}
+    return read_json(root / DECISION) or {}
 
 
 def _read_begun(folder: Path) -> dict[str, Any]:

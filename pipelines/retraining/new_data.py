@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.config import Retrain, read_yaml
-from mae.files import copy, move, write_json
+from mae.files import copy, move, read_json, write_json
 
 IMAGES, SHARDS = "ingest", "shard"  # the stages of the images to pretrain on
 LISTING, MANIFEST = "listing.tsv", "manifest.json"
@@ -100,10 +100,10 @@ class NewData:
         return pending
 
     def _named(self, pointer: str) -> Path | None:
-        try:
-            folder = self._folder / json.loads((self._folder / pointer).read_text())["folder"]
-        except (OSError, ValueError, KeyError):
+        noted = read_json(self._folder / pointer)
+        if not isinstance(noted, dict) or "folder" not in noted:
             return None
+        folder = self._folder / noted["folder"]
         return folder if folder.is_dir() else None
 
     def rejected(self) -> int:
@@ -168,15 +168,9 @@ def _output_folders(root: Path, name: str) -> dict[str, Path]:
 
 def _identity(folder: Path) -> dict[str, Any]:
     """Return the entries of a manifest that identify its images, wherever they are; {} without one."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except OSError:
-        return {}
-    return {name: manifest.get(name) for name in ("kind", "fingerprint", "categories")}
+    manifest = read_json(folder / MANIFEST)
+    return {name: manifest.get(name) for name in ("kind", "fingerprint", "categories")} if manifest else {}
 
 
 def _paths(file: Path) -> set[str]:
-    try:
-        return {one["path"] for one in json.loads(file.read_bytes()).get("rejected", [])}
-    except OSError:
-        return set()
+    return {one["path"] for one in (read_json(file) or {}).get("rejected", [])}

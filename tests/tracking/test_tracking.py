@@ -24,7 +24,7 @@ from mae.files import DiskFull
 from mae.tracking import machine
 from mae.tracking.parent import outbox
 from mae.tracking.run import PATIENCE_S, Run
-from mae.tracking.run_files import Identity, RunFiles, RunInfo
+from mae.tracking.run_files import RunFiles
 from mae.tracking.server import IMPATIENT, KEY_TAG, Server
 
 
@@ -621,9 +621,16 @@ def test_a_picture_that_the_disk_has_no_room_for_is_named(mlflow_uri: str, tmp_p
 
 
 def test_a_killed_process_leaves_every_line_it_logged(tmp_path: Path) -> None:
-    files = RunFiles.start(tmp_path / "run", Identity("u", "e", RunInfo("key", "x", 0, {})))
-    for step in range(100):
-        files.log(step, {"loss": 1.0})
+    code = """
+import os, signal, sys; from pathlib import Path
+from mae.tracking.run_files import Identity, RunFiles, RunInfo
+files = RunFiles.start(Path(sys.argv[1]), Identity("u", "e", RunInfo("key", "x", 0, {})))
+for step in range(100):
+    files.log(step, {"loss": 1.0})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
+    assert done.returncode == -signal.SIGKILL
     reopened = RunFiles.open(tmp_path / "run")
     assert reopened is not None
     assert [line["step"] for _, line in reopened.unsent() if "op" not in line] == list(range(100))

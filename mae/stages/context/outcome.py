@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae.addresses import redact
+from mae.config.paths import OUTCOME
 from mae.files import disk_trouble, read_json, write_json
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _log = logging.getLogger("mae.stages")
 
 def outcome_file(stage: str, params: Params) -> Path:
     """Return the path of a stage's outcome."""
-    return Path(params.runtime.work_dir) / stage / "outcome.json"
+    return Path(params.runtime.work_dir) / stage / OUTCOME
 
 
 @contextmanager
@@ -42,7 +43,6 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
         yield
         return
     file = outcome_file(stage, params)
-    file.parent.mkdir(parents=True, exist_ok=True)
     begun = {"stage": stage, "pid": os.getpid(), "started": time.time(), "ended": None, "run_id": None}
     write_json(file, begun | {"state": "running", "message": ""})
     try:

@@ -167,7 +167,6 @@ class StageContext:
         if saved is None or "found" not in saved:
             saved = {"run_id": self.run.id, "found": compute()}
             if distributed.is_main():
-                file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, saved)
                 self.checkpoints(name).clear()
         result: dict[str, Any] = saved["found"]
@@ -185,7 +184,6 @@ class StageContext:
     def write_metrics(self, values: dict[str, Any]) -> None:
         """Write the final numbers to reports/<stage>/metrics.json and MLflow; on rank 0 only."""
         if distributed.is_main():
-            (REPORTS / self.stage).mkdir(parents=True, exist_ok=True)
             write_json(REPORTS / self.stage / "metrics.json", values)
             final = {f"final.{name}": float(v) for name, v in values.items() if isinstance(v, int | float)}
             self.run.log(int(values.get("steps", 0)), final)
