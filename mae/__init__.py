@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 def _quiet(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show an error that nobody caught, but for Ctrl-C."""
-    if kind is not KeyboardInterrupt:
+    """Show an error that nobody caught, but for Ctrl-C, which libraries may have wrapped."""
+    if kind is not KeyboardInterrupt and "KeyboardInterrupt" not in str(error):
         sys.__excepthook__(kind, error, trace)
 
 
