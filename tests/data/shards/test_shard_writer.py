@@ -122,7 +122,8 @@ def test_images_that_may_mean_something_else_are_said_with_their_number(tmp_path
     folder.mkdir(parents=True)
     for number in range(3):
         scan = np.full((8, 8), 1000 + number, dtype=np.uint16)
-        (folder / f"scan{number}.png").write_bytes(encoded(Image.fromarray(scan), "PNG"))
+        format = "TIFF" if number else "PNG"  # each by its content
+        (folder / f"scan{number}.png").write_bytes(encoded(Image.fromarray(scan), format))
     glass = picture(3).convert("RGBA")
     glass.putalpha(128)
     (folder / "glass.png").write_bytes(encoded(glass, "PNG"))
@@ -141,12 +142,13 @@ def test_images_of_twelve_bits_in_sixteen_are_stored_in_eight_where_the_setting_
     folder.mkdir(parents=True)
     scan = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
     (folder / "scan.png").write_bytes(encoded(Image.fromarray(scan), "PNG"))
+    (folder / "scan.tif").write_bytes(encoded(Image.fromarray(scan), "TIFF"))
     (folder / "photo.jpg").write_bytes(encoded(picture(0)))
     said = []
     split = sharded(tmp_path / "set", bits=12, log=said.append).split("train")
     stored = {split.meta(row)["path"]: split.read(row) for row in range(len(split))}
     assert stored["train/a/photo.jpg"] == (folder / "photo.jpg").read_bytes()
-    assert pixels(stored["train/a/scan.png"]).max() == 255
+    assert pixels(stored["train/a/scan.png"]).max() == pixels(stored["train/a/scan.tif"]).max() == 255
     assert not any("images have" in line for line in said)
 
 
