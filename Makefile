@@ -30,7 +30,7 @@ $(READY): requirements.lock pyproject.toml
 repro: $(READY) ## the whole pipeline on params.yaml: by default the embedded demo, minutes on two cores
 	dvc repro
 
-sweep: $(READY) ## an ablation, e.g. AXIS=mask_ratio; also SEEDS=3 JOBS=2 RECIPE=FILE SET="KEY=VALUE ..."
+sweep: $(READY) ## an ablation, e.g. AXIS=mask_ratio; also SEEDS=3 JOBS=1 RECIPE=FILE SET="KEY=VALUE ..."
 	python -m pipelines.sweep $(AXIS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
 		$(if $(RECIPE),--recipe $(RECIPE)) $(foreach setting,$(SET),--set '$(setting)')
 
@@ -42,19 +42,20 @@ PYTEST := python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 test: $(READY) ## all tests, side by side on all cores; WORKERS=1 for one after another
 	$(PYTEST) $(ARGS)
 
-# Every package, but for what starts many processes: the stages, the flows, DVC, the goldens.
+# Most packages: all but what starts many processes: the stages, the flows, DVC, the goldens.
 FAST := config data engine methods models evaluation interchange registry serving tracking report commands \
-	pipelines/working_copy pipelines/retraining pipelines/sweeping test_pipeline.py test_command.py
-test-fast: $(READY) ## the quick tests of every package, in minutes
+	pipelines/working_copy pipelines/retraining pipelines/sweeping test_pipeline.py test_command.py test_files.py \
+	test_progress.py test_recipes.py
+test-fast: $(READY) ## the quick tests of most packages, in minutes
 	$(PYTEST) -m "not slow" $(addprefix tests/,$(FAST)) $(ARGS)
 
-campaign: $(READY) ## random kills of stages and trainings until they end: do they end with the same bytes? minutes
+campaign: $(READY) ## kill stages and trainings at random until they end, and compare their bytes with unbroken ones; minutes
 	python -m pytest --campaign -m campaign -s $(ARGS)
 
 golden: $(READY) ## keep new results (tests/golden) of parts whose version in mae/results.yaml was raised; ARGS="-k cae"
 	python -m pytest -q -s -n0 tests/golden --write-goldens $(ARGS)
 
-mutations: $(READY) ## break one file at a time, in a copy: do the goldens notice? half an hour; ARGS=--first is faster
+mutations: $(READY) ## break one file at a time, in a copy, and see whether the goldens notice; half an hour; ARGS=--first is faster
 	python tests/golden/campaign.py $(ARGS)
 
 check: $(READY) ## lint, format, types, import layers, the lock file

@@ -48,14 +48,14 @@ def page(params: Path) -> str:
 
 def groups(params: Path) -> list[Group]:
     """Return the sections of a params.yaml in their order."""
-    values, told = config.read_yaml(params), comments(params.read_text())
+    values, meanings = config.read_yaml(params), comments(params.read_text())
     schema = config.Params.model_json_schema()
     top = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    found = [Group("", "", tuple(_settings(top, schema, schema, told, "")))]
+    found = [Group("", "", tuple(_settings(top, schema, schema, meanings, "")))]
     for name in values.keys() - top.keys():
         model = _resolved(schema["properties"][name], schema)
-        rows = _settings(values[name], model, schema, told, f"{name}.")
-        found.append(Group(name, told.get(name, ""), tuple(rows)))
+        rows = _settings(values[name], model, schema, meanings, f"{name}.")
+        found.append(Group(name, meanings.get(name, ""), tuple(rows)))
     return sorted(found, key=lambda group: list(values).index(group.name) if group.name else -1)
 
 
@@ -79,26 +79,26 @@ def _settings(
     values: Mapping[str, Any],
     model: Mapping[str, Any],
     schema: Mapping[str, Any],
-    told: Mapping[str, str],
+    meanings: Mapping[str, str],
     path: str,
 ) -> Iterator[Setting]:
     for key, value in values.items():
         one = model["properties"][key]
         inner = _resolved(one, schema)
         if isinstance(value, dict) and "properties" in inner:
-            yield from _settings(value, inner, schema, told, f"{path}{key}.")
+            yield from _settings(value, inner, schema, meanings, f"{path}{key}.")
         else:
             default = _shown(one["default"]) if "default" in one else None
             yield Setting(
-                f"{path}{key}", _type(one, schema), _shown(value), default, _meaning(f"{path}{key}", told)
+                f"{path}{key}", _type(one, schema), _shown(value), default, _meaning(f"{path}{key}", meanings)
             )
 
 
-def _meaning(key: str, told: Mapping[str, str]) -> str:
+def _meaning(key: str, meanings: Mapping[str, str]) -> str:
     """Return a key's own comment, else the comment of the same key in the first section that has one."""
     last = key.rpartition(".")[2]
-    shared = (comment for name, comment in told.items() if "." in name and name.rpartition(".")[2] == last)
-    return told.get(key) or next(shared, "")
+    shared = (text for name, text in meanings.items() if "." in name and name.rpartition(".")[2] == last)
+    return meanings.get(key) or next(shared, "")
 
 
 def _resolved(one: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:

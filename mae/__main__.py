@@ -1,7 +1,7 @@
 """The command `mae`: a sub-command for each stage of dvc.yaml, and for each command of mae/commands.
 
 Exit status: 0 done, 1 failed, 2 bad parameters or arguments, 3 no champion, 4 more unusable data than
-`shard.max_rejected` allows, 75 interrupted and saved (run again to resume).
+`max_rejected` allows, 75 interrupted and saved (run again to resume), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from mae import stopping
 from mae.commands import NAMES
 from mae.stage_table import PARALLEL, SHARDING, STAGES
 from mae.suggestions import did_you_mean
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
 EXIT_BAD_PARAMS = 2
 EXIT_NO_CHAMPION = 3
 EXIT_REJECTED = 4
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command resumes
+EXIT_INTERRUPTED = stopping.EXIT_STOPPED  # EX_TEMPFAIL: saved; the same command resumes
+EXIT_SIGNAL = 130  # of a shell for Ctrl-C
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,6 +43,11 @@ def main(argv: list[str] | None = None) -> int:
         _enter_torchrun(arguments)
     try:
         arguments.run(arguments)
+    except KeyboardInterrupt:
+        print(
+            f"mae {arguments.command}: interrupted; what is finished is kept, run it again", file=sys.stderr
+        )
+        return EXIT_SIGNAL
     except Exception as error:
         return _explain(arguments.command, error)
     return 0
@@ -86,11 +95,13 @@ def _command(
 def _stage(arguments: argparse.Namespace) -> None:
     from mae import stages
 
-    name, params = arguments.command, _load(arguments)
-    if getattr(arguments, "list_parts", False):
-        print("".join(f"{json.dumps(part)}\n" for part in stages.parts_to_write(name, params)), end="")
-    else:
-        stages.run_stage(name, params, getattr(arguments, "part", None) or ())
+    with stopping.obeyed() as watch:
+        name, params = arguments.command, _load(arguments)
+        watch.grace = params.flows.grace
+        if getattr(arguments, "list_parts", False):
+            print("".join(f"{json.dumps(part)}\n" for part in stages.parts_to_write(name, params)), end="")
+        else:
+            stages.run_stage(name, params, getattr(arguments, "part", None) or ())
 
 
 def _load(arguments: argparse.Namespace) -> Params:
@@ -115,20 +126,46 @@ def _enter_torchrun(arguments: argparse.Namespace) -> None:
     """
     wanted = any(name in os.environ for name in ("PET_NPROC_PER_NODE", "PET_NNODES"))
     if wanted and "RANK" not in os.environ:
-        os.environ["PET_RDZV_ID"] = f"{os.environ.get('PET_RDZV_ID', 'mae')}-{arguments.command}"
         # Machines announce the address of a shared store only once, and a machine that joins later waits for
         # it in vain. Without sharing, they announce an address at every restart.
-        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+        variables = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | _loopback() | os.environ
+        variables["PET_RDZV_ID"] = f"{os.environ.get('PET_RDZV_ID', 'mae')}-{arguments.command}"
         command = [sys.executable, "-m", "torch.distributed.run", "-m", "mae"]
-        os.execv(sys.executable, [*command, "--params", arguments.params, arguments.command])
+        command += ["--params", arguments.params, arguments.command]
+        os.execve(sys.executable, command, variables)
+
+
+def _loopback() -> dict[str, str]:
+    """Return variables by which the processes of one machine meet where no other machine reaches them.
+
+    A rendezvous by TCP would listen on every address, so it is a file; see also `mae.distributed`.
+    {} for several machines, and where the place of the rendezvous is set.
+    """
+    meets = any(name in os.environ for name in ("PET_RDZV_ENDPOINT", "PET_MASTER_ADDR"))
+    if meets or os.environ.get("PET_NNODES", "1") not in ("1", "1:1"):
+        return {}
+    handle, file = tempfile.mkstemp(prefix="mae-", suffix=".rendezvous")
+    os.close(handle)
+    interface = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+    return {
+        "PET_RDZV_ENDPOINT": file,
+        "PET_RDZV_BACKEND": "c10d",
+        "PET_RDZV_CONF": "store_type=file",
+        "PET_LOCAL_ADDR": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
+    }
 
 
 def _explain(command: str, error: Exception) -> int:
-    """Print an error that our code raises on purpose as a message; raise any other, with its trace."""
+    """Print an error that our code raises on purpose, or a disk, as a message; raise others with a trace."""
+    from mae.files import disk_trouble
+
     kind = type(error)
-    if kind.__name__ != "Interrupted" and not _is_ours(error):
+    said = str(error) if kind.__name__ == "Interrupted" or _is_ours(error) else disk_trouble(error)
+    if said is None:
         raise error
-    print(f"mae {command}: {error}", file=sys.stderr)
+    print(f"mae {command}: {said}", file=sys.stderr)
     known = {
         "Interrupted": EXIT_INTERRUPTED,
         "InvalidParams": EXIT_BAD_PARAMS,

@@ -6,6 +6,7 @@ one process. Under torchrun, `init` reads the launcher's variables and joins the
 
 import os
 import pickle
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+LOOPBACK = "127.0.0.1"
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -47,8 +49,26 @@ def init(device: str | None = None, timeout_minutes: float = 30) -> torch.device
     if launched and not dist.is_initialized():
         # Both backends on GPU machines: gloo carries small host values without waiting for the device.
         backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+        timeout = timedelta(minutes=timeout_minutes)
+        number, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store = _store(timeout, number, world)
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=number, world_size=world)
     return place
+
+
+def _store(timeout: timedelta, number: int, world: int) -> dist.Store | None:
+    """Open the store through which the ranks of one machine meet; None where torch's own is to be used.
+
+    Torch's listens on every address of the machine, and asks nobody for a password.
+    """
+    agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if agents or os.environ.get("LOCAL_WORLD_SIZE") != str(world):
+        return None
+    port = int(os.environ["MASTER_PORT"])
+    listening = None if number else socket.create_server((LOOPBACK, port)).detach()
+    return dist.TCPStore(
+        LOOPBACK, port, world, is_master=number == 0, timeout=timeout, master_listen_fd=listening
+    )
 
 
 def shutdown() -> None:

@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from typing import IO, Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a file system without locks
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+_SQLITE = "database or disk is full"
 _SHORT = re.compile(r"\d+ requested and \d+ written")  # all that numpy says of a full disk
 # Ours alone: `.NAME.<8 hex digits>.partial`, and `.NAME.<process>.partial` or `.tmp` of earlier releases.
 _PARTS = re.compile(r"\..+\.([0-9a-f]{8}|[0-9]+)\.(partial|tmp)")
@@ -46,10 +49,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     remove_stale(path.parent)
     part, lock = _create(path)
     try:
-        yield part
-        _sync(part)
-        os.replace(part, path)
-        _sync(path.parent)
+        with full_disk_named(path):
+            yield part
+            sync(part)
+            os.replace(part, path)
+            sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+        os.close(lock)
+
+
+@contextmanager
+def full_disk_named(path: str | Path) -> Iterator[None]:
+    """Write `path` in the block, in whatever way: DiskFull is raised where the disk or a quota ends."""
+    try:
+        yield
     except Exception as error:
         reason = _full(error)
         if reason is None:
@@ -57,9 +71,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise DiskFull(
             f"{path}: no space left to write it ({reason}); free some and run again: what is finished is kept"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
-        os.close(lock)
 
 
 @contextmanager
@@ -127,7 +138,7 @@ def move(source: str | Path, target: str | Path) -> None:
     source, target = Path(source), Path(target)
     try:
         os.replace(source, target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -156,7 +167,7 @@ def remove_stale(folder: str | Path) -> None:
 
 
 def _create(path: Path) -> tuple[Path, int]:
-    """Create a file beside `path`, locked while the returned descriptor is open: its writer is alive."""
+    """Create a file next to `path`, locked while the returned descriptor is open: its writer is alive."""
     while True:
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -175,7 +186,7 @@ def _create(path: Path) -> tuple[Path, int]:
         os.close(lock)
 
 
-def _sync(path: Path) -> None:
+def sync(path: str | Path) -> None:
     """Force a file, or the names in a folder, onto the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -187,17 +198,43 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _full(error: BaseException | None) -> str | None:
+def disk_trouble(error: BaseException) -> str | None:
+    """Put an error that a disk is the reason of into one sentence; None for any other error.
+
+    For what libraries write: they raise the system's error, often without the name of the file.
+    """
+    for one in _chain(error):  # the first to notice knows the file; what follows from it may not
+        if isinstance(one, DiskFull):
+            return str(one)
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
+        return f"{error.filename}: {error.strerror}; put that right and run again: what is finished is kept"
+    reason = _full(error)
+    if reason is None:
+        return None
+    named = [error.filename] if isinstance(error, OSError) and error.filename else []
+    places = {Path.cwd(), Path(tempfile.gettempdir()), Path("/dev/shm")}
+    full = named or [str(p) for p in sorted(places) if p.exists() and shutil.disk_usage(p).free < 32 << 20]
+    where = " and ".join(full) or "a disk or a quota"
+    return f"{where}: no space left ({reason}); free some and run again: what is finished is kept"
+
+
+def _full(error: BaseException) -> str | None:
     """Find the full disk behind an error: libraries wrap it, and safetensors passes only its text on."""
+    for one in _chain(error):
+        if isinstance(one, OSError) and one.errno in _FULL:
+            return one.strerror or str(one)
+        if isinstance(one, OSError) and _SHORT.fullmatch(str(one)):
+            return "cut short"
+        for text in (*map(os.strerror, _FULL), _SQLITE):
+            if text in str(one):
+                return text
+    return None
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """List an error and those that it comes from."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return error.strerror or str(error)
-        if isinstance(error, OSError) and _SHORT.fullmatch(str(error)):
-            return "cut short"
-        for number in _FULL:
-            if os.strerror(number) in str(error):
-                return os.strerror(number)
         error = error.__cause__ or error.__context__
-    return None
+    return seen

@@ -28,10 +28,13 @@ def version_of(stage: str, params: Any) -> int:
 
 @dataclass(frozen=True)
 class Code:
-    """The code of a run: the project's commit, whether tracked files differ from it, the package's digest."""
+    """The code of a run: the project's commit, whether tracked files differ from it, the package's digest.
+
+    dirty: None where nobody knows, as without git.
+    """
 
     commit: str
-    dirty: bool
+    dirty: bool | None
     digest: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -41,7 +44,13 @@ class Code:
 def code_now() -> Code:
     """Read the code as it is on disk now; the commit is the working directory's, `unknown` without git."""
     tags = git_tags()
-    return Code(tags.get("git.commit", "unknown"), tags.get("git.dirty") == "true", code_digest())
+    dirty = tags["git.dirty"] == "true" if tags else None
+    return Code(tags.get("git.commit", "unknown"), dirty, code_digest())
+
+
+def spelled(dirty: bool | None) -> str:
+    """Spell `Code.dirty` as a tag: `true`, `false` or `unknown`."""
+    return "unknown" if dirty is None else str(dirty).lower()
 
 
 def code_digest(package: Path = PACKAGE) -> str:

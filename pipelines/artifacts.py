@@ -31,7 +31,7 @@ def report_pictures(root: Path) -> None:
     report = Path(root) / REPORT
     if report.is_file():
         text = re.sub(
-            r"(!\[[^\]]*\])\(([^):]+\.png)\)", lambda found: _inlined(report, found), report.read_text()
+            r"(!\[[^\]]*\])\(([^):]+\.png)\)", lambda link: _inlined(report, link), report.read_text()
         )
         create_markdown_artifact(text, key="report", description=REPORT)
 
@@ -41,9 +41,9 @@ def picture(file: Path, title: str = "") -> str:
     return f"![{title}](data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()})"
 
 
-def _inlined(report: Path, found: re.Match[str]) -> str:
-    file = report.parent / found[2]
-    return picture(file, found[1][2:-1]) if file.is_file() else found[0]
+def _inlined(report: Path, link: re.Match[str]) -> str:
+    file = report.parent / link[2]
+    return picture(file, link[1][2:-1]) if file.is_file() else link[0]
 
 
 def _cell(text: str) -> str:

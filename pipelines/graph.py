@@ -43,12 +43,12 @@ def upstreams(root: Path, targets: Iterable[str] | None = None) -> dict[str, tup
 
 def downstreams(root: Path, stages: Iterable[str]) -> list[str]:
     """Return these stages and all that depend on them, in an order in which they can run."""
-    found: set[str] = set(stages)
+    reached: set[str] = set(stages)
     order = upstreams(root)
     for stage, ups in order.items():
-        if found.intersection(ups):
-            found.add(stage)
-    return [stage for stage in order if stage in found]
+        if reached.intersection(ups):
+            reached.add(stage)
+    return [stage for stage in order if stage in reached]
 
 
 def recorded_results(root: Path, stage: str) -> Any:
@@ -64,9 +64,9 @@ def recorded_results(root: Path, stage: str) -> Any:
     path = str(Path(root).absolute() / (file or "dvc.yaml"))
     try:
         with opened(root) as repo:
-            found = repo.stage.load_one(path=path, name=name or None)
-            digests = [(str(one), one.hash_info) for one in (*found.deps, *found.outs)]
-            return digests, [_identity(out.fs_path) for out in found.outs]
+            known = repo.stage.load_one(path=path, name=name or None)
+            digests = [(str(one), one.hash_info) for one in (*known.deps, *known.outs)]
+            return digests, [_identity(out.fs_path) for out in known.outs]
     except DvcException:
         return None
 

@@ -3,9 +3,10 @@
     python -m pipelines.guard --grace 60 [--limit 3600] -- COMMAND ...
 
 The guard ends the command, and all that it started, when standard input reaches its end (the process at the
-other end is gone, `kill -9` included), on SIGTERM or SIGINT, and past the limit. It is needed because SIGTERM
-to `dvc repro` alone orphans the stage, which continues to train. Exit status: the command's (128 + n where
-signal n ended it), or 124 past the limit. Imports the standard library only, and psutil to end processes.
+other end is gone, `kill -9` included), on SIGTERM or SIGINT, and past the limit. A stage follows its `dvc`
+by itself; other commands, and the children of a stage that was killed, do not. Exit status: the command's
+(128 + n where signal n ended it), or 124 past the limit. Imports the standard library only, and psutil to end
+processes.
 """
 
 from __future__ import annotations

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.states import Cancelled, Completed, Failed, State
+from prefect.states import Cancelled, State
 
 from mae import config
 from mae.config import recipe
 from pipelines import artifacts
 from pipelines.retraining.recover_interrupted import recover_interrupted
-from pipelines.stage_outcome import Outcome
-from pipelines.stage_tasks import run_stages
+from pipelines.stage_tasks import flow_state, run_stages
 from pipelines.working_copy import locks
 from pipelines.working_copy.params_override import PARAMS, Settings, as_settings
 
@@ -47,17 +44,6 @@ def reproduce(targets: list[str] | None = None, overrides: dict[str, Any] | None
     except locks.Busy as busy:
         return Cancelled(name="Busy", message=str(busy))
     return flow_state(outcomes)
-
-
-def flow_state(outcomes: Sequence[Outcome]) -> State[Any]:
-    """Return the state of the flow: Failed where a stage failed, with a message that names it."""
-    failed = [outcome for outcome in outcomes if not outcome.done and outcome.state != "Skipped"]
-    skipped = [outcome.stage for outcome in outcomes if outcome.state == "Skipped"]
-    if failed:
-        reasons = "; ".join(f"{outcome.stage} {outcome.state}: {outcome.message}" for outcome in failed)
-        return Failed(message=reasons + (f". Skipped: {', '.join(skipped)}" if skipped else ""))
-    counts = Counter(outcome.state for outcome in outcomes)
-    return Completed(message=", ".join(f"{count} {state}" for state, count in counts.items()))
 
 
 def apply_overrides(overrides: dict[str, Any] | None) -> None:

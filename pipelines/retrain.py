@@ -16,8 +16,8 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from mae import config
 from pipelines.reproduce import interactive_settings
-from pipelines.retrain_steps import CommandFailed, Retraining, run_mae
 from pipelines.retraining import gate_result
+from pipelines.retraining.steps import CommandFailed, Retraining, run_mae
 from pipelines.working_copy import locks
 from pipelines.working_copy.params_override import PARAMS, Settings
 

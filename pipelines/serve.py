@@ -25,7 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit status."""
     parser = argparse.ArgumentParser(prog="pipelines.serve", description="Serve the flows until Ctrl-C.")
     parser.add_argument(
-        "--port", type=int, default=pages.PREFECT_PORT, help="the port of the Prefect server that this starts"
+        "--port",
+        type=pages.port_number,
+        default=pages.PREFECT_PORT,
+        help="the port of the Prefect server that this starts",
     )
     arguments = parser.parse_args(argv)
     os.environ.update(QUIET)
@@ -35,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # else the server would outlive this process
         signal.signal(number, signal.default_int_handler)
     try:
-        with pages.prefect(arguments.port) as api:
+        with pages.prefect(arguments.port, "--port") as api:
             serve(api)
     except KeyboardInterrupt:
         return 0

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mae.addresses import redact_address
+from mae.config.paths import OUTCOME, REPORTS
+from mae.files import read_json
 from mae.stage_table import STAGES
 from pipelines.graph import recorded_results
 from pipelines.guard import EXIT_LIMIT, PREFIX
 
-RECORD = "outcome.json"  # of a stage, in runtime.work_dir/<stage>/
 LOCAL_MLFLOW_UI = "http://127.0.0.1:5000"  # `make ui`
 LAST_LINES = 2  # of a command that left no record: its own last line, and DVC's
 
@@ -51,7 +52,7 @@ class OutcomeReader:
 
     def __init__(self, root: Path, work_dir: Path, stage: str) -> None:
         self._root, self._stage = root, stage
-        self._file = root / work_dir / stage / RECORD
+        self._file = root / work_dir / stage / OUTCOME
         self._record, self._results = self._read(), recorded_results(root, stage)
 
     def read(self, status: int, lines: Sequence[str]) -> tuple[State, str]:
@@ -83,11 +84,8 @@ class OutcomeReader:
         return STATES.get(record.get("state", ""), "Failed")
 
     def _read(self) -> dict[str, Any]:
-        """Read the record; {} where there is none."""
-        try:
-            return dict(json.loads(self._file.read_bytes()))
-        except (OSError, ValueError):
-            return {}
+        """Read the record; {} where there is none, or a damaged one."""
+        return read_json(self._file) or {}
 
 
 def _message(status: int, record: dict[str, Any], lines: Sequence[str]) -> str:
@@ -107,12 +105,11 @@ def mlflow_url(root: Path, stage: str, pages: str | None = None) -> str | None:
 
     The page is below `pages`, else on the run's tracking server, else on the local one of `make ui`.
     """
-    try:
-        noted = json.loads((Path(root) / "reports" / stage / "run.json").read_text())
-        run_id, store = str(noted["run_id"]), str(noted["tracking"])
-    except (OSError, ValueError, KeyError):
+    noted = read_json(Path(root) / REPORTS / stage / "run.json") or {}
+    run_id, store = noted.get("run_id"), noted.get("tracking")
+    if run_id is None or store is None:
         return None
     if run_id.startswith("offline-"):  # the server was away; `mae sync` delivers it
         return None
-    base = (pages or (store if store.startswith("http") else LOCAL_MLFLOW_UI)).rstrip("/")
-    return f"{base}/#/runs/{run_id}"
+    base = pages or (store if store.startswith("http") else LOCAL_MLFLOW_UI)
+    return f"{redact_address(base).rstrip('/')}/#/runs/{run_id}"

@@ -23,7 +23,6 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
-REPRODUCTION = "MAE_REPRODUCTION"  # the name that the MLflow runs of one flow run have in common
 
 _live: set[subprocess.Popen[str]] = set()
 _live_lock = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from mae import config
 from mae.config import Flows
+from mae.config.flows import REPRODUCTION
 from mae.stage_table import PARALLEL, SHARDING
 from pipelines import artifacts
 from pipelines.devices import Closed, DeviceLease, Devices
 from pipelines.graph import upstreams
 from pipelines.stage_outcome import Outcome
-from pipelines.stage_process import REPRODUCTION, end_all, is_changed, run_stage, stage_settings
+from pipelines.stage_process import end_all, is_changed, run_stage, stage_settings
 from pipelines.working_copy.params_override import PARAMS
 
 
@@ -51,6 +53,17 @@ def run_stages(
         name: tuple(up for up in ups if up not in done) for name, ups in graph.items() if name not in done
     }
     return _Reproduction(Path(root), settings, graph).run()
+
+
+def flow_state(outcomes: Sequence[Outcome]) -> State[Any]:
+    """Return the state of the flow: Failed where a stage failed, with a message that names it."""
+    failed = [outcome for outcome in outcomes if not outcome.done and outcome.state != "Skipped"]
+    skipped = [outcome.stage for outcome in outcomes if outcome.state == "Skipped"]
+    if failed:
+        reasons = "; ".join(f"{outcome.stage} {outcome.state}: {outcome.message}" for outcome in failed)
+        return Failed(message=reasons + (f". Skipped: {', '.join(skipped)}" if skipped else ""))
+    counts = Counter(outcome.state for outcome in outcomes)
+    return Completed(message=", ".join(f"{count} {state}" for state, count in counts.items()))
 
 
 class _Reproduction:

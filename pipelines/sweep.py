@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mae import config
+from mae.__main__ import EXIT_BAD_PARAMS, EXIT_INTERRUPTED
 from mae.config import recipe
 from pipelines.devices import Devices
 from pipelines.sweeping import axes, sweep_report
@@ -25,8 +26,6 @@ from pipelines.working_copy import locks
 from pipelines.working_copy.params_override import PARAMS, Settings
 
 SQLITE = "sqlite:///"
-EXIT_BAD_PARAMS = 2  # as mae's
-EXIT_INTERRUPTED = 75
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         help="the number of seeds of each value, from that of params.yaml on",
     )
     parser.add_argument(
-        "--jobs", type=count, help="experiments at a time (default: one for each of flows.devices)"
+        "--jobs", type=count, help="at most so many at a time (default: one for each of flows.devices)"
     )
     parser.add_argument("--recipe", help="a recipe to apply before the sweep's settings; params.yaml stays")
     parser.add_argument("--set", action=Settings, metavar="KEY=VALUE", help="a setting to apply with it")

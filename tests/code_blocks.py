@@ -14,7 +14,6 @@ from markdown_it import MarkdownIt
 
 MARK = re.compile(r"<!-- (needs|tested by): (.+?) -->\s*$")
 OPERATORS = re.compile(r"[;&|()]+")
-WORDS_OF_THE_SHELL = {"do", "done", "then", "exec", "export", "docker", "compose"}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """Fixtures of many tests: the real data sets next to the checkout, where there are any."""
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +34,23 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture
+def popen() -> Iterator[Callable[..., subprocess.Popen]]:
+    """subprocess.Popen, whose processes are killed at the end of the test."""
+    started: list[subprocess.Popen] = []
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen:
+        started.append(subprocess.Popen(command, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+            pipe.close()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", action="store_true", help="run the long campaigns of random kills, too")
     parser.addoption("--kills", type=int, default=10, help="kills of each stage in a campaign (%(default)s)")
@@ -43,9 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     those with slow tests, then flows, DVC and stages.
     """
     if not config.getoption("--campaign"):
-        kept = [item for item in items if not item.get_closest_marker("campaign")]
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+        left_out = [item for item in items if item.get_closest_marker("campaign")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("campaign")]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     folders = {ROOT / "tests", ROOT / "tests/pipelines", ROOT / "tests/stages"}
     items.sort(key=lambda item: (item.path not in slow, item.path.parent not in folders))

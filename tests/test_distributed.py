@@ -1,10 +1,17 @@
 """Several ranks train as one process does; one process needs no group."""
 
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+
 import pytest
 import torch
 from engine import toy
 from engine.processes import run_ranks
 
+from mae import __main__ as command
 from mae import distributed
 
 
@@ -98,3 +105,34 @@ def test_one_process_needs_no_group():
 def test_a_missing_gpu_is_said_plainly():
     with pytest.raises(ValueError, match="no GPU"):
         distributed.init("cuda")
+
+
+# Run by torchrun in place of the package: each rank notes the addresses at which it and torchrun listen.
+RANK = """
+import pathlib, psutil, sys
+from mae import distributed
+distributed.init("cpu")
+rank, process = distributed.rank(), psutil.Process()
+links = [link for one in (process, process.parent()) for link in one.net_connections("inet")]
+found = [link.laddr.ip for link in links if link.status == psutil.CONN_LISTEN]
+assert distributed.gather_objects([rank]) == [0, 1]
+pathlib.Path(f"{rank}.txt").write_text(" ".join(found))
+distributed.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_the_processes_of_one_machine_listen_on_loopback_alone(tmp_path, project, monkeypatch):
+    (tmp_path / "rank.py").write_text(RANK)
+    called = []
+    monkeypatch.setattr(os, "execve", lambda program, arguments, variables: called.append(variables))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("PET_NPROC_PER_NODE", "2")
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    command._enter_torchrun(argparse.Namespace(command="pretrain", params="params.yaml"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "rank.py"]
+    done = subprocess.run(torchrun, cwd=tmp_path, env=called[0], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    listening = " ".join((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)).split()
+    assert listening
+    assert set(listening) <= {"127.0.0.1"}

@@ -95,12 +95,12 @@ def test_a_changed_line_of_code_reruns_nothing(repro):
     assert repro() == ALWAYS
 
 
-JUDGED = {"knn", "linear", "attentive", "partial", "finetune", "robustness", "detect", "segment"}
+EVALUATIONS = {"knn", "linear", "attentive", "partial", "finetune", "robustness", "detect", "segment"}
 
 
 def test_a_raised_version_of_a_method_reruns_its_pretraining_and_what_follows(repro):
     raise_version(repro.folder, "pretrain", "mae")
-    assert repro() == ALWAYS | {"pretrain", *JUDGED, "report"}
+    assert repro() == ALWAYS | {"pretrain", *EVALUATIONS, "report"}
 
 
 def test_a_raised_version_of_another_method_reruns_nothing(repro):
@@ -123,7 +123,7 @@ def raise_version(folder, *keys):
 
 def test_another_mask_ratio_reruns_pretraining_and_what_follows(repro):
     list(recipe.lay(None, ["pretrain.mask_ratio=0.5"], onto=repro.folder / "params.yaml"))
-    assert repro() == ALWAYS | {"pretrain", *JUDGED, "report"}
+    assert repro() == ALWAYS | {"pretrain", *EVALUATIONS, "report"}
 
 
 def test_a_setting_of_another_method_reruns_nothing(repro):

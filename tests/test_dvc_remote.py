@@ -8,6 +8,8 @@ import sys
 import pytest
 from test_dvc import ALWAYS, STAND_IN
 
+from mae.config import read_yaml
+
 TRACKED = (
     "mae",
     "params.yaml",
@@ -73,9 +75,7 @@ def ran(folder):
 
 
 def test_shards_stay_here_and_models_go_to_the_remote(pushed):
-    import yaml
-
-    lock = yaml.safe_load((pushed / "dvc.lock").read_text())["stages"]
+    lock = read_yaml(pushed / "dvc.lock")["stages"]
     remote = {file.name for file in (pushed.parent / "remote").rglob("*.dir")}
     kept = {
         out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"] if ".dir" in out["md5"]

@@ -53,7 +53,7 @@ BY_SIZE = {
 
 
 @pytest.fixture(params=BY_SIZE)
-def laid(request, project, tmp_path):
+def applied(request, project, tmp_path):
     """Params with the recipe over them, and what the paper says of that size."""
     onto = tmp_path / "params.yaml"
     onto.write_text((project / "params.yaml").read_text())
@@ -61,8 +61,8 @@ def laid(request, project, tmp_path):
     return config.load(onto), BY_SIZE[request.param]
 
 
-def test_pretraining_is_the_papers(laid):
-    params, paper = laid
+def test_pretraining_is_the_papers(applied):
+    params, paper = applied
     p = params.pretrain
     assert params.encoder.name == paper["name"]
     assert params.encoder.img_size == 224
@@ -82,8 +82,8 @@ def test_pretraining_is_the_papers(laid):
     assert (p.target, p.mask, p.drop_path) == ("normalised_pixels", "random", 0)
 
 
-def test_a_tokenizer_has_the_size_of_the_images_and_sees_the_crops_of_its_papers(laid, project):
-    params, _ = laid
+def test_a_tokenizer_has_the_size_of_the_images_and_sees_the_crops_of_its_papers(applied, project):
+    params, _ = applied
     t = params.tokenizer
     assert (t.kind, t.components, math.prod(t.levels), t.codes) == ("none", 96, 8192, 8192)
     assert (t.width, t.depth) == (64, 2), "the constructor's"
@@ -94,8 +94,8 @@ def test_a_tokenizer_has_the_size_of_the_images_and_sees_the_crops_of_its_papers
     assert set(own) == set(named["tokenizer"]), "none is left to the demo"
 
 
-def test_fine_tuning_is_the_released_recipe(laid):
-    params, paper = laid
+def test_fine_tuning_is_the_released_recipe(applied):
+    params, paper = applied
     f = params.finetune
     assert (f.epochs, f.base_lr, f.layer_decay, f.drop_path) == (
         paper["epochs"], paper["base_lr"], paper["decay"], paper["drop"],
@@ -113,16 +113,16 @@ def test_fine_tuning_is_the_released_recipe(laid):
     assert (f.crop_scale, f.flip, f.labels_per_class) == ((0.08, 1.0), True, None)
 
 
-def test_partial_fine_tuning_has_the_settings_of_fine_tuning(laid):
-    params, _ = laid
+def test_partial_fine_tuning_has_the_settings_of_fine_tuning(applied):
+    params, _ = applied
     both = set(config.Augmented.model_fields)
     assert params.partial.model_dump(include=both) == params.finetune.model_dump(include=both)
     assert params.partial.epochs == [50, 100, 200]
     assert {0, 0.5, 1, 4, 6} < set(params.partial.blocks)
 
 
-def test_probes_are_the_papers(laid):
-    params, paper = laid
+def test_probes_are_the_papers(applied):
+    params, paper = applied
     linear, attentive = params.linear, params.attentive
     assert (linear.epochs, linear.batch_size, linear.base_lr, linear.warmup_epochs) == (
         paper["linear"],
@@ -140,8 +140,8 @@ def test_probes_are_the_papers(laid):
     )
 
 
-def test_scratch_is_the_papers(laid):
-    params, paper = laid
+def test_scratch_is_the_papers(applied):
+    params, paper = applied
     s = params.scratch
     assert (s.epochs, s.drop_path) == paper["scratch"]
     assert (s.base_lr, s.weight_decay, s.betas, s.batch_size) == (1e-4, 0.3, (0.9, 0.95), 4096)
@@ -282,7 +282,7 @@ def _sequences():
 
 
 @pytest.mark.parametrize("run", [*_sequences()])
-def test_what_is_laid_one_over_another_makes_a_detector_and_a_segmenter(run, tmp_path, monkeypatch):
+def test_what_is_applied_one_over_another_makes_a_detector_and_a_segmenter(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     os.symlink(ROOT / "recipes", "recipes")
@@ -299,7 +299,7 @@ def test_what_is_laid_one_over_another_makes_a_detector_and_a_segmenter(run, tmp
 
 
 def _orders(project):
-    """Of each recipe that is laid over others: what its first lines say to lay, in order."""
+    """Of each recipe that is applied over others: what its first lines say to apply, in order."""
     for file in sorted((project / "recipes").glob("*.yaml")):
         order = re.findall(r"mae recipe recipes/(\w+)\.yaml", file.read_text())
         if len(order) > 1:
@@ -311,7 +311,7 @@ def _keys(project, name):
 
 
 def test_an_encoders_recipe_sets_every_key_that_a_recipe_over_it_changes(project):
-    """Laying it again leaves nothing of what was laid over it before."""
+    """Applying it again leaves nothing of what was applied over it before."""
     imagenet = [f"imagenet_vit_{size}" for size in BY_SIZE]
     assert _keys(project, imagenet[0]) == _keys(project, imagenet[1]) == _keys(project, imagenet[2])
     for base, *over in _orders(project):
@@ -411,3 +411,14 @@ def test_a_key_that_an_older_file_lacks_is_added(project, tmp_path):
     list(recipe.lay(None, [*settings, "detect.drop_path=0.25", "segment.drop_path=0.25"], onto=onto))
     params = config.load(onto)
     assert params.scratch.drop_path == params.detect.drop_path == 0.25
+
+
+def test_a_key_that_is_added_at_its_default_is_said(project, tmp_path):
+    onto = tmp_path / "params.yaml"
+    text = (project / "params.yaml").read_text()
+    onto.write_text(re.sub(r"^ijepa:.*\n((?:  .*\n)*)", "", text, flags=re.MULTILINE))
+    settings = ["ijepa.momentum=0.996"]
+    assert list(recipe.lay(None, settings, onto=onto)) == ["ijepa: added"]
+    assert list(recipe.lay(None, settings, onto=onto)) == []
+    onto.write_text(re.sub(r"^  momentum: 0.996.*\n", "", onto.read_text(), flags=re.MULTILINE))
+    assert list(recipe.lay(None, settings, onto=onto)) == ["ijepa.momentum: added"]

@@ -1,7 +1,7 @@
 """The typed, frozen values of `params.yaml`. An unknown, missing or ill-typed key is an error that names it.
 
-A section has the name of the stage or flow that reads it. Only stages, commands, `__main__` and the flows see
-these values.
+A section has the name of the stage or flow that reads it. Only stages, commands, the report, `__main__` and
+the flows see these values.
 """
 
 import hashlib

@@ -12,6 +12,7 @@ from mae.config.values import (
     Betas,
     Bytes,
     Count,
+    CountOrShare,
     Crop,
     Depth,
     Different,
@@ -21,6 +22,7 @@ from mae.config.values import (
     Positive,
     Rate,
     Text,
+    UsedBits,
     Width,
 )
 
@@ -38,11 +40,21 @@ class IngestDetect(Section):
 
 
 class IngestSegment(Section):
-    """The detection set. source `none`: no such data; the stages that need it are skipped."""
+    """The segmentation set. source `none`: no such data; the stages that need it are skipped.
+
+    values: of label_maps, the value in the maps of each line of classes.txt; null: 0, 1, 2 ...
+    """
 
     source: Literal["demo", "ade20k", "camvid", "label_maps", "none"]
     root: Text
     val_fraction: Below1
+    values: Annotated[list[Annotated[int, Field(ge=0, le=65535)]], Field(min_length=1), Different] | None = (
+        None
+    )
+
+    def faults(self) -> Iterator[str]:
+        if self.values is not None and self.source != "label_maps":
+            yield f"values {self.values}: source {self.source} has its own; set it to null"
 
 
 class ShardAnnotated(Section):
@@ -50,7 +62,8 @@ class ShardAnnotated(Section):
 
     max_count: Positive
     max_bytes: Bytes
-    max_rejected: Count
+    max_rejected: CountOrShare
+    bits: UsedBits | None = None
 
 
 class WithoutPretraining(Section):

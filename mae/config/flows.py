@@ -1,4 +1,4 @@
-"""The sections of `params.yaml` that only the flows read: retries, schedules, limits for new data."""
+"""The sections of `params.yaml` for the flows: retries, devices, limits for new data."""
 
 from typing import Annotated, Literal
 
@@ -6,6 +6,9 @@ from pydantic import Field
 
 from mae.config.sections import Section
 from mae.config.values import Above0, Count, Different, Fraction, Positive, Rate
+
+# An environment variable, set by a flow: the name that the MLflow runs of its stages have in common.
+REPRODUCTION = "MAE_REPRODUCTION"
 
 
 class StageFlow(Section):
@@ -42,7 +45,7 @@ class Retrain(Section):
     new or changed images nothing happens. The other limits stop the retraining: rejected images as a share of
     the new ones; half the L1 distance between the classes' shares before and among the new images; and
     distance between statistics of the images (0: the same distribution, 1: disjoint), measured on up to
-    `samples` images.
+    `samples` images, also by `mae drift`.
     """
 
     start: Literal["champion", "scratch"]

@@ -1,4 +1,4 @@
-"""Paths of the stages' files (a test compares them with dvc.yaml), and reading and writing them."""
+"""Paths of the stages' files (a test compares them with dvc.yaml), and reading earlier results."""
 
 import json
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ class DataSet:
 IMAGES = DataSet(Path("data/ingest"), Path("data/shards"), "shard")
 DETECTION = DataSet(Path("data/detect/ingest"), Path("data/detect/shards"), "shard_detect")
 SEGMENTATION = DataSet(Path("data/segment/ingest"), Path("data/segment/shards"), "shard_segment")
+COLOURS = IMAGES.shards / "colours.json"  # measured where input is auto; the index alone decides it
 NO_SET = {"kind": "none"}  # manifest and index where params.yaml has source none
 VERSIONS = Path("data/versions.json")
 MODELS = Path("models")
@@ -37,7 +38,9 @@ TOKENS = TOKENIZER.parent / "tokens"
 CLASSIFIER = FINETUNED / "classifier.safetensors"
 DETECTOR = MODELS / "detect" / "detector.safetensors"
 SEGMENTER = MODELS / "segment" / "segmenter.safetensors"
+MODELS_OF = {"pretrain": ENCODER, "finetune": CLASSIFIER, "detect": DETECTOR, "segment": SEGMENTER}
 REPORTS = Path("reports")
+OUTCOME = "outcome.json"  # of a stage, in runtime.work_dir/<stage>/
 DECISION = REPORTS / "register" / "decision.json"
 
 

@@ -15,8 +15,8 @@ from mae.suggestions import did_you_mean
 def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]:
     """Change the file `onto` (params.yaml) by `recipe` and then by `settings` (`section.key=value`).
 
-    A key that the file lacks, because it is older, is added. Yields a line for each changed key. The file is
-    replaced only when the whole result is valid; raises config.InvalidParams otherwise.
+    A key that the file lacks, because it is older, is added. Yields a line for each added or changed key. The
+    file is replaced only when the whole result is valid; raises config.InvalidParams otherwise.
     """
     from ruamel.yaml import YAML
 
@@ -66,8 +66,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def merge(values: Any, recipe: str | None, settings: Mapping[str, Any], origin: str = "--set") -> list[str]:
     """Change sections in place by the file `recipe` and then by `settings` ({"section.key": value}).
 
-    Returns a line for each changed key. Raises config.InvalidParams for an unknown key, naming the recipe, or
-    `origin` for a setting. The values themselves are not checked.
+    Returns a line for each added or changed key. Raises config.InvalidParams for an unknown key, naming the
+    recipe, or `origin` for a setting. The values themselves are not checked.
     """
     changes = list(_merge(values, read_recipe(Path(recipe)), recipe)) if recipe else []
     for key, overlay in settings.items():
@@ -115,15 +115,20 @@ def _merge(values: Any, overlay: Mapping[str, Any], origin: str, path: tuple[str
     for key, new in overlay.items():
         here = (*path, str(key))
         name = ".".join(here)
-        if key not in values:
+        added = key not in values
+        if added:
             values[key] = _default_of(here, origin)
         if isinstance(values[key], dict):
             if not isinstance(new, dict):
                 raise config.InvalidParams(f"{origin}: {name} is a section, not a value")
+            if added:
+                yield f"{name}: added"
             yield from _merge(values[key], new, origin, here)
         elif _differ(values[key], new):
             yield f"{name}: {_plain(values[key])} -> {_plain(new)}"
             values[key] = _flow(new)
+        elif added:
+            yield f"{name}: added"
 
 
 def _differ(old: Any, new: Any) -> bool:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from mae.addresses import holds_password, redact_address
 from mae.config.values import (
     Above0,
     Below1,
@@ -13,6 +14,7 @@ from mae.config.values import (
     Bytes,
     Colour,
     Count,
+    CountOrShare,
     Decay,
     Different,
     Fraction,
@@ -27,6 +29,7 @@ from mae.config.values import (
     Spread,
     Temperature,
     Text,
+    UsedBits,
 )
 
 
@@ -36,6 +39,15 @@ class Faults(ValueError):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("; ".join(faults))
         self.faults = faults
+
+
+def _without_password(uri: str) -> str:
+    if holds_password(uri):
+        raise ValueError(
+            f"{redact_address(uri)}: has a password or token, and git keeps params.yaml; set the variable "
+            "MLFLOW_TRACKING_URI to the address with it, and leave the address without it here"
+        )
+    return uri
 
 
 class Section(BaseModel):
@@ -53,12 +65,15 @@ class Section(BaseModel):
 
 
 class Runtime(Section):
-    """The place and manner of a run. Nothing here changes a result, so no DVC stage depends on it."""
+    """Device, workers, tracking and checkpoints of a run.
+
+    Nothing here changes a result, so no DVC stage depends on it.
+    """
 
     device: Literal["auto", "cpu", "cuda"]
     workers: Count
     work_dir: Text
-    tracking_uri: Text
+    tracking_uri: Annotated[Text, AfterValidator(_without_password)]
     experiment: Annotated[Text, Field(max_length=250)]
     log_every: Positive
     checkpoint_every: Positive
@@ -105,14 +120,27 @@ class Shard(Section):
     max_bytes: Bytes
     max_side: Pixels | None
     quality: Annotated[int, Field(ge=1, le=100)]
-    max_rejected: Count
+    bits: UsedBits | None = None
+    max_rejected: CountOrShare
 
 
 class Input(Section):
-    """Colour statistics in [0, 1], channel by channel."""
+    """Colour statistics in 0..1, channel by channel. auto: measured from the training shards by a stage."""
 
     mean: Colour
     std: Spread
+
+    @property
+    def is_auto(self) -> bool:
+        """True where a statistic is not measured yet."""
+        return "auto" in (self.mean, self.std)
+
+    @property
+    def numbers(self) -> dict[str, list[float]]:
+        """Return mean and std. Raises ValueError before they are measured."""
+        if self.is_auto:
+            raise ValueError("input.mean or input.std is auto: it is measured where a stage begins")
+        return {"mean": [*map(float, self.mean)], "std": [*map(float, self.std)]}
 
 
 class Steps(Section):

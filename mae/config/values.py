@@ -7,11 +7,12 @@ import posixpath
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 MOST_PIXELS = 8192  # of an image's side
 MOST_TIMES = 16  # smaller or larger by augmentation
 _RAND_AUGMENT = re.compile(r"(mstd|mmax|inc|m|n|p)(\d{1,6}(?:\.\d+)?)|t(?:weights|3aw?)")
+Channels = tuple[float, float, float]
 
 
 def _from_low_to_high(factors: tuple[float, float]) -> tuple[float, float]:
@@ -77,6 +78,32 @@ def _side_or_sides(value: Any) -> int | tuple[int, int]:
     return value if isinstance(value, int) else (sides[0], sides[1])
 
 
+def _shares_of_full_brightness(values: Any) -> Any:
+    """Refuse numbers of another scale: with 0 to 255 every training runs, on images of nearly one value."""
+    if values == "auto":
+        return values
+    if not isinstance(values, list | tuple) or len(values) != 3 or {*map(type, values)} - {int, float}:
+        raise ValueError(f"{values!r}: expected three numbers in 0..1, of red, green and blue, or auto")
+    if not all(0 <= value <= 1 for value in values):  # NaN is in no range
+        remedy = "; divide them by 255" if 1 < max(values) <= 255 else ""
+        raise ValueError(f"{list(values)}: expected numbers in 0..1, shares of full brightness{remedy}")
+    return values
+
+
+def _above_0(values: Channels | Literal["auto"]) -> Channels | Literal["auto"]:
+    if values != "auto" and not all(values):
+        raise ValueError(f"{list(values)}: expected numbers above 0: images are divided by them")
+    return values
+
+
+def _count_or_share(bound: Any) -> int | float:
+    if type(bound) is int and bound >= 0:
+        return bound
+    if type(bound) is float and 0 < bound < 1:
+        return bound
+    raise ValueError(f"{bound!r}: expected a number of images (0, 1, 2 ...) or a share of them (0.01: 1 %)")
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Below1 = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
@@ -93,6 +120,18 @@ Width = Annotated[int, Field(gt=0, le=65536)]
 Depth = Annotated[int, Field(gt=0, le=128)]  # blocks or layers
 Crop = Annotated[int, Field(ge=16, le=MOST_PIXELS)]  # pixels of a dense task's side
 Pixels = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
+CountOrShare = Annotated[
+    int | float,
+    PlainValidator(_count_or_share),  # one message, where a union has one for each of its types
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+            ]
+        }
+    ),
+]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 Betas = Annotated[tuple[Below1, Below1], Field(strict=False)]
 Factors = Annotated[Pair, AfterValidator(_from_low_to_high)]
@@ -103,8 +142,12 @@ Size = Annotated[
     PlainValidator(_side_or_sides),
     WithJsonSchema({"anyOf": [_SIDE, {"type": "array", "prefixItems": [_SIDE, _SIDE]}]}),
 ]
-Colour = Annotated[tuple[float, float, float], Field(strict=False)]
-Spread = Annotated[tuple[Above0, Above0, Above0], Field(strict=False)]
+Colour = Annotated[
+    Literal["auto"] | Annotated[tuple[Fraction, Fraction, Fraction], Field(strict=False)],
+    BeforeValidator(_shares_of_full_brightness),
+]
+Spread = Annotated[Colour, AfterValidator(_above_0)]
+UsedBits = Annotated[int, Field(ge=9, le=15)]
 Precision = Literal["auto", "fp32", "bf16"]
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_text)]
 ModelName = Annotated[str, Field(max_length=250), AfterValidator(_text), AfterValidator(_model_name)]

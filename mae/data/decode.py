@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,8 @@ _SIGNATURES = (
     (b"BM", "BMP"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),  # of files above 4 GB
+    (b"MM\0+", "TIFF"),
     (b"8BPS", "PSD"),
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (b"\xff\x0a", "JPEG XL"),
@@ -55,13 +57,25 @@ class UndecodableImage(ValueError):
     """Bytes that give no image; the message is the reason, for a person to act on."""
 
 
+DIM = (
+    "16-bit values of which none reaches a quarter of their range, so nearly black in 8 bits: set shard.bits "
+    "(shard_detect, shard_segment) to those that are in use, such as 12"
+)
+TRANSPARENT = "transparent pixels: the colours stored under them are used"
+ALPHA_ALONE = "one colour under an alpha channel: the alpha channel is drawn"
+
+
 class Checked(NamedTuple):
-    """The result of a full decoding pass: file extension, upright size in pixels, a decoder's complaint."""
+    """The result of a full decoding pass: file extension, upright size in pixels, a decoder's complaint.
+
+    remarks: what the pixels may mean otherwise, of DIM, TRANSPARENT and ALPHA_ALONE.
+    """
 
     extension: str
     width: int
     height: int
     complaint: str | None
+    remarks: tuple[str, ...] = ()
 
 
 def extension_of(data: bytes) -> str | None:
@@ -78,8 +92,9 @@ def extension_of(data: bytes) -> str | None:
 def decode(data: bytes) -> torch.Tensor:
     """Decode an image.
 
-    Greyscale, palette and CMYK/YCCK become RGB; alpha is dropped; 16-bit values are scaled to 8 bits; the
-    EXIF orientation is applied; an animation gives its first frame.
+    Greyscale, palette and CMYK/YCCK become RGB; alpha is dropped, unless all pixels under it have one colour:
+    then the picture is in it, and it is drawn on white, or on black where that colour is light; 16-bit
+    values are scaled to 8 bits; the EXIF orientation is applied; an animation gives its first frame.
 
     Returns: uint8 tensor (3, H, W), RGB; channels are the fastest-moving axis in memory.
     Raises: UndecodableImage for empty, truncated, foreign or oversized (> MAX_PIXELS) data.
@@ -90,15 +105,27 @@ def decode(data: bytes) -> torch.Tensor:
     return torch.from_numpy(pixels(data)).permute(2, 0, 1)
 
 
-def pixels(data: bytes) -> np.ndarray:
-    """Decode an image as `decode` does, into a numpy array (H, W, 3)."""
+def pixels(data: bytes, bits: int = 16) -> np.ndarray:
+    """Decode an image as `decode` does, into a numpy array (H, W, 3), uint8.
+
+    bits: of 16-bit values, so many are in use, and white is the largest number that they hold. Raises:
+    UndecodableImage, also for values of more bits, and for 16-bit colours where `bits` is below 16: PIL reads
+    8 of them.
+    """
     if _plain_jpeg(data):
         try:
             array = simplejpeg.decode_jpeg(data, strict=True)
         except ValueError:
             return _pil_pixels(data)
         return np.ascontiguousarray(_turn(array, orientation_of(data)))
-    return _pil_pixels(data)
+    return _pil_pixels(data, bits)
+
+
+def open_image(data: bytes, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
+    """Open an image by PIL, which reads its header."""
+    # ICC profiles and texts above PIL's 1 MB are usual; all of a file's together may have 64 MB.
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+    return Image.open(io.BytesIO(data), formats=formats)
 
 
 def check(data: bytes) -> Checked:
@@ -108,10 +135,11 @@ def check(data: bytes) -> Checked:
     codes show) in .35 of the time. An image that strict decoding refuses and PIL accepts passes, with
     `complaint` set.
 
-    Raises: UndecodableImage, also for readable images that are neither JPEG, PNG nor WebP.
+    The extension is that in a shard: images that `decode` reads and shards do not hold become png.
+    Raises: UndecodableImage.
     """
-    extension = extension_of(data)
-    if extension is None:
+    extension = extension_of(data) or "png"
+    if kind_of(data) is None:
         raise UndecodableImage(_foreign(data))
     complaint = None
     if _plain_jpeg(data):
@@ -124,8 +152,22 @@ def check(data: bytes) -> Checked:
             if orientation_of(data) >= 5:
                 height, width = width, height
             return Checked(extension, width, height, None)
-    height, width = _pil_pixels(data).shape[:2]
-    return Checked(extension, width, height, complaint)
+    remarks: list[str] = []
+    height, width = _pil_pixels(data, remarks=remarks).shape[:2]
+    return Checked(extension, width, height, complaint, tuple(remarks))
+
+
+def is_deep(data: bytes) -> bool:
+    """Tell whether the header announces 16-bit pixels, which `pixels` scales to 8 bits."""
+    if data[:3] == b"\xff\xd8\xff":
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with open_image(data) as image:
+                return _deep(image)
+    except Exception:  # a damaged image is named where it is decoded
+        return False
 
 
 def orientation_of(data: bytes) -> int:
@@ -136,7 +178,7 @@ def orientation_of(data: bytes) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            with open_image(data) as image:
                 return _orientation(image)
     except Exception:  # the pixels were fine: damaged Exif is no reason to lose the image
         return 1
@@ -160,42 +202,85 @@ def _guard(width: int, height: int) -> None:
         raise UndecodableImage(f"{width}x{height} pixels are more than the {MAX_PIXELS:,} allowed")
 
 
-def _pil_pixels(data: bytes) -> np.ndarray:
+def _pil_pixels(data: bytes, bits: int = 16, remarks: list[str] | None = None) -> np.ndarray:
+    """Decode by PIL; `remarks` is filled, which takes time."""
     if not data:
         raise UndecodableImage("zero bytes")
     try:
         with warnings.catch_warnings():
             # PIL warns of odd palettes, corrupt EXIF and large images; the limit below holds.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            with open_image(data) as image:
                 _guard(*image.size)
-                orientation = _orientation(image)
+                deep = _deep(image)
                 image.load()
-                array = _eight_bit_rgb(image)
+                orientation = _orientation(image)  # after loading: PIL turns a TIFF itself, and drops the tag
+                array = _grey(image, bits) if image.mode.startswith("I") else _rgb(image, deep, bits)
+                if remarks is not None:
+                    remarks += _remarks(image, array, deep)
     except UndecodableImage:
         raise
     except Image.UnidentifiedImageError:
-        raise UndecodableImage(_foreign(data)) from None
+        raise UndecodableImage(_unidentified(data)) from None
     except Image.DecompressionBombError:
         raise UndecodableImage(f"more than the {MAX_PIXELS:,} pixels allowed") from None
     except MemoryError:
         raise
     except Exception as error:  # PIL's plugins raise nearly every built-in exception on damaged data
-        raise UndecodableImage(f"{type(error).__name__}: {error}") from None
+        raise UndecodableImage(_undecodable(data, error)) from None
     return np.array(_turn(array, orientation), order="C")
 
 
-def _eight_bit_rgb(image: Image.Image) -> np.ndarray:
-    mode = image.mode
-    if mode.startswith("I"):  # 16-bit grey (older PIL hands it out in 32 bits): scale, where PIL clips
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        grey = ((grey + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if mode == "F":
+def _deep(image: Image.Image) -> bool:
+    """Tell whether an image that is not loaded yet has 16-bit pixels; of colours PIL loads the upper 8."""
+    return image.mode.startswith("I") or ";16" in str(getattr(image, "tile", ""))
+
+
+def _grey(image: Image.Image, bits: int) -> np.ndarray:
+    """Scale grey values of up to 16 bits to 8, where PIL clips them (older PIL hands them out in 32 bits)."""
+    grey = np.asarray(image).astype(np.int64)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise UndecodableImage("values of 32 bits or with a sign have no stated range; convert to 16 bits")
+    most = 2**bits - 1
+    if grey.max() > most:
+        raise UndecodableImage(f"holds the value {grey.max()}, more than {bits} bits: correct shard.bits")
+    return np.repeat(((grey * 255 + most // 2) // most).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _rgb(image: Image.Image, deep: bool, bits: int) -> np.ndarray:
+    if image.mode == "F":
         raise UndecodableImage("floating-point pixels have no stated range; convert to 8 bits")
-    if mode != "RGB":
-        image = image.convert("RGB")
-    return np.asarray(image)
+    if deep and bits < 16:
+        raise UndecodableImage("16-bit colours cannot be scaled by shard.bits; convert to 8 bits")
+    array = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if not _is_alpha_alone(image, array):
+        return array
+    white, black = (255, 255, 255, 255), (0, 0, 0, 255)
+    ground = Image.new("RGBA", image.size, white if array[0, 0].mean() < 128 else black)
+    return np.asarray(Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB"))
+
+
+def _is_alpha_alone(image: Image.Image, array: np.ndarray) -> bool:
+    """Tell whether a transparent image shows nothing without its alpha channel, as black text does."""
+    return image.has_transparency_data and _is_flat(array) and not _is_flat(_alpha(image))
+
+
+def _is_flat(array: np.ndarray) -> bool:
+    return bool((array == array[:1, :1]).all())
+
+
+def _alpha(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGBA").getchannel("A"))
+
+
+def _remarks(image: Image.Image, array: np.ndarray, deep: bool) -> list[str]:
+    """List what the decoded pixels may mean otherwise."""
+    if deep:
+        return [DIM] if array.max() < 64 else []
+    if not image.has_transparency_data or (alpha := _alpha(image)).min() == 255:
+        return []
+    flat = _is_flat(np.asarray(image.convert("RGB"))) and not _is_flat(alpha)
+    return [ALPHA_ALONE if flat else TRANSPARENT]
 
 
 def _orientation(image: Image.Image) -> int:
@@ -215,7 +300,32 @@ def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
     return array[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
+def _unidentified(data: bytes) -> str:
+    """Say why PIL knows no format: a signature that is there is not denied."""
+    kind = kind_of(data)
+    if kind is not None:
+        return f"content begins as {kind}, but ends or is damaged in its header ({len(data):,} bytes)"
+    return _foreign(data)
+
+
+def _undecodable(data: bytes, error: Exception) -> str:
+    kind = kind_of(data) or "image"
+    if "MAX_TEXT" in str(error) or "text chunks" in str(error):
+        return f"its ICC profile or its texts have more than 64 MB: remove them ({error})"
+    if isinstance(error, OSError | EOFError | SyntaxError):
+        return f"{kind} is truncated or damaged ({len(data):,} bytes; {error})"
+    return f"{kind} cannot be decoded ({type(error).__name__}: {error})"
+
+
+def kind_of(data: bytes) -> str | None:
+    """Name the format of `_FORMATS` whose signature is there; None for any other."""
+    named = {"jpg": "JPEG", "png": "PNG", "webp": "WebP"}.get(extension_of(data) or "")
+    others = (name for signature, name in _SIGNATURES if name in _FORMATS and data.startswith(signature))
+    return named or next(others, None)
+
+
 def _foreign(data: bytes) -> str:
+    """Name the format of bytes that are none of those that are read."""
     if not data:
         return "zero bytes"
     if data[4:8] == b"ftyp":
@@ -224,4 +334,6 @@ def _foreign(data: bytes) -> str:
     for signature, name in _SIGNATURES:
         if data.lstrip()[: len(signature)] == signature or data.startswith(signature):
             return f"content is {name}; convert it to jpg, png or webp"
+    if len(data) < 12:  # too few for any signature
+        return f"not an image that can be read ({len(data)} bytes)"
     return "not an image that can be read (no JPEG, PNG or WebP signature)"

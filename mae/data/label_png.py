@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 
 import numpy as np
-from PIL import Image
 
-from mae.data.decode import MAX_PIXELS, extension_of
+from mae.data.decode import MAX_PIXELS, extension_of, open_image
 
 MAX_VALUE = 65535
 # PNG colour types that hold more than one number per pixel.
@@ -26,7 +24,9 @@ def label_values(data: bytes) -> np.ndarray:
     Returns: (H, W) uint8, or int32 where there are 16 bits. Raises: UnreadableMap.
     """
     if extension_of(data) != "png" or len(data) < 26:
-        what = "has zero bytes" if not data else "is no PNG (another format would not keep values exactly)"
+        what = "is no PNG (another format would not keep values exactly)"
+        if data[:8] == b"\x89PNG\r\n\x1a\n"[: len(data)]:
+            what = f"is a PNG cut short after {len(data)} bytes" if data else "has zero bytes"
         raise UnreadableMap(f"label map {what}")
     depth, colour_type = data[24], data[25]  # of the header chunk, which comes first
     if colour_type in _COLOURED:
@@ -37,7 +37,7 @@ def label_values(data: bytes) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images; the limit below holds
-            with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            with open_image(data, ("PNG",)) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UnreadableMap(f"label map of more than the {MAX_PIXELS:,} pixels allowed")
                 values = np.array(image)

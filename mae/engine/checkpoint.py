@@ -1,14 +1,15 @@
 """Checkpoints, written whole or not at all. The last few stay, a damaged one is recognised."""
 
 import contextlib
+import errno
+import hashlib
 import logging
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,17 @@ from mae.files import atomic_write
 
 VERSION = 1
 _NAME = re.compile(r"step-(\d{9,})\.pt")
+_TENSOR = re.compile(r"/data/\d+$")  # a member of torch's zip that holds the numbers of one tensor
+_DIGEST = b"sha256:"  # and 64 hexadecimal digits end a file; files of releases before it end with the zip
 _log = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is damaged or does not fit the model that it is read into."""
+    """A checkpoint that cannot be read or written, or does not fit the model that it is read into."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint file whose bytes are not those that were written."""
 
 
 class Checkpoints:
@@ -54,7 +61,9 @@ class Checkpoints:
         final = self.path(step)
         try:
             with atomic_write(final) as file:
-                torch.save(dict(state), file)
+                hashed = _HashedFile(file)
+                torch.save(dict(state), cast(IO[bytes], hashed))
+                file.write(_DIGEST + hashed.sha256.hexdigest().encode())  # readers of zip files skip it
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
                 f"checkpoint {final} cannot be written: {error}. Older ones are untouched"
@@ -71,38 +80,29 @@ class Checkpoints:
             self.path(step).unlink(missing_ok=True)
 
     def load(self, step: int) -> dict[str, Any]:
-        """Load the state of `step` to the CPU; raise CheckpointError naming the file if it cannot be read."""
+        """Load the state of `step` to the CPU, all its checksums compared.
+
+        Raises: DamagedCheckpoint; CheckpointError where the file is missing or cannot be read for a reason
+        that is not its own, such as a permission.
+        """
         path = self.path(step)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # torch.load itself does not compare checksums
-            if damaged is not None:
-                raise CheckpointError(f"checkpoint {path}: the checksum of {damaged} is wrong")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"checkpoint {path} is missing: all ranks must see its directory"
-            ) from error
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+        state = _read(path)
         if not isinstance(state, dict) or state.get("version") != VERSION:
             found = state.get("version") if isinstance(state, dict) else type(state).__name__
             raise CheckpointError(f"checkpoint {path} has format {found!r}, this code reads {VERSION}")
         return state
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """Load (step, state) of the newest readable checkpoint; None without any file.
+        """Load (step, state) of the newest checkpoint that is not damaged; None without any file.
 
-        An unreadable one is skipped with a warning that names it. Raises CheckpointError if there are files
-        and none is readable: starting from scratch would silently discard a training.
+        A damaged one is skipped with a warning that names it. Raises CheckpointError if all are damaged:
+        starting from scratch would silently discard a training.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
                 return step, self.load(step)
-            except CheckpointError as error:
+            except DamagedCheckpoint as error:
                 _log.warning("%s; trying the one before", error)
         if steps:
             raise CheckpointError(
@@ -114,10 +114,75 @@ class Checkpoints:
     def run_id(self) -> str | None:
         """Return the tracking run of the newest checkpoint that can be opened; reads no weights."""
         for step in reversed(self.steps()):
-            with contextlib.suppress(OSError, EOFError, RuntimeError, pickle.UnpicklingError):
-                state = torch.load(self.path(step), map_location="cpu", weights_only=True, mmap=True)
-                return state.get("run_id")
+            with contextlib.suppress(DamagedCheckpoint):
+                run_id: str | None = _read(self.path(step), weights=False)["run_id"]
+                return run_id
         return None
+
+
+class _HashedFile:
+    """A file to write, hashed on the way."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _read(path: Path, *, weights: bool = True) -> Any:
+    """Read a checkpoint file; the one place that tells a damaged file from a disk that cannot be read.
+
+    weights: False compares no checksum of a tensor, and maps them unread.
+    """
+    try:
+        _compare_checksums(path, weights)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=not weights)
+        return state if weights else {"run_id": state.get("run_id")}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint {path} is missing: all ranks must see its directory") from error
+    except Exception as error:
+        # Random bytes raise nearly every class of error. Those of the system have a number, and of these only
+        # EINVAL, for a place before the start of the file, comes from its bytes.
+        system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+        if system or isinstance(error, MemoryError):
+            raise CheckpointError(
+                f"checkpoint {path} cannot be read: {error}; the file itself may be whole: put that right "
+                "and run again"
+            ) from error
+        raise DamagedCheckpoint(
+            f"checkpoint {path} cannot be read: it is damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _compare_checksums(path: Path, weights: bool) -> None:
+    """Compare the digest at the end of the file; where it has none, or is read in part, those of the zip.
+
+    torch.load itself compares nothing. The zip's own checksums leave out its table of contents.
+    """
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END) - len(_DIGEST) - 64
+        file.seek(max(0, end))
+        name, _, digest = file.read().partition(b":")
+        if weights and name + b":" == _DIGEST:
+            file.seek(0)
+            sha256 = hashlib.sha256()
+            while end > 0 and (block := file.read(min(end, 1 << 20))):
+                sha256.update(block)
+                end -= len(block)
+            if sha256.hexdigest().encode() != digest:
+                raise zipfile.BadZipFile("its digest differs")
+            return
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if weights or not _TENSOR.search(member.filename):
+                with archive.open(member) as part:
+                    while part.read(1 << 20):  # raises BadZipFile at the end where the checksum differs
+                        pass
 
 
 def load_module(module: nn.Module, state: Mapping[str, Tensor], where: object) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mae import distributed
+from mae import distributed, stopping
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.meters import MetricAverager, all_finite, report
 from mae.engine.recovery import NonFiniteLoss, Recovery
-from mae.engine.signals import StopRequest
+from mae.engine.signals import StopNow, StopRequest
 from mae.engine.train_state import TrainState
 
 __all__ = ["FitOptions", "Fitted", "Interrupted", "NonFiniteLoss", "fit"]
@@ -89,10 +89,11 @@ def fit(
     method: forward(*inputs) -> {"loss": 0-dim float32, parts ...}; see train_state.py.
     batches(start_step, attempt): iterator of inputs already on the device, `accumulate` of them per step, the
     first image batch first. learning_rate(step): rate of the 0-based step, times a group's `lr_scale`.
-    hooks: {period in steps: function of the steps done}, called on every rank; a hook's values are logged.
-    Raises Interrupted after SIGTERM or SIGINT (saved first; several ranks agree every `log_every` steps),
-    NonFiniteLoss after `retries` fruitless returns to the last good state, CheckpointError for the checkpoint
-    of another model.
+    hooks: {period in steps: function of the steps done}, called on every rank; a hook's values are logged. A
+    stop does not wait for them: the checkpoint says that they are due, and the resume runs them first.
+    Raises Interrupted after SIGTERM or SIGINT (saved first; several ranks agree every `log_every` steps; the
+    first step, which may compile, is left at once), NonFiniteLoss after `retries` fruitless returns to the
+    last good state, CheckpointError for the checkpoint of another model.
     """
     state = TrainState(
         method,
@@ -135,17 +136,28 @@ def _train(
     resumed_from = state.step or None
     if resumed_from is not None:
         _log.info("going on from step %d of %d", resumed_from, every.steps)
+    began = state.step
     averager = MetricAverager(state.step, every.steps)
     values: dict[str, float] = {}
     stream = batches(state.step, state.attempt) if state.step < every.steps else iter(())
     with StopRequest() as stop:
+        if not state.hooks_ran:
+            _run_hooks(every.hooks, state, log)
         while state.step < every.steps:
             lr = learning_rate(state.step)
-            averager.add(*state.advance(stream, lr, every.steps))
+            try:
+                # The first step compiles, for minutes: nothing since the checkpoint is lost by leaving it.
+                with stop.raised_at_once(state.step == began):
+                    averager.add(*state.advance(stream, lr, every.steps))
+            except StopNow:
+                _close(stream)
+                raise Interrupted(state.step, recovery.path) from None
+            if stop.requested:
+                stopping.notice()
             step, last = state.step, state.step == every.steps
             looking = last or step % every.log == 0
-            stopping = _agreed(stop.requested, looking)
-            saving = last or stopping or step % every.checkpoint == 0
+            stopped = _agreed(stop.requested, looking)
+            saving = last or stopped or step % every.checkpoint == 0
             if looking or saving:
                 values = averager.close(step, lr)
                 if not all_finite(values) or (saving and not state.is_finite()):
@@ -154,11 +166,12 @@ def _train(
                     stream = batches(state.step, state.attempt)
                     continue
                 report(step, every.steps, values, log)
+            if last or not stopped:
+                _run_hooks(every.hooks, state, log)
             path = recovery.save() if saving else None
-            if stopping and not last:
+            if stopped and not last:
                 _close(stream)
                 raise Interrupted(step, path)
-            _run_hooks(every.hooks, state.method, step, log)
     _close(stream)
     state.align_buffers()
     return Fitted(state.step, state.attempt, resumed_from, values, state.ema and state.ema.module)
@@ -171,14 +184,16 @@ def _agreed(requested: bool, looking: bool) -> bool:
     return looking and distributed.any_true(requested)
 
 
-def _run_hooks(hooks: Mapping[int, Hook], method: nn.Module, step: int, log: Log | None) -> None:
+def _run_hooks(hooks: Mapping[int, Hook], state: TrainState, log: Log | None) -> None:
     """Run the hooks that are due. They may draw random numbers: each step seeds the process again."""
     for period, hook in hooks.items():
-        if step % period == 0:
-            found = hook(step)
-            method.train()  # a hook may have set evaluation mode
+        if state.step % period == 0:
+            state.seed_hooks()
+            found = hook(state.step)
+            state.method.train()  # a hook may have set evaluation mode
             if found and log is not None and distributed.is_main():
-                log(step, found)
+                log(state.step, found)
+    state.hooks_ran = True
 
 
 def _close(stream: Iterator[Any]) -> None:

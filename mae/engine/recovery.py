@@ -38,6 +38,12 @@ class Recovery:
         self._failures = 0  # since the last good state
         self._beginning = None if self._load_newest() else _on_cpu(state.state())
 
+    @property
+    def path(self) -> Path | None:
+        """The newest checkpoint; None where nothing is saved."""
+        saved = self._beginning is None and self._checkpoints is not None
+        return self._checkpoints.path(self._state.step) if saved and self._checkpoints else None
+
     def save(self) -> Path | None:
         """Write a checkpoint on rank 0 while the others wait; return None without a directory."""
         if self._checkpoints is None:

@@ -44,6 +44,7 @@ class TrainState:
         self.seed = seed
         self.step = 0
         self.attempt = 0
+        self.hooks_ran = True  # those that are due at `step`
         self.ema = None
         if ema_decay is not None:
             self.ema = AveragedModel(method, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
@@ -78,12 +79,17 @@ class TrainState:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        self.hooks_ran = False
         after_step = getattr(self.method, "after_step", None)
         if after_step is not None:
             after_step(self.step / steps)
         if self.ema is not None:
             self.ema.update_parameters(self.method)
         return means, images
+
+    def seed_hooks(self) -> None:
+        """Seed what hooks draw at this step, so that a resume that runs them finds the same values."""
+        self._seed(2 * self._accumulate)
 
     def _seed(self, draw: int) -> None:
         seed_process(self.seed, self.step, self.attempt, distributed.rank(), draw)
@@ -120,6 +126,7 @@ class TrainState:
             "version": VERSION,
             "step": self.step,
             "attempt": self.attempt,
+            "hooks_ran": self.hooks_ran,
             "seed": self.seed,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -142,6 +149,8 @@ class TrainState:
         if self.ema is not None:
             load_module(self.ema, state["ema"], where)
         self.step, self.attempt = state["step"], state["attempt"]
+        # Releases before this entry saved first and ran the hooks then: perhaps they did not come to it.
+        self.hooks_ran = state.get("hooks_ran", False)
 
     def align_buffers(self) -> None:
         """Copy rank 0's buffers to every rank, so that all of them evaluate the same model."""

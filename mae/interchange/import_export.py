@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from mae.files import atomic_path, atomic_write, write_text
@@ -31,7 +32,7 @@ ENDINGS = {"timm": (SAFETENSORS_ENDING, *TORCH_ENDINGS), "official": TORCH_ENDIN
 FORMATS = tuple(ENDINGS)
 HOLD_AN_ENCODER = (*ENCODERS, "official")  # under one prefix; those of "mae" and "hf" lie under another one
 HEADS = ("head.", "fc_norm.", "pooler.")  # timm's, and that of Hugging Face's ViTModel
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+IMAGENET = {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
 # MAE's own sizes by (embed_dim, depth): their names and heads. Weights do not show the number of heads, and
 # smaller ViTs exist with two (CAE's and MoCo v3's ViT-S has 12, timm's 6), so others must be given.
 PRESETS = {

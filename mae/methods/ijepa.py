@@ -1,5 +1,7 @@
 """I-JEPA (Assran et al., arXiv 2301.08243): predict the latents of target blocks from a context block."""
 
+from typing import Self
+
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -72,6 +74,12 @@ class IJEPA(MaskedMethod):
         with without_autocast(images):
             wide = blocks.to(torch.float64 if images.dtype == torch.float64 else torch.float32)
             return F.layer_norm(wide, wide.shape[-1:])
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode of all parts but the teacher: its targets are without stochastic depth."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
 
     def after_step(self, progress: float) -> None:
         """Move the teacher towards the encoder."""

@@ -12,19 +12,13 @@ class Teacher(nn.ModuleDict):
     """Copies of a student's parts under their names. They get no gradient; only `follow` moves them.
 
     student: has a part "encoder". Weights that are loaded into that encoder alone (`pretrain.init`) are
-    copied to the teacher's encoder, so that both start from them. The teacher's encoder stays in evaluation
-    mode: its targets are without stochastic depth. A projector's batch norms use the batch, as the student's.
+    copied to the teacher's encoder, so that both start from them.
     """
 
     def __init__(self, student: Mapping[str, nn.Module]) -> None:
         super().__init__(copy.deepcopy(dict(student)))
         self.requires_grad_(False)
         student["encoder"].register_load_state_dict_post_hook(self._copy_encoder)
-
-    def train(self, mode: bool = True) -> "Teacher":
-        super().train(mode)
-        self["encoder"].eval()
-        return self
 
     @torch.no_grad()
     def follow(self, student: Mapping[str, nn.Module], share: float) -> None:

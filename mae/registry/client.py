@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mae.tracking.names import redact
-from mae.tracking.server import QUIET, Rejected, Unreachable, resolve
+from mae.addresses import redact, redact_address
+from mae.time_limit import time_limit
+from mae.tracking.server import QUIET, SQLITE, STORE, Rejected, Unreachable, open_database, resolve
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-STORE = "MLFLOW_TRACKING_URI"
 # A server may be away for some minutes (2, 4 ... 128 s between the tries): hours of training precede a
 # registration. MLflow's own defaults would wait for more than ten minutes.
 PATIENCE = {
@@ -24,6 +24,7 @@ PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "120",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+LIMIT_S = 7200.0  # for all that one step does there, uploads among it
 
 
 class RegistryError(RuntimeError):
@@ -42,14 +43,22 @@ def registry(uri: str) -> Iterator[Any]:
     try:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
+        from requests import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
 
+        answers = (MlflowException, Rejected, Unreachable)
+        failures = (*answers, RequestException, SQLAlchemyError, ImportError, TimeoutError)
         for name in ("mlflow.pyfunc", "mlflow.store.model_registry.abstract_store"):
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
-            yield MlflowClient(address, registry_uri=address)
-        except (MlflowException, Rejected, Unreachable) as error:
-            first = (redact(str(error)).splitlines() or [""])[0]
-            raise RegistryError(f"the MLflow registry at {redact(uri)}: {first[:400]}") from error
+            if address.startswith(SQLITE):
+                open_database(address)
+            with time_limit(LIMIT_S, "the registration"):
+                yield MlflowClient(address, registry_uri=address)
+        except failures as error:
+            first = (redact(str(error), address).splitlines() or [""])[0]
+            # Without its cause, which a traceback would show with the password.
+            raise RegistryError(f"the MLflow registry at {redact_address(uri)}: {first[:400]}") from None
     finally:
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.update({key: value})

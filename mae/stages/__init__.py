@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from mae.config import Params
+from mae.stage_table import STAGES
 from mae.stages.context.outcome import recorded_outcome
 
 
@@ -20,6 +21,9 @@ def run_stage(name: str, params: Params, parts: Sequence[str] = ()) -> None:
         _data_sets().write_parts_of(name, params, parts)
         return
     with recorded_outcome(name, params):
+        if "input" in STAGES[name].sections and params.input.is_auto:
+            context = importlib.import_module("mae.stages.context.measured_input")
+            params = context.with_measured_input(name, params)
         getattr(importlib.import_module(f"mae.stages.{name}"), name)(params)
 
 
@@ -38,4 +42,6 @@ def _log_to_stderr() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
+    # MLflow's own words on a database that is full or away are a traceback; a run says it in a line.
+    logging.getLogger("mlflow.store.db.utils").disabled = True
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it says every figure twice

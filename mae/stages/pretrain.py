@@ -73,9 +73,8 @@ def build_method(params: Params, fitted: nn.Module | None = None) -> Any:
     if kind.masked:
         settings["masking"] = _masking(params, vit.patch_embed.grid_size)
     if kind.predicts:
-        colours = {"mean": params.input.mean, "std": params.input.std}
         own = fitted_for(params) if fitted is None else fitted
-        settings["target"] = build_target(p.target, vit, own, **colours)
+        settings["target"] = build_target(p.target, vit, own, **params.input.numbers)
     return kind(vit, **settings)
 
 

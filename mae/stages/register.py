@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mae import config, registry
+from mae import config, registry, results
 from mae.config import Params
 from mae.config.paths import (
     CLASSIFIER,
@@ -23,7 +23,7 @@ from mae.config.paths import (
     require,
 )
 from mae.data.shards.index import Index
-from mae.files import write_json
+from mae.files import sha256_of, write_json
 from mae.stages.context.tracked_run import stage_folder, tracked, tracking_uri
 from mae.stages.promotion.evaluate_challenger import classification, detection, segmentation
 
@@ -53,7 +53,6 @@ def register(params: Params) -> None:
             there = {name: model for name, model in models.items() if model[1].is_file()}
             if there:
                 outcomes[kind] = _registered(params, kind, there, _index(files[kind].shards), run.id)
-        DECISION.parent.mkdir(parents=True, exist_ok=True)
         write_json(DECISION, outcomes)
         run.tags({f"decision.{kind}": outcome["reason"] for kind, outcome in outcomes.items()})
         run.artifact(DECISION)
@@ -70,7 +69,7 @@ def _registered(
         experiment=params.runtime.experiment,
         models=models,
         example=partial(_example, index),
-        tags={kind: _lineage(kind) for kind in models},
+        tags={kind: _lineage(kind, file) for kind, (_, file) in models.items()},
         run_id=run_id,
         pool=params.knn.pool,
         method=METHOD if METHOD.is_file() else None,
@@ -101,13 +100,20 @@ def _example(index: Index) -> bytes:
     return index.viewed.read(0)
 
 
-def _lineage(kind: str) -> dict[str, str]:
-    """Read the code, data and parameters of a model from the record of the stage that trained it."""
-    record = read_result(REPORTS / TRAINED_BY[kind] / "run.json")
+def _lineage(kind: str, model: Path) -> dict[str, str]:
+    """Read the code, data and parameters of a model from the record of the stage that trained it.
+
+    A model that took the place of the trained one, as after `mae import`, has none: all are `unknown`.
+    """
+    file = REPORTS / TRAINED_BY[kind] / "run.json"
+    record = read_result(file)
+    if record.get("model") not in (None, sha256_of(model)):  # records of older releases name no model
+        _log.warning("%s is not the model that %s describes; its lineage is unknown", model, file)
+        record = {}
     return {
-        "git.commit": record["commit"],
-        "git.dirty": str(record.get("dirty", "unknown")).lower(),
+        "git.commit": record.get("commit", "unknown"),
+        "git.dirty": results.spelled(record.get("dirty")),
         "code_digest": record.get("code", "unknown"),
         "data_digest": record.get("data") or "unknown",
-        "params_digest": config.digest(record.get("params")),
+        "params_digest": config.digest(record["params"]) if "params" in record else "unknown",
     }

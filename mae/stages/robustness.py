@@ -26,7 +26,6 @@ def robustness(params: Params) -> None:
 
 def _skip(why: str) -> None:
     """Write the reason as the results, without a run or an import: most recipes have no such sets."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.json", "run.json"):
         write_json(FOLDER / name, {"skipped": why})
     write_text(FOLDER / "corruptions.csv", "corruption\n")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mae import distributed, interchange
 from mae.config import Params
 from mae.config.paths import SEGMENTATION, SEGMENTER
-from mae.data.loading.annotations import IGNORE, LabelMap
+from mae.data.loading.annotations import LabelMap
 from mae.data.transforms.segmentation import segmentation_evaluation, segmentation_training
 from mae.engine.schedule import warmup_linear
 from mae.evaluation.confidence import paired_statistic_gain, statistic_interval
@@ -24,6 +24,7 @@ from mae.evaluation.segmentation.iou import (
     resampled_miou,
 )
 from mae.files import atomic_write, write_csv
+from mae.models.segmentation import IGNORE
 from mae.models.segmentation.segmenter import Segmenter, build_segmenter
 from mae.report.plots.bars import class_bars
 from mae.report.plots.predictions import segmentation_panel

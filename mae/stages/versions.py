@@ -15,5 +15,4 @@ from mae.stages.preflight.checks import refuse_unready
 def versions(params: Params) -> None:
     """Run the preflight; write mae/results.yaml of the installed package as data/versions.json."""
     refuse_unready(params)
-    VERSIONS.parent.mkdir(parents=True, exist_ok=True)
     write_json(VERSIONS, results.versions())

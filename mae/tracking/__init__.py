@@ -10,7 +10,7 @@ telemetry switch are handled inside the functions: importing this package import
 
 from mae.tracking.locks import InUse
 from mae.tracking.machine import git_tags
-from mae.tracking.names import flatten, redact
+from mae.tracking.names import flatten
 from mae.tracking.run import Run, start
 from mae.tracking.run_files import history
 from mae.tracking.sender import deliver, deliver_all
@@ -26,6 +26,5 @@ __all__ = [
     "flatten",
     "git_tags",
     "history",
-    "redact",
     "start",
 ]

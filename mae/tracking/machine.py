@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+SOURCE_TAG = "mlflow.source.name"  # the column Source of MLflow's pages
+
 
 def process_tags(repository: Path | None = None) -> dict[str, str]:
-    """Tags that name the machine, the process (with its start time: pids come again) and the commit."""
-    tags = {"host": socket.gethostname(), "pid": str(os.getpid()), "process": _process(os.getpid()) or ""}
+    """Tags that name the machine, the process and the commit."""
+    tags = {"host": socket.gethostname(), "pid": str(os.getpid())}
     with contextlib.suppress(KeyError, OSError):  # a user id without a name, as in containers
         import getpass
 
@@ -36,26 +38,6 @@ def git_tags(repository: Path | None = None) -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"mlflow.source.git.commit": commit, "git.commit": commit, "git.dirty": str(dirty).lower()}
-
-
-def is_alive(process: str) -> bool:
-    """True while the process that `process_tags` named runs on this machine."""
-    pid, _, born = process.partition("@")
-    now = _process(int(pid)) if pid.isdigit() and born else None
-    # Seconds of slack: the start time counts from the machine's boot, which a clock correction moves.
-    return now is not None and abs(float(now.partition("@")[2]) - float(born)) < 5
-
-
-def _process(pid: int) -> str | None:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return f"{pid}@{process.create_time():.2f}"
-    except psutil.Error:
-        return None
 
 
 class SystemMetrics:

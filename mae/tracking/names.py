@@ -9,11 +9,6 @@ PARAM_LIMIT = 6000  # characters of a value; MLflow refuses more
 TAG_LIMIT = 8000
 
 
-def redact(text: str) -> str:
-    """`text` without the `user:password@` of any address in it."""
-    return re.sub(r"://[^/\s@]+@", "://", text)
-
-
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested params as `a.b.c` -> text."""
     flat: dict[str, str] = {}

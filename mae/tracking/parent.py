@@ -18,14 +18,13 @@ from mae.files import write_json
 from mae.tracking import machine
 from mae.tracking.locks import one_at_a_time
 from mae.tracking.run_files import RunFiles, RunInfo, now_ms
-from mae.tracking.server import KEY_TAG, Rejected, Server
 
 LOG = logging.getLogger("mae.tracking")
-FILE_TAG, REPRODUCTION_TAG = "parent.file", "reproduction"
+REPRODUCTION_TAG = "reproduction"
 
 
-def join(file: Path, tags: dict[str, str], reproduction: str | None, new: bool) -> tuple[RunInfo, bool]:
-    """The parent run for a stage that starts, and whether it begins with this stage.
+def join(file: Path, tags: dict[str, str], reproduction: str | None, new: bool) -> RunInfo:
+    """The parent run for a stage that starts.
 
     A new one begins where `file` names none, where it names that of another `reproduction`, or, for stages
     that have no such name in common, with the stage that says `new`.
@@ -36,12 +35,12 @@ def join(file: Path, tags: dict[str, str], reproduction: str | None, new: bool) 
             new = named is not None and named.tags.get(REPRODUCTION_TAG) != reproduction
             tags = tags | {REPRODUCTION_TAG: reproduction}
         if named is not None and not new:
-            return named, False
-        tags = tags | {FILE_TAG: str(file.absolute()), "stage": "repro"}
+            return named
+        tags = tags | {"stage": "repro", machine.SOURCE_TAG: "dvc repro"}
         begun = RunInfo(uuid.uuid4().hex, "repro", now_ms(), tags)
         write_json(file, asdict(begun))
         LOG.info("a new parent run begins")
-        return begun, True
+        return begun
 
 
 def _read(file: Path) -> RunInfo | None:
@@ -49,23 +48,6 @@ def _read(file: Path) -> RunInfo | None:
         return RunInfo(**json.loads(file.read_text()))
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return None
-
-
-def sweep(parent: RunInfo, server: Server, experiment: str) -> None:
-    """Close what ended processes of this machine left RUNNING: runs of any working copy, parents of this one.
-
-    The files of a run, where they are still here, are delivered apart from this. Raises Unreachable.
-    """
-    for run in server.running(experiment, host=parent.tags["host"]):
-        tags = run.data.tags
-        if FILE_TAG in tags:
-            over = tags[FILE_TAG] == parent.tags[FILE_TAG] and tags.get(KEY_TAG) != parent.key
-        else:
-            over = not machine.is_alive(tags.get("process", ""))
-        if over:
-            LOG.info("closing run %s, which an ended process left RUNNING", run.info.run_id)
-            with contextlib.suppress(Rejected):
-                server.end(run.info.run_id, "KILLED", now_ms())
 
 
 def outbox(file: Path) -> Iterator[tuple[Path, Path]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from mae.files import DiskFull
 from mae.tracking import machine
 from mae.tracking import parent as parents
 from mae.tracking.locks import hold
@@ -35,6 +36,8 @@ WAIT_S = 60.0  # after a failure, before the server is tried again
 # What a run waits in all for a server that accepts and does not answer: seconds, and a share of its time.
 PATIENCE_S, PATIENCE_SHARE = 6.0, 0.005
 CATCH_UP_S = 10.0  # at most this long for what earlier stages could not deliver
+# A server that answers, but slowly, gets the rest later, and at most this share of a run's time.
+SEND_S, SEND_SHARE = 30.0, 0.05
 HELD_S = 120.0  # for a process that is ending in the same directory
 
 
@@ -62,7 +65,7 @@ def start(
             the same would overwrite each other's files.
         params: nested params of the stage. tags: lineage and the like.
         parent_file: the small JSON file that names the parent run of this `dvc repro`.
-        new_parent: begin a new parent there (the first stage), and close what ended processes left RUNNING.
+        new_parent: begin a new parent there (the first stage).
         reproduction: a name common to stages run side by side: the first begins the parent, not `new_parent`.
         run_id: the id (`Run.id`) of the run to go on with after a resume.
         enabled: False on ranks other than 0, whose run does nothing.
@@ -72,12 +75,11 @@ def start(
         return Run(None)
     server, directory = Server(uri), Path(directory).absolute()
     own = {key: str(value) for key, value in (tags or {}).items()}
-    texts = machine.process_tags() | own | {"stage": stage}
+    texts = machine.process_tags() | own | {"stage": stage, machine.SOURCE_TAG: f"mae {stage}"}
     held = hold(directory, f"process {texts['pid']} of {texts['host']}", patience_s=HELD_S)
-    identity = Identity(server.uri, experiment, RunInfo(uuid.uuid4().hex, stage, now_ms(), texts))
-    begins = False
+    identity = Identity(server.address, experiment, RunInfo(uuid.uuid4().hex, stage, now_ms(), texts))
     if parent_file is not None:
-        above, begins = parents.join(parent_file, texts, reproduction, new_parent)
+        above = parents.join(parent_file, texts, reproduction, new_parent)
         identity = replace(identity, parent=above, parent_file=str(parent_file.absolute()))
     files = _resumed(directory, identity, run_id) if run_id else _fresh(directory, identity, parent_file)
     if parent_file is not None:
@@ -88,8 +90,6 @@ def start(
         run.tags(texts)
     server.load()
     if run.flush(now=True) and parent_file is not None:
-        if begins:
-            run.attempt(lambda: parents.sweep(above, server, experiment))
         deliver_all(parent_file, limit_s=CATCH_UP_S)
     if system_metrics:
         run.system = machine.SystemMetrics()
@@ -139,6 +139,7 @@ class Run:
         self._files = sender.files if sender else None
         self.system: machine.SystemMetrics | None = None
         self._last_flush, self._last_step, self._finished = time.monotonic(), 0, False
+        self._flush_every_s = FLUSH_EVERY_S
         self._began, self._next_try, self._wasted_s = time.monotonic(), 0.0, 0.0
 
     @property
@@ -162,8 +163,10 @@ class Run:
         self._last_step = step
         if self.system is not None and self.system.due():
             self._files.log(step, self.system.sample())
-        if time.monotonic() - self._last_flush >= FLUSH_EVERY_S:
+        if time.monotonic() - self._last_flush >= self._flush_every_s:
             self.flush()
+            took = time.monotonic() - self._last_flush
+            self._flush_every_s = max(FLUSH_EVERY_S, took / SEND_SHARE)
 
     def params(self, values: dict[str, Any]) -> None:
         """Record params; nested ones become `a.b.c`."""
@@ -196,7 +199,8 @@ class Run:
         patience = PATIENCE_S + PATIENCE_SHARE * (self._last_flush - self._began)
         if self._wasted_s > patience or (not now and self._last_flush < self._next_try):
             return False
-        return self.attempt(self._sender.send)
+        sender = self._sender
+        return self.attempt(lambda: sender.send(limit_s=SEND_S))
 
     def attempt(self, act: Callable[[], None]) -> bool:
         """Call the server; whether it answered."""
@@ -215,6 +219,18 @@ class Run:
         if self._files is None or self._finished:
             return
         self._finished = True
+        try:
+            self._end(status)
+        except DiskFull as error:
+            if status == "FINISHED":
+                raise
+            LOG.warning("%s", error)  # it must not hide why the run ended
+        finally:
+            if self._held is not None:
+                self._held.release()
+
+    def _end(self, status: str) -> None:
+        assert self._files is not None
         if self.system is not None:
             self._files.log(self._last_step, self.system.sample())
         self._event("end", status=status, time=now_ms())
@@ -226,8 +242,6 @@ class Run:
             )
         elif self._parent_file is not None:
             parents.unpost(self._parent_file, self._files)
-        if self._held is not None:
-            self._held.release()
 
     def _event(self, op: str, **values: Any) -> None:
         if self._files is not None:

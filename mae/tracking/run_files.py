@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mae.files import write_json
+from mae.files import full_disk_named, write_json
 
 METRICS, CURSOR, COPIES = "metrics.jsonl", "sent.json", "artifacts"
 OFFLINE = "offline-"
@@ -123,10 +123,13 @@ class RunFiles:
         write_json(self.directory / CURSOR, asdict(cursor))
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Add a line, but for values that the run already has at this step: a resumed run repeats some."""
+        """Add a line, without values that the run had at this step before it was resumed.
+
+        MLflow cannot replace a value, and some that a resumed run repeats differ, such as images per second.
+        """
         before = self.logged.get(int(step), {})
         numbers = {key: _number(value) for key, value in values.items()}
-        new = {key: value for key, value in numbers.items() if before.get(key) != value}
+        new = {key: value for key, value in numbers.items() if key not in before}
         if new:
             _append(self.metrics, {"step": int(step), "time": round(time.time(), 3)} | new)
 
@@ -138,11 +141,13 @@ class RunFiles:
         """Add an artifact as it is now: a copy waits to be sent, as the caller may overwrite the file."""
         number = self.metrics.stat().st_size  # where the event's line begins
         target = self.copies / str(number)
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        else:
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target / source.name)
+        shutil.rmtree(target, ignore_errors=True)  # of a process that was killed before it wrote its line
+        with full_disk_named(target):
+            if source.is_dir():
+                shutil.copytree(source, target)
+            else:
+                target.mkdir(parents=True)
+                shutil.copyfile(source, target / source.name)
         self.event("artifact", copy=number, name=source.name, folder=folder)
 
     def unsent(self) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -173,7 +178,7 @@ def now_ms() -> int:
 def _append(path: Path, value: dict[str, Any]) -> None:
     """Add one line. It reaches the file at once: a killed process loses none of its lines."""
     line = (json.dumps(value, allow_nan=False) + "\n").encode()
-    with path.open("a+b") as file:
+    with full_disk_named(path), path.open("a+b") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             line = line if file.read(1) == b"\n" else b"\n" + line  # after one that a kill cut short

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import time
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mae.files import sync
 from mae.tracking import parent
 from mae.tracking.locks import InUse, hold, one_at_a_time
 from mae.tracking.run_files import METRICS, Cursor, RunFiles, now_ms
@@ -33,15 +35,19 @@ class Sender:
         self._parent_id: str | None = None
         self._found = False
 
-    def send(self) -> None:
+    def send(self, *, limit_s: float = math.inf) -> None:
         """Send everything that the server has not acknowledged. What it rejects is dropped and named.
 
-        Raises Unreachable; what was sent until then is noted.
+        Raises Unreachable, also where the server does not take everything in `limit_s` seconds; what was sent
+        until then is noted.
         """
-        files, server = self.files, self.server
+        files, server, began = self.files, self.server, time.monotonic()
         if not self._found:
             self._find_run()
+        sync(files.metrics)  # after a power failure, the server has no line that is missing here
         for end, lines in _calls(files.unsent()):
+            if time.monotonic() - began > limit_s:
+                raise Unreachable(f"{server.address} is slow: it gets the rest later")
             run_id = str(files.cursor.run_id)
             try:
                 server.perform(run_id, lines, copies=files.copies, parent_id=self._parent_id)
@@ -84,7 +90,7 @@ def _calls(lines: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, l
         yield end, group
 
 
-def deliver(directory: Path, *, uri: str | None = None) -> bool:
+def deliver(directory: Path, *, uri: str | None = None, limit_s: float = math.inf) -> bool:
     """Send what a run's directory still holds for its server; False where its process is still at work.
 
     A run whose process ended without a word is closed as KILLED.
@@ -92,6 +98,7 @@ def deliver(directory: Path, *, uri: str | None = None) -> bool:
     Args:
         directory: a run's directory, with metrics.jsonl.
         uri: another store than the run was started for, e.g. when the server moved.
+        limit_s: seconds that a slow server has for it.
 
     Raises Unreachable when the server does not answer (nothing is lost), ValueError where no run is.
     """
@@ -106,7 +113,7 @@ def deliver(directory: Path, *, uri: str | None = None) -> bool:
             if files is not None and files.running:
                 files.event("end", status="KILLED", time=now_ms())
             if files is not None and files.has_backlog():
-                Sender(files, Server(uri or files.identity.uri)).send()
+                Sender(files, Server(uri or files.identity.uri)).send(limit_s=limit_s)
         finally:
             held.release()
     if files is None:
@@ -114,17 +121,17 @@ def deliver(directory: Path, *, uri: str | None = None) -> bool:
     return True
 
 
-def deliver_all(parent_file: Path, *, uri: str | None = None, limit_s: float | None = None) -> list[Path]:
+def deliver_all(parent_file: Path, *, uri: str | None = None, limit_s: float = math.inf) -> list[Path]:
     """Deliver every run in the outbox of `parent_file`; returns the directories with a backlog left.
 
-    Stops at the first server that does not answer and, between runs, after `limit_s` seconds.
+    Stops at the first server that does not answer, and after `limit_s` seconds.
     """
     left: list[Path] = []
-    began, down = time.monotonic(), False
+    end, down = time.monotonic() + limit_s, False
     for entry, directory in parent.outbox(parent_file):
-        down = down or (limit_s is not None and time.monotonic() - began > limit_s)
+        down = down or time.monotonic() > end
         try:
-            done = not down and deliver(directory, uri=uri)
+            done = not down and deliver(directory, uri=uri, limit_s=end - time.monotonic())
         except ValueError as error:
             LOG.warning("nothing to deliver: %s", error)
             done = True

@@ -13,11 +13,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mae.addresses import redact, redact_address
+from mae.files import atomic_path
+from mae.time_limit import time_limit
 from mae.tracking.locks import one_at_a_time
-from mae.tracking.names import PARAM_LIMIT, TAG_LIMIT, clip, metric_name, redact
+from mae.tracking.names import PARAM_LIMIT, TAG_LIMIT, clip, metric_name
 from mae.tracking.run_files import RunInfo
 
 LOG = logging.getLogger("mae.tracking")
+STORE = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow refuses more
@@ -25,6 +29,8 @@ DIGEST_LIMIT = 36
 PARENT_TAG = "mlflow.parentRunId"
 KEY_TAG = "tracking.key"  # of the run's own making: what it is known by before the server names it
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+# For all of a call, also where the server sends a byte now and then; an upload has a second more for each MB.
+CALL_S, UPLOAD_RATE = 12.0, 1e6
 # MLflow's own defaults (7 retries of 120 s with back-off) would hold a training step for 15 minutes.
 IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -45,10 +51,16 @@ class Rejected(RuntimeError):
 
 
 class Server:
-    """One tracking store. `uri` is made absolute, so that it means the same from any directory."""
+    """One tracking store. `uri` is made absolute, so that it means the same from any directory.
+
+    `address` is the same without password and query, for files and messages. Given back as `uri`, it stands
+    for the address in MLFLOW_TRACKING_URI, the only place of a password.
+    """
 
     def __init__(self, uri: str) -> None:
-        self.uri = resolve(uri)
+        own = os.environ.get(STORE, "")
+        self.uri = resolve(own if own and redact_address(own) == uri else uri)
+        self.address = redact_address(self.uri)
         self._client: Any = None
 
     @staticmethod
@@ -64,28 +76,35 @@ class Server:
         before = {key: os.environ.get(key) for key in IMPATIENT}
         os.environ.update(IMPATIENT)
         try:
-            yield self._connect()
+            client = self._connect()
+            with self._limit():
+                yield client
         except (Unreachable, Rejected):
             raise
         except Exception as error:  # MLflow lets requests', SQLAlchemy's and botocore's through
             code = getattr(error, "error_code", None)
-            first = redact(str(error)).splitlines()[:1]
+            first = redact(str(error), self.uri).splitlines()[:1]
             summary = f"{type(error).__name__}: {first[0].split(' (Caused by')[0][:240] if first else ''}"
-            raise (Rejected if code in REJECTED else Unreachable)(summary) from error
+            # Without its cause, which a traceback would show with the password.
+            raise (Rejected if code in REJECTED else Unreachable)(summary) from None
         finally:
             for key, value in before.items():
                 os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+
+    def _limit(self, size: int = 0) -> contextlib.AbstractContextManager[None]:
+        """Bound a call that sends `size` bytes. A file is no server: sqlite has a time-out of its own."""
+        if self.uri.startswith(SQLITE):
+            return contextlib.nullcontext()
+        return time_limit(CALL_S + size / UPLOAD_RATE, f"a call to {self.address}")
 
     def _connect(self) -> Any:
         if self._client is None:
             from mlflow.tracking import MlflowClient  # 4-5 s
 
-            for name in ("alembic", "mlflow.store.db.utils"):  # thirty lines about a new sqlite file
-                logging.getLogger(name).setLevel(logging.WARNING)
-            # MLflow makes a new file's tables here; two stages that start side by side would both.
-            file = self.uri.removeprefix(SQLITE)
-            with one_at_a_time(Path(file)) if file != self.uri else contextlib.nullcontext():
-                self._client = MlflowClient(self.uri, registry_uri=self.uri)
+            if not self.uri.startswith(("http", "databricks")):
+                with self._limit():
+                    open_database(self.uri)
+            self._client = MlflowClient(self.uri, registry_uri=self.uri)
         return self._client
 
     def experiment_id(self, name: str) -> str:
@@ -167,7 +186,8 @@ class Server:
                     copy = copies / str(event["copy"])
                     if not copy.exists():
                         raise Rejected(f"{event['name']}: the copy of the file is gone")
-                    client.log_artifacts(run_id, str(copy), event["folder"] or None)
+                    with self._limit(sum(file.stat().st_size for file in copy.rglob("*"))):
+                        client.log_artifacts(run_id, str(copy), event["folder"] or None)
 
     def _log_params(self, client: Any, run_id: str, params: dict[str, str]) -> None:
         """Params cannot change: one that a resumed run has otherwise becomes the tag `resumed.<name>`."""
@@ -185,28 +205,53 @@ class Server:
         if any(len(value) > PARAM_LIMIT for value in params.values()):
             client.log_dict(run_id, params, "params.json")
 
-    def running(self, experiment: str, host: str) -> list[Any]:
-        """The experiment's runs that are RUNNING and were started on the machine `host`."""
-        experiment_id = self.experiment_id(experiment)
-        with self.calls() as client:
-            where = f"attributes.status = 'RUNNING' and tags.host = '{host}'"
-            return list(client.search_runs([experiment_id], where, max_results=1000))
-
     def location(self, run_id: str | None) -> str:
         """The address of the run's page, or the store and the id."""
         if self.uri.startswith("http") and run_id:
-            return f"{redact(self.uri).rstrip('/')}/#/runs/{run_id}"
-        return f"{redact(self.uri)} run {run_id or '(not created yet)'}"
+            return f"{self.address.rstrip('/')}/#/runs/{run_id}"
+        return f"{self.address} run {run_id or '(not created yet)'}"
 
 
 def resolve(uri: str) -> str:
     """`uri` with a sqlite path made absolute; ValueError for a store that MLflow 3 does not take."""
     if uri.split(":", 1)[0].split("+", 1)[0] not in SCHEMES:
         raise ValueError(
-            f"tracking address {uri!r}: expected sqlite:///mlflow.db, http(s)://host:port or a database URL "
-            "(MLFLOW_TRACKING_URI, or runtime.tracking_uri in params.yaml)"
+            f"tracking address {redact_address(uri)!r}: expected sqlite:///mlflow.db, http(s)://host:port or "
+            "a database URL (MLFLOW_TRACKING_URI, or runtime.tracking_uri in params.yaml)"
         )
     return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute()) if uri.startswith(SQLITE) else uri
+
+
+def open_database(uri: str) -> None:
+    """Open a store that is a database, once: MLflow would try again for 102 s. Raises Unreachable.
+
+    A new sqlite file gets its tables first, and then its name: after a kill, MLflow could never use a part.
+    """
+    import sqlalchemy
+
+    try:
+        if uri.startswith(SQLITE):
+            _make_sqlite(Path(uri.removeprefix(SQLITE)))
+        with contextlib.closing(sqlalchemy.create_engine(uri).connect()) as connection:
+            sqlalchemy.inspect(connection).get_table_names()
+    except Exception as error:  # the driver's, or that of a driver that is not installed
+        reason = (redact(str(error), uri).splitlines() or [""])[0]
+        raise Unreachable(
+            f"{redact_address(uri)} cannot be opened ({reason}): correct MLFLOW_TRACKING_URI or "
+            "runtime.tracking_uri, or make it a database that this user may write"
+        ) from None
+
+
+def _make_sqlite(file: Path) -> None:
+    """Make the file with MLflow's tables where there is none; of stages that start side by side, one does."""
+    from mlflow.tracking import MlflowClient
+
+    for name in ("alembic", "mlflow.store.db.utils"):  # thirty lines about a new file
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with one_at_a_time(file):
+        if not file.exists():
+            with atomic_path(file) as part:
+                MlflowClient(SQLITE + str(part))
 
 
 def _metrics(lines: Sequence[dict[str, Any]]) -> list[Any]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae.files import write_json
+from mae.config.paths import DECISION
+from mae.files import read_json, write_json
 
-DECISION = Path("reports/register/decision.json")
 _BEGUN = "begun.json"
 _SETTINGS = "laid"  # the key of the settings in that file, unchanged since earlier releases
 
@@ -79,13 +79,13 @@ def close(folder: Path) -> None:
     (folder / _BEGUN).unlink(missing_ok=True)
 
 
-def decision_page(found: list[GateResult]) -> str:
+def decision_page(results: list[GateResult]) -> str:
     """Return Markdown: figures of champion and challenger, the gain with its interval, the aliases."""
     lines = [
         "| model | figure | champion | challenger | gain (interval) | samples | decision | aliases |",
         "|---|---|---:|---:|---|---:|---|---|",
     ]
-    for one in found:
+    for one in results:
         about = one.about
         gain = "" if about["gain"] is None else f"{about['gain']:+.4f} ({_interval(about)})"
         decision = "promoted" if one.promoted else "champion kept" if one.new else "same model as before"
@@ -93,7 +93,7 @@ def decision_page(found: list[GateResult]) -> str:
         figures = [_figure(about[side]) for side in ("champion", "challenger")]
         cells = [one.kind, about["figure"], *figures, gain, str(about["samples"]), decision, who]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(f"* {one}" for one in found)])
+    return "\n".join([*lines, "", *(f"* {one}" for one in results)])
 
 
 def drift_page(drift: dict[str, Any], doubts: list[str], pictures: list[str]) -> str:
@@ -142,10 +142,7 @@ def notify(block: str | None, subject: str, body: str, log: Callable[[str], Any]
 
 
 def _read_decision(root: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((root / DECISION).read_text()))
-    except OSError:
-        return {}
+    return read_json(root / DECISION) or {}
 
 
 def _read_begun(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.config import Retrain, read_yaml
-from mae.files import copy, move, write_json
+from mae.files import copy, move, read_json, write_json
 
 IMAGES, SHARDS = "ingest", "shard"  # the stages of the images to pretrain on
 LISTING, MANIFEST = "listing.tsv", "manifest.json"
@@ -100,11 +100,11 @@ class NewData:
         return pending
 
     def _named(self, pointer: str) -> Path | None:
-        try:
-            found = self._folder / json.loads((self._folder / pointer).read_text())["folder"]
-        except (OSError, ValueError, KeyError):
+        noted = read_json(self._folder / pointer)
+        if not isinstance(noted, dict) or "folder" not in noted:
             return None
-        return found if found.is_dir() else None
+        folder = self._folder / noted["folder"]
+        return folder if folder.is_dir() else None
 
     def rejected(self) -> int:
         """Count the images that the shards leave out now and did not leave out before."""
@@ -119,29 +119,29 @@ def doubts(drift: dict[str, Any], settings: Retrain) -> list[str]:
 
     A shift counts only where chance does not explain it: few images always differ a little.
     """
-    found, images, classes = [], drift["images"], drift["classes"]
+    reasons, images, classes = [], drift["images"], drift["classes"]
     if images["undecodable"] > settings.max_rejected_share:
-        found.append(
+        reasons.append(
             f"{images['undecodable']:.0%} of the new images looked at cannot be decoded "
             f"(retrain.max_rejected_share allows {settings.max_rejected_share:.0%})"
         )
     if classes and classes["shift"] > max(settings.max_class_shift, classes["chance"]):
         most = classes["shares"][0]
-        found.append(
+        reasons.append(
             f"the classes' shares shifted by {classes['shift']:.2f} (retrain.max_class_shift allows "
             f"{settings.max_class_shift:g}), most of them that of {most['class']}: from {most['before']:.0%} "
             f"to {most['new']:.0%}"
         )
     if images["shift"] is None:
         if images["looked_at"]["before"] == 0:
-            found.append("no image is unchanged: there is nothing to compare the new ones with")
+            reasons.append("no image is unchanged: there is nothing to compare the new ones with")
     elif images["shift"] > settings.max_image_shift and images["p"] < P_BY_CHANCE:
         blank = images["blank"]["new"]
-        found.append(
+        reasons.append(
             f"the images' {images['most']} shifted by {images['shift']:.2f} (retrain.max_image_shift allows "
             f"{settings.max_image_shift:g})" + (f"; {blank:.0%} of the new images are blank" if blank else "")
         )
-    return found
+    return reasons
 
 
 def rejected_too_many(rejected: int, arrived: int, settings: Retrain) -> str | None:
@@ -157,26 +157,20 @@ def rejected_too_many(rejected: int, arrived: int, settings: Retrain) -> str | N
 
 def _output_folders(root: Path, name: str) -> dict[str, Path]:
     """Map each stage of dvc.yaml that has an output called `name` to the folder of that output."""
-    found = {}
+    folders = {}
     for stage, about in read_yaml(root / "dvc.yaml")["stages"].items():
         for out in about.get("outs", []):
             path = Path(out if isinstance(out, str) else next(iter(out)))
             if path.name == name:
-                found[stage] = root / path.parent
-    return found
+                folders[stage] = root / path.parent
+    return folders
 
 
 def _identity(folder: Path) -> dict[str, Any]:
     """Return the entries of a manifest that identify its images, wherever they are; {} without one."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except OSError:
-        return {}
-    return {name: manifest.get(name) for name in ("kind", "fingerprint", "categories")}
+    manifest = read_json(folder / MANIFEST)
+    return {name: manifest.get(name) for name in ("kind", "fingerprint", "categories")} if manifest else {}
 
 
 def _paths(file: Path) -> set[str]:
-    try:
-        return {one["path"] for one in json.loads(file.read_bytes()).get("rejected", [])}
-    except OSError:
-        return set()
+    return {one["path"] for one in (read_json(file) or {}).get("rejected", [])}

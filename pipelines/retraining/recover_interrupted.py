@@ -18,21 +18,21 @@ def recover_interrupted(root: Path, log: Callable[[str], Any]) -> None:
         log(repaired)
     folder = retrain_folder(root)
     if gate_result.is_unfinished(folder):
-        found = gate_result.gate_results(root, folder)
-        if any(one.new for one in found):
-            log(f"the run before was killed after the gate had decided: {'; '.join(map(str, found))}")
-            finish(root, found)
+        results = gate_result.gate_results(root, folder)
+        if any(one.new for one in results):
+            log(f"the run before was killed after the gate had decided: {'; '.join(map(str, results))}")
+            finish(root, results)
     if message := ParamsOverride(root, folder).restore():
         log(message)
 
 
-def finish(root: Path, found: list[gate_result.GateResult]) -> None:
+def finish(root: Path, results: list[gate_result.GateResult]) -> None:
     """Record a decision: its data are not new any more, and params.yaml keeps the settings of a new champion.
 
     After a kill between the steps, all of them may run a second time.
     """
     folder = retrain_folder(root)
     NewData(root, folder).decide()
-    if any(one.promoted for one in found):
+    if any(one.promoted for one in results):
         ParamsOverride(root, folder).accept()
     gate_result.close(folder)

@@ -30,16 +30,16 @@ def row(experiment: Experiment, commit: str | None, read: Callable[[str, str], d
         commit: the commit of the experiment, None where it is not finished.
         read: reads a JSON file, by commit and path.
     """
-    found: Row = {"at": experiment.at, "seed": experiment.seed, "experiment": experiment.name}
+    figures: Row = {"at": experiment.at, "seed": experiment.seed, "experiment": experiment.name}
     if commit is None:
-        return found
+        return figures
     for stage in experiment.stages:
         metrics = read(commit, f"reports/{stage}/metrics.json") or {}
         main = MAIN.get(stage, "top1")
         known = {stage: main, f"{stage}_low": f"{main}_low", f"{stage}_high": f"{main}_high"}
-        found |= {column: metrics[name] for column, name in known.items() if name in metrics}
+        figures |= {column: metrics[name] for column, name in known.items() if name in metrics}
     spent = read(commit, "reports/pretrain/metrics.json") or {}
-    return found | {name: spent[name] for name in COST if name in spent}
+    return figures | {name: spent[name] for name in COST if name in spent}
 
 
 def write(root: Path, name: str, axis: Axis, rows: Sequence[Row]) -> list[Path]:

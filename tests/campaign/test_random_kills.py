@@ -126,7 +126,7 @@ def begin(folder: Path, stage: str) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str], seconds: float, alone: bool) -> bool:
-    """Kill a process that still runs after so many seconds, alone or with its children: did it?"""
+    """Kill a process that still runs after so many seconds, alone or with its children; return if it did."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -59,7 +59,12 @@ def test_the_parameters_of_an_older_release_load_with_the_meaning_that_they_had(
         ("encoder", "num_heads", 3, "encoder.embed_dim 64 is not divisible by num_heads 3"),
         ("encoder", "embed_dim", 62, "encoder.embed_dim 62 must be a multiple of 4"),
         ("mae", "decoder_embed_dim", 66, "mae.decoder_embed_dim 66 must be a multiple of 4"),
-        ("input", "std", [0.2, 0.0, 0.2], "input.std.1"),
+        ("input", "std", [0.2, 0.0, 0.2], "input.std: [0.2, 0.0, 0.2]: expected numbers above 0"),
+        ("input", "std", [58.395, 57.12, 57.375], "numbers in 0..1, shares of full brightness; divide them"),
+        ("input", "mean", [123.675, 116.28, 103.53], "input.mean: [123.675, 116.28, 103.53]: expected"),
+        ("input", "mean", [0.5, math.nan, 0.5], "input.mean: [0.5, nan, 0.5]: expected numbers in 0..1"),
+        ("input", "mean", [-2.1, 0.5, 0.5], "input.mean: [-2.1, 0.5, 0.5]: expected numbers in 0..1"),
+        ("input", "mean", 0.5, "input.mean: 0.5: expected three numbers in 0..1, of red, green and blue"),
         ("tokenizer", "levels", [64] * 5, "make 1073741824 codes; at most 65536 are possible"),
         ("pretrain", "epochs", 2.5, "pretrain.epochs"),
         ("pretrain", "learning_rate", 0.1, "pretrain.learning_rate: unknown key"),
@@ -75,6 +80,7 @@ def test_the_parameters_of_an_older_release_load_with_the_meaning_that_they_had(
         ("tokenizer", "cache", True, "found target normalised_pixels, augment crop"),
         ("segment", "taps", [0, 1, 2, 9], "segment.taps [0, 1, 2, 9]: name 4 ascending blocks that end"),
         ("segment", "taps", [0, 1, 2], "that end with the encoder's last, 3; such as [0, 1, 2, 3]"),
+        ("ingest_segment", "values", [0, 255], "values [0, 255]: source demo has its own; set it to null"),
         ("segment", "stride", 25, "segment.stride 25 exceeds crop 24"),
         ("segment", "ratio", [0.0, 2.0], "segment.ratio: [0.0, 2.0]: expected 0 < low <= high"),
         ("segment", "accumulate", 16, "segment.batch_size 16 in 16 parts: the batch norms of upernet"),
@@ -187,6 +193,19 @@ def _takes(check, *given):
     except ValueError:
         return False
     return True
+
+
+@pytest.mark.parametrize("section", ["shard", "shard_detect", "shard_segment"])
+def test_rejected_images_are_bounded_by_a_number_or_a_share(values, section):
+    for bound in (0, 7, 0.01):
+        values[section]["max_rejected"] = bound
+        assert getattr(config.parse(values), section).max_rejected == bound
+    for bound in (-1, 0.0, 1.0, 1.5, float("nan"), True, "1%", None):
+        values[section]["max_rejected"] = bound
+        with pytest.raises(
+            config.InvalidParams, match=rf"1 to correct\n  {section}.max_rejected: .*expected a nu"
+        ):
+            config.parse(values)
 
 
 def test_blocks_are_not_asked_for_where_there_is_no_such_data(values):

@@ -56,10 +56,11 @@ def _image_tree() -> Callable[..., Path]:
 
 @pytest.fixture
 def sharded(tmp_path: Path) -> Callable[..., Index]:
-    """Lists a source and shards it below tmp_path; keyword arguments go to write_shards."""
+    """Lists a source (with its options `source`) and shards it below tmp_path; others go to write_shards."""
 
     def make(root: Path, kind: str = "folder", name: str = "out", val_fraction: float = 0.0, **options: Any):
-        write_listing(open_source(kind, root, val_fraction), tmp_path / f"{name}.listing")
+        source = open_source(kind, root, val_fraction, **options.pop("source", {}))
+        write_listing(source, tmp_path / f"{name}.listing")
         options = {"max_count": 7, **options}
         write_shards(tmp_path / f"{name}.listing", tmp_path / name, tmp_path / f"{name}.work", **options)
         return Index.open(tmp_path / name)

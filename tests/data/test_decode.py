@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
-from mae.data.decode import MAX_PIXELS, UndecodableImage, check, decode
+from mae.data.decode import (
+    ALPHA_ALONE,
+    DIM,
+    MAX_PIXELS,
+    TRANSPARENT,
+    UndecodableImage,
+    check,
+    decode,
+    is_deep,
+    pixels,
+)
 
 
 def as_pil(data: bytes) -> np.ndarray:
@@ -56,6 +67,112 @@ def test_sixteen_bits_are_scaled_not_clipped(encoded):
     torch.testing.assert_close(got, expected)
 
 
+def test_twelve_bits_in_sixteen_are_remarked_and_can_be_scaled(encoded):
+    ramp = np.linspace(0, 4095, 256).astype(np.uint16).reshape(16, 16)
+    data = encoded(Image.fromarray(ramp), "PNG")
+    assert check(data).remarks == (DIM,)
+    assert pixels(data).max() == 16
+    np.testing.assert_array_equal(pixels(data, 12)[:, :, 0], np.round(ramp / 4095 * 255))
+    with pytest.raises(UndecodableImage, match=r"holds the value 4095, more than 11 bits: correct"):
+        pixels(data, 11)
+    assert check(encoded(Image.fromarray(ramp * 16), "PNG")).remarks == ()
+
+
+def rgb16_png(value: int) -> bytes:
+    """A PNG of 8x8 pixels with 16 bits a colour, which PIL reads and does not write."""
+    rows = (b"\0" + struct.pack(">H", value) * 24) * 8
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    made = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+
+
+def test_dim_sixteen_bit_colours_are_remarked_and_not_scaled():
+    assert is_deep(rgb16_png(3000))
+    assert check(rgb16_png(3000)).remarks == (DIM,)
+    assert check(rgb16_png(30000)).remarks == ()
+    with pytest.raises(UndecodableImage, match=r"16-bit colours cannot be scaled by shard.bits"):
+        pixels(rgb16_png(3000), 12)
+
+
+def test_values_of_32_bits_are_refused_not_clipped(encoded):
+    wide = Image.fromarray(np.full((4, 4), 70_000, dtype=np.int32))
+    with pytest.raises(UndecodableImage, match="no stated range; convert to 16 bits"):
+        decode(encoded(wide, "TIFF"))
+
+
+def drawn_in_alpha(mode: str, colour: int) -> Image.Image:
+    """A square that only the alpha channel shows."""
+    alpha = Image.new("L", (12, 12))
+    alpha.paste(255, (3, 3, 9, 9))
+    image = Image.new("L", (12, 12), colour).convert(mode[:-1])
+    image.putalpha(alpha)
+    return image
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize(("colour", "ground"), [(0, 255), (255, 0)])
+def test_a_picture_in_the_alpha_channel_alone_is_drawn(encoded, mode, colour, ground):
+    data = encoded(drawn_in_alpha(mode, colour), "PNG")
+    got = pixels(data)
+    assert (got[0, 0].tolist(), got[5, 5].tolist()) == ([ground] * 3, [colour] * 3)
+    assert check(data).remarks == (ALPHA_ALONE,)
+
+
+def test_a_palette_whose_transparency_is_the_picture_is_drawn(encoded):
+    image = Image.new("P", (12, 12))
+    image.putpalette([0, 0, 0] * 256)
+    image.paste(1, (3, 3, 9, 9))
+    got = pixels(encoded(image, "PNG", transparency=0))
+    assert (got[0, 0].tolist(), got[5, 5].tolist()) == ([255] * 3, [0] * 3)
+
+
+def test_colours_under_transparent_pixels_are_kept_and_remarked(picture, encoded):
+    image = picture(0).convert("RGBA")
+    assert check(encoded(image, "PNG")).remarks == ()
+    image.putalpha(Image.new("L", image.size, 10))
+    data = encoded(image, "PNG")
+    assert check(data).remarks == (TRANSPARENT,)
+    np.testing.assert_array_equal(pixels(data), np.asarray(picture(0)))
+
+
+def test_a_large_colour_profile_or_text_loses_no_image(picture, encoded):
+    noise = np.random.default_rng(0).integers(0, 256, 1 << 21, dtype=np.uint8).tobytes()
+    text = PngInfo()
+    text.add_text("notes", "x" * (1 << 21), zip=True)
+    plain = encoded(picture(0), "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for data in (
+        encoded(picture(0), "PNG", icc_profile=noise),
+        encoded(picture(0), "PNG", pnginfo=text),
+    ):
+        assert check(data) == check(plain)
+        np.testing.assert_array_equal(pixels(data), pixels(plain))
+    turned = encoded(picture(0), "PNG", icc_profile=noise, exif=exif)
+    assert pixels(turned).shape == (40, 32, 3)
+    with pytest.raises(UndecodableImage, match="its ICC profile or its texts have more than 64 MB: remove"):
+        check(encoded(picture(0), "PNG", icc_profile=bytes(70_000_000)))
+
+
+@pytest.mark.parametrize("read", [pixels, check])
+@pytest.mark.parametrize(("format", "name"), [("JPEG", "JPEG"), ("PNG", "PNG"), ("WEBP", "WebP")])
+def test_the_reason_never_denies_a_signature_that_is_there(picture, encoded, format, name, read):
+    data = encoded(picture(2, 200, 160), format)
+    for keep in (12, 16, 20, 60, len(data) // 2, len(data) - 200):
+        with pytest.raises(UndecodableImage, match=rf"{name}.*(truncated|damaged)"):
+            read(data[:keep])
+
+
+@pytest.mark.parametrize("format", ["GIF", "BMP", "TIFF"])
+def test_a_cut_image_of_another_format_is_not_sent_to_be_converted(picture, encoded, format):
+    with pytest.raises(UndecodableImage, match=rf"{format}.*damaged"):
+        pixels(encoded(picture(0), format)[:40])
+
+
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
 def test_of_an_animation_the_first_frame_is_taken(picture, encoded, format):
     frames = [picture(seed).quantize(16).convert("RGB") for seed in range(3)]
@@ -87,12 +204,13 @@ def test_what_is_no_image_is_refused_with_a_reason(data, reason, read):
         read(data)
 
 
-def test_formats_that_shards_do_not_hold_are_refused_with_advice(picture, encoded):
+def test_formats_that_shards_do_not_hold_are_checked_as_the_png_that_they_become(picture, encoded):
     for format in ("GIF", "BMP", "TIFF"):
         data = encoded(picture(0), format)
         assert decode(data).shape == (3, 32, 40)
-        with pytest.raises(UndecodableImage, match=rf"{format}; convert it"):
-            check(data)
+        assert check(data)[:3] == ("png", 40, 32)
+    with pytest.raises(UndecodableImage, match=r"JPEG 2000; convert it"):
+        check(encoded(picture(0), "JPEG2000"))
 
 
 def test_an_oversized_image_is_refused_before_it_is_decoded(picture, encoded):

@@ -51,7 +51,8 @@ def test_bytes_that_are_no_whole_png_are_refused_with_the_reason(encoded, pictur
     for data, message in (
         (b"", "zero bytes"),
         (encoded(picture(0)), "no PNG"),
-        (png[:20], "no PNG"),
+        (png[:20], "is a PNG cut short after 20 bytes"),
+        (png[:5], "is a PNG cut short after 5 bytes"),
         (png[: len(png) // 2], "cannot be decoded"),
         (png[:60] + b"\0\0\0\0" + png[64:], "cannot be decoded"),
     ):

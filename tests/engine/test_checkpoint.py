@@ -1,7 +1,10 @@
 """Checkpoints are whole, few, and never silently wrong."""
 
+import errno
 import logging
 import os
+import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,6 +54,79 @@ def test_a_broken_newest_file_is_named_and_the_one_before_is_taken(tmp_path, cap
     assert path.name in caplog.text
     store.save(5, state(5))
     assert store.steps() == [2, 5] or store.steps() == [1, 5]
+
+
+def damaged(whole: bytes, draw: random.Random) -> bytes:
+    """Damage the bytes of a file in one of the ways that disks and copies do, by preference near its end."""
+    data = bytearray(whole)
+    at, size = draw.randrange(len(data)), draw.choice([1, 2, 8, 64, 512, 4096])
+    if draw.random() < 0.4:
+        at = len(data) - 1 - draw.randrange(1200)
+    there = len(data[at : at + size])
+    kind = draw.choice(["cut", "flipped", "zeroed", "garbage", "shifted"])
+    if kind == "cut":
+        del data[at:]
+    elif kind == "flipped":
+        for _ in range(draw.choice([1, 1, 3])):
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    elif kind == "shifted":
+        data[at:at] = draw.randbytes(size)
+    else:
+        data[at : at + there] = bytes(there) if kind == "zeroed" else draw.randbytes(there)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("release", ["this", "before digests"])
+@pytest.mark.filterwarnings("ignore")  # torch's and zipfile's, of what they read
+def test_whatever_damages_the_newest_file_it_is_whole_or_the_one_before_is_taken(tmp_path, release):
+    store, draw = Checkpoints(tmp_path), random.Random(13)
+    store.save(1, state(1))
+    path = store.save(2, state(2))
+    if release == "before digests":
+        torch.save(state(2), path)
+    whole, taken = path.read_bytes(), set()
+    for _ in range(600):
+        path.write_bytes(damaged(whole, draw))
+        step, found = store.latest()
+        taken.add(step)
+        assert found["run_id"] == f"r{step}"
+        torch.testing.assert_close(found["method"], state(step)["method"], rtol=0, atol=0)
+        assert store.run_id() in ("r1", "r2")
+    assert taken >= {1}
+
+
+def test_a_byte_that_zip_files_do_not_check_is_noticed(tmp_path):
+    store = Checkpoints(tmp_path)
+    store.save(1, state(1))
+    path = store.save(2, state(2))
+    content = bytearray(path.read_bytes())
+    content[content.rfind(b"PK\x01\x02") + 31] ^= 4  # the table of contents, of which zip has no checksum
+    path.write_bytes(content)
+    assert store.latest()[0] == 1
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_a_disk_that_cannot_be_read_is_an_error_and_no_reason_to_go_back(tmp_path, monkeypatch, number):
+    store = Checkpoints(tmp_path)
+    for step in (1, 2):
+        store.save(step, state(step))
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for read in (store.latest, store.run_id):
+        with pytest.raises(
+            CheckpointError, match=rf"step-000000002\.pt cannot.*{os.strerror(number)}.*again"
+        ):
+            read()
+
+
+def test_a_checkpoint_of_the_release_before_is_read(tmp_path):
+    store = Checkpoints(tmp_path)
+    torch.save(state(7), store.path(7))
+    assert store.latest()[0] == 7
+    assert store.run_id() == "r7"
 
 
 def test_a_broken_later_file_never_pushes_out_the_good_one(tmp_path):

@@ -38,7 +38,7 @@ class Bench:
     shared: Path
 
     def begin(self, *settings: str) -> None:
-        """Lay the tiny params.yaml, with these settings over it, into the folder."""
+        """Write the tiny params.yaml, with these settings over it, into the folder."""
         write_tiny_params(self.folder, self.project, self.store(), "runtime.log_every=1", *settings)
 
     def begin_from(self, base: str, *settings: str) -> None:

@@ -1,4 +1,4 @@
-"""Do the goldens guard? Break one file at a time in a copy of the checkout and see whether a golden notices.
+"""A test of the goldens: break one file at a time in a copy of the checkout and see whether one notices.
 
 `make mutations`, or `python tests/golden/campaign.py [--first] [WORD ...]` for the files whose path holds a
 word. --first runs the likeliest cases alone: that is faster, and may call a mutation survived that another
@@ -59,11 +59,15 @@ class Mutation:
         return [f"tests/golden/test_{topic}.py", *(["-k", cases] if cases else [])]
 
 
+def mutations() -> list[Mutation]:
+    """Read the rows of mutations.yaml."""
+    return [Mutation(**row) for row in YAML(typ="safe").load(TABLE.read_text())]
+
+
 def main(words: Sequence[str]) -> int:
     """Run the campaign, print its table, and return the exit status."""
-    every = [Mutation(**row) for row in YAML(typ="safe").load(TABLE.read_text())]
     only_first, words = "--first" in words, [word for word in words if word != "--first"]
-    chosen = [one for one in every if not words or any(word in one.file for word in words)]
+    chosen = [one for one in mutations() if not words or any(word in one.file for word in words)]
     faults = [fault for one in chosen if (fault := one.fault(ROOT))]
     if faults:
         print("\n".join(faults))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from golden.bench import Bench
-from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parent.parent.parent
-RESULTS = ROOT / "mae" / "results.yaml"
+from mae import results
+from mae.config import recipe
+
 VALUES = Path(__file__).parent / "values"
 
 TRAINED = 1e-3  # what floats of a training may differ by on another CPU, relative to their size
@@ -115,15 +115,9 @@ class Shelf:
         self.file.write_text(json.dumps(plain, indent=1) + "\n")
 
 
-def read_versions(file: Path = RESULTS) -> dict[str, int]:
-    """The leaves of results.yaml by their dotted names."""
-    versions: dict[str, int] = {}
-    for stage, given in YAML(typ="safe").load(file.read_text()).items():
-        if isinstance(given, dict):
-            versions |= {f"{stage}.{part}": number for part, number in given.items()}
-        else:
-            versions[stage] = given
-    return versions
+def read_versions() -> dict[str, int]:
+    """The versions of all stages and parts by their dotted names."""
+    return dict(recipe.leaves(results.versions()))
 
 
 def versions_of(case: Case, versions: Mapping[str, int]) -> dict[str, int]:

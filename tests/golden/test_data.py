@@ -15,6 +15,7 @@ from golden.frame import ONE_PASS, Case, Values, golden_test
 from PIL import Image
 
 from mae.data.decode import decode
+from mae.data.image_formats import as_png
 from mae.data.label_png import label_values
 from mae.data.shards.index import Index
 
@@ -163,6 +164,17 @@ def with_listed_val(bench: Bench) -> Values:
     return {**ingested(bench, ""), **sharded(bench, "")}
 
 
+def held_out_by_class(bench: Bench) -> Values:
+    """Some of each class is held out, of a class too small for its share as well."""
+    for label, count in enumerate((30, 12, 2, 1)):
+        for number in range(count):
+            picture = trees.png(trees.pixels(100 * label + number))
+            trees.write(bench.folder / f"set/class_{label}/{number}.png", picture)
+    bench.begin("ingest={source: folder, root: set, val_fraction: 0.1}")
+    bench.run("ingest")
+    return ingested(bench, "")
+
+
 def images_of_all_kinds(bench: Bench) -> Values:
     """Formats, colours and orientations become the same RGB pixels."""
     found: Values = {}
@@ -194,6 +206,10 @@ def images_of_all_kinds(bench: Bench) -> Values:
         file = BytesIO()
         map_.save(file, "PNG")
         found[f"map_{name}"] = label_values(file.getvalue()).flatten().tolist()[:80:3]
+    for format in ("TIFF", "BMP"):
+        file = BytesIO()
+        picture.save(file, format)
+        found[f"shard_{format.lower()}"] = sums(decode(as_png(file.getvalue())[0]))
     four_bits = trees.png(np.arange(6, dtype=np.uint8).reshape(3, 2) * 0x25, four_bits=True)
     found["map_four_bits"] = label_values(four_bits).flatten().tolist()
     return found
@@ -206,6 +222,7 @@ CASES = [
         for kind, (suffix, _, _) in SOURCES.items()
     ),
     Case("folder_with_listed_val", IMAGES, with_listed_val),
+    Case("held_out_by_class", ("ingest",), held_out_by_class),
     Case("demo", tuple(f"{stage}{suffix}" for suffix in PLACES for stage in IMAGES), demo),
     Case("cut_by_bytes", IMAGES, cut_by_bytes),
     Case("grown", IMAGES, grown),

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from golden.frame import Case, Refusal, Shelf, read_versions, same
+from golden.frame import Case, Refusal, Shelf, same
 
 VERSIONS = {"pretrain.mae": 1, "pretrain.cae": 3, "knn": 2}
 VALUES = {"loss": [1.0, 0.5], "steps": 6, "order": "a1b2", "rows": [3, 1, 2]}
@@ -141,9 +141,3 @@ def test_a_part_that_joins_a_section_changes_nothing(shelf, case):
 def test_a_key_that_results_yaml_does_not_have_is_an_error(shelf, case):
     with pytest.raises(KeyError, match=r"toy: mae/results\.yaml has no pretrain\.vae"):
         shelf.write(replace(case, keys=("pretrain.vae",)), VALUES, VERSIONS)
-
-
-def test_versions_are_read_as_dotted_leaves(tmp_path):
-    file = tmp_path / "results.yaml"
-    file.write_text("ingest: 2\nsegment: {upernet: 1, dpt: 3}\n")
-    assert read_versions(file) == {"ingest": 2, "segment.upernet": 1, "segment.dpt": 3}

@@ -10,6 +10,7 @@ import torch
 from golden import trees
 from golden.bench import Bench, digest, sums
 from golden.frame import Case, Values, golden_test
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mae.data.loading.annotations import LabelMap, Objects, ground_truth
 from mae.data.loading.batches import evaluation_batches, training_batches
@@ -34,8 +35,8 @@ TRANSFORMS: dict[str, Callable[[], Any]] = {
     "two_views": lambda: augmentation("two_views", 48, views=2)[0],
     "pretraining": lambda: pretraining(24),
     "byol": lambda: byol_crop(24),
-    "finetuning": lambda: finetuning(24),
-    "finetuning_plain": lambda: finetuning(24, rand_augment=None, flip=False),
+    "finetuning": lambda: finetuning(24, mean=IMAGENET_DEFAULT_MEAN),
+    "finetuning_plain": lambda: finetuning(24, rand_augment=None, flip=False, mean=IMAGENET_DEFAULT_MEAN),
     "evaluation": lambda: evaluation(24),
     "evaluation_large": lambda: evaluation(232),
 }
@@ -131,7 +132,12 @@ def normalised(_: Bench) -> Values:
     """Bytes to floats as the encoder takes them, and back."""
     images = torch.from_numpy(trees.pixels(1)).permute(2, 0, 1)[None]
     found: Values = {}
-    for name, normalize in (("imagenet", Normalize()), ("own", Normalize((0.2, 0.4, 0.6), (0.3, 0.2, 0.1)))):
+    statistics = {
+        "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+        "own": ((0.2, 0.4, 0.6), (0.3, 0.2, 0.1)),
+    }
+    for name, given in statistics.items():
+        normalize = Normalize(*given)
         floats = normalize(images)
         found |= {name: sums(floats), f"{name}.back": digest(normalize.undo(floats))}
     return found

@@ -75,7 +75,7 @@ SMALL: dict[str, Any] = {
 }
 TRAININGS = ("tokenizer", "pretrain", "linear", "attentive", "partial", "finetune", "scratch")
 DENSE = ("detect", "segment")
-JUDGED = ("knn", "linear", "attentive", "partial", "finetune", "scratch")
+EVALUATIONS = ("knn", "linear", "attentive", "partial", "finetune", "scratch")
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -210,11 +210,11 @@ def detections(_: Bench) -> Values:
     records = {}
     for kind in ("bbox", "segm"):
         for seed in (0, 1):
-            judged = evaluate_detections(truth, imperfect(truth, seed), kind)
-            found[f"{kind}.{seed}"] = list(judged.figures.values())
-            records[kind, seed] = judged.records
-        found[f"{kind}.curve"] = sums([value for row in judged.curve for value in row.values()])
-        found[f"{kind}.classes"] = [float(row["AP"]) for row in judged.categories]
+            evaluated = evaluate_detections(truth, imperfect(truth, seed), kind)
+            found[f"{kind}.{seed}"] = list(evaluated.figures.values())
+            records[kind, seed] = evaluated.records
+        found[f"{kind}.curve"] = sums([value for row in evaluated.curve for value in row.values()])
+        found[f"{kind}.classes"] = [float(row["AP"]) for row in evaluated.categories]
     first, second = (records["bbox", seed] for seed in (0, 1))
     count = len(first.image_ids)
     found["matched"] = digest([first.matched.tolist(), first.ignored.tolist(), first.objects.tolist()])
@@ -641,17 +641,17 @@ def single(name: str, keys: tuple[str, ...], compute: Callable[[Bench], Values],
 CASES = [
     single("schedules", (*TRAININGS, *DENSE), schedules),
     Case("optimizers", (*TRAININGS, *DENSE), optimizers, tolerance=TRAINED),
-    single("confidence", (*JUDGED, *DENSE, "register"), confidence),
+    single("confidence", (*EVALUATIONS, *DENSE, "register"), confidence),
     single("gate", ("register",), gate),
     single("detections", ("detect",), detections),
     single("overlaps", ("segment",), overlaps),
-    single("patches", ("pretrain", *JUDGED, *DENSE), patches),
+    single("patches", ("pretrain", *EVALUATIONS, *DENSE), patches),
     *(single(f"mask_{name}", ("pretrain",), partial(hidden, name), f"mask.{name}") for name in MASKINGS),
     single("targets", ("pretrain",), targets),
     single("colours_and_gradients", ("pretrain", "tokenizer"), colours_and_gradients),
-    single("encoding", ("pretrain", *JUDGED, *DENSE), encoding),
+    single("encoding", ("pretrain", *EVALUATIONS, *DENSE), encoding),
     *(single(f"method_{name}", (f"pretrain.{name}",), partial(method_alone, name)) for name in METHODS),
-    single("evaluations", JUDGED, evaluations),
+    single("evaluations", EVALUATIONS, evaluations),
     single("mixed", ("partial", "finetune", "scratch"), mixed),
     single("robustness", ("robustness",), robustness),
     single("detector", ("detect",), detector),

@@ -17,7 +17,6 @@ from mae.models.segmentation.segmenter import HEADS
 from mae.models.targets import TARGETS
 from mae.models.tokenizer import KINDS
 from mae.serving.answers import ANSWERS
-from mae.stage_table import STAGES
 
 NAMES = ("classification", "data", "dense", "loading", "parts", "pretraining", "reporting", "tokenizers")
 TOPICS = {name: importlib.import_module(f"golden.test_{name}").CASES for name in NAMES}
@@ -35,7 +34,6 @@ TABLES: dict[str, Iterable[str]] = {
     "source": SOURCES,
     "answer": ANSWERS,
 }
-NO_RESULT = {"versions"}  # it copies results.yaml
 
 
 @pytest.mark.parametrize("leaf", read_versions())
@@ -46,14 +44,6 @@ def test_every_version_has_a_case_that_names_it(leaf):
 @pytest.mark.parametrize("row", [f"{table}.{name}" for table, rows in TABLES.items() for name in rows])
 def test_every_row_of_a_table_has_a_case_that_runs_it(row):
     assert any(row in case.covers for case in CASES)
-
-
-def test_every_stage_and_every_part_has_a_version():
-    versions = set(read_versions())
-    assert set(STAGES) - NO_RESULT == {leaf.split(".")[0] for leaf in versions}
-    assert {leaf.split(".")[1] for leaf in versions if leaf.startswith("pretrain.")} == set(METHODS)
-    assert {leaf.split(".")[1] for leaf in versions if leaf.startswith("segment.")} == set(HEADS)
-    assert {leaf.split(".")[1] for leaf in versions if leaf.startswith("tokenizer.")} == {"none", *KINDS}
 
 
 @pytest.mark.parametrize("topic", TOPICS)

@@ -159,3 +159,9 @@ def test_two_ranks_compute_the_loss_and_gradients_of_one_process_for_every_loss(
         expected = loss_and_gradients(method, method(*two_views()))
         assert_close(found[name]["loss"], expected["loss"], rtol=1e-9, atol=0)
         assert_close(found[name]["grads"], expected["grads"], rtol=1e-7, atol=1e-12)
+
+
+def test_the_teacher_drops_paths_as_the_student_does():
+    method = made().train()
+    assert method.teacher["encoder"].training
+    assert not method.eval().teacher["encoder"].training

@@ -115,23 +115,6 @@ def repo(tmp_path, empty_repo, project):
     return make
 
 
-@pytest.fixture
-def popen():
-    """subprocess.Popen, whose processes are killed at the end of the test."""
-    started = []
-
-    def start(command, **options):
-        started.append(subprocess.Popen(command, **options))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        if process.stdin:
-            process.stdin.close()
-
-
 @pytest.fixture(scope="session")
 def drifted():
     """A function that makes a report of `mae drift` without doubts, except for the given values."""

@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -330,6 +332,19 @@ def test_a_registry_that_is_down_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(registry.RegistryError, match=r"registry at http://127\.0\.0\.1:9"):
         registry.champion_version("http://127.0.0.1:9", NAMES[0])
     assert time.monotonic() - began < 10
+
+
+def test_a_registry_in_a_database_that_cannot_be_opened_is_an_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(registry.RegistryError, match=r"mlflow\.db cannot be opened .*MLFLOW_TRACKING_URI"):
+        registry.champion_version(f"sqlite:///{tmp_path}/mlflow.db", NAMES[0])
+
+
+def test_no_error_of_a_registry_has_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(registry.RegistryError, match="registry at http://127") as caught:
+        registry.champion_version(f"http://user:{'hu' + 'sh'}@127.0.0.1:9", NAMES[0])
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_importing_the_registry_imports_no_mlflow() -> None:

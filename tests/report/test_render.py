@@ -11,6 +11,7 @@ import pytest
 from report.fixed_results import METRICS, RUN, TOP, index, rendered, section, write, write_results
 
 from mae import config
+from mae.files import sha256_of
 from mae.report import filters
 from mae.report.render import html_page, markdown, write_report
 
@@ -54,6 +55,19 @@ def test_a_figure_that_a_stage_did_not_leave_stops_the_report(params):
     without = {name: value for name, value in METRICS["pretrain"].items() if name != "loss"}
     with pytest.raises(jinja2.UndefinedError, match="loss"):
         rendered(params, pretrain=without)
+
+
+def test_colours_that_were_measured_from_these_shards_are_told(params):
+    assert "Colours measured" not in rendered(params)
+    colours = {"images": 4096, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    write("data/shards/colours.json", colours | {"index": "of other shards"})
+    assert "Colours measured" not in rendered(params)
+    write("data/shards/colours.json", colours | {"index": sha256_of(Path("data/shards/index.json"))})
+    told = section(rendered(params), "Data")
+    assert (
+        "from 4,096 images of train (`input: auto`): mean 0.1, 0.2, 0.3; standard deviation 0.4, 0.5, 0.6."
+        in told
+    )
 
 
 def test_boxes_that_stand_for_masks_are_counted(params):

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from stages.tiny import OURS_TO_SET, run, write_tiny_params
 
 from mae import config, interchange, tracking
 from mae.config import recipe
+from mae.files import read_json
 
 pytestmark = pytest.mark.slow
 LONGER = ["pretrain.epochs=40", "runtime.checkpoint_every=10", "runtime.workers=1"]
@@ -87,6 +89,29 @@ def test_sigterm_saves_with_its_own_status_sigkill_loses_nothing_and_the_end_is_
         losses = store.execute("select run_uuid, step from metrics where key = 'loss'").fetchall()
     assert len({run for run, _ in losses}) == 2  # the unbroken run, and this one with its three processes
     assert len(losses) == len(set(losses))  # though the killed one had logged steps after its checkpoint
+
+
+def test_whoever_ends_a_plain_dvc_repro_ends_its_training_which_saves(sharded):
+    folder, params, unbroken = sharded
+    shutil.rmtree(folder / "models", ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm"], cwd=folder, check=True)
+    stage = f"stages:\n  pretrain:\n    cmd: {sys.executable} -m mae pretrain\n    outs: [models/pretrain]\n"
+    (folder / "dvc.yaml").write_text(stage)
+    environment = {name: value for name, value in os.environ.items() if name not in OURS_TO_SET}
+    dvc = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_step(dvc, folder, 10)
+    children = psutil.Process(dvc.pid).children(recursive=True)
+    dvc.terminate()  # dvc alone
+    dvc.wait()
+    left = psutil.wait_procs(children, 60)[1]
+    dvc.stderr.close()
+    assert not left
+    outcome = read_json(folder / "work/pretrain/outcome.json")
+    assert (outcome["state"], "saved" in outcome["message"]) == ("interrupted", True)
+    run(folder, params, "pretrain")
+    assert (folder / "models/pretrain/encoder.safetensors").read_bytes() == unbroken
 
 
 def test_a_killed_tokenizer_goes_on_and_ends_the_same(sharded):

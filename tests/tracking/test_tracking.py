@@ -1,11 +1,14 @@
 """Runs reach MLflow when it answers, and nobody waits for it when it does not."""
 
+import contextlib
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -17,13 +20,12 @@ from typing import Any
 import pytest
 
 from mae import tracking
+from mae.files import DiskFull
 from mae.tracking import machine
 from mae.tracking.parent import outbox
 from mae.tracking.run import PATIENCE_S, Run
-from mae.tracking.run_files import Identity, RunFiles, RunInfo
+from mae.tracking.run_files import RunFiles
 from mae.tracking.server import IMPATIENT, KEY_TAG, Server
-
-DEAD_PROCESS = "999999999@1.00"
 
 
 def client(uri: str) -> Any:
@@ -56,6 +58,38 @@ def silent() -> Iterator[str]:
         listening.bind(("127.0.0.1", 0))
         listening.listen(50)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """The address of a server whose answer never ends: a byte comes every 50 ms."""
+
+    class Drip(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                while True:
+                    self.request.sendall(b" ")
+                    time.sleep(0.05)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@contextlib.contextmanager
+def small_files(limit: int) -> Iterator[None]:
+    """Let no file grow beyond `limit` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def start(uri: str, folder: Path, stage: str = "pretrain", **more: Any) -> Run:
@@ -92,7 +126,7 @@ def test_a_run_holds_params_metrics_data_and_pictures(mlflow_uri: str, tmp_path:
     assert found.data.params["optim.betas"] == "[0.9, 0.95]"
     assert len(found.data.params["note"]) == 6000
     assert found.data.tags["data"] == "abc"
-    assert found.data.tags["process"].startswith(f"{os.getpid()}@")
+    assert found.data.tags["pid"] == str(os.getpid())
     losses = curve(mlflow_uri, run.id, "loss")
     assert [step for step, _ in losses] == list(range(1, 1502))
     assert losses[99] == (100, 0.01)
@@ -228,38 +262,36 @@ time.sleep(300)
     assert curve(mlflow_uri, run_id, "loss") == [(1, 1.0)]
 
 
-def test_runs_of_dead_processes_are_swept(mlflow_uri: str, tmp_path: Path) -> None:
+def test_a_killed_run_and_its_parent_are_closed_by_the_next_repro(mlflow_uri: str, tmp_path: Path) -> None:
     file = tmp_path / "parent.json"
     start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
     first_parent = parent_of(mlflow_uri, file).info.run_id
-    dead = start(mlflow_uri, tmp_path, "pretrain", parent_file=file, tags={"process": DEAD_PROCESS})
+    dead = start(mlflow_uri, tmp_path, "pretrain", parent_file=file)
     alive = start(mlflow_uri, tmp_path, "knn", parent_file=file)
-    other = start(mlflow_uri, tmp_path, "far", parent_file=file, tags={"host": "elsewhere"})
-    lost = start(mlflow_uri, tmp_path, "linear", parent_file=file, tags={"process": DEAD_PROCESS})
     vanish(dead)
-    vanish(lost)
-    shutil.rmtree(tmp_path / "linear")  # an experiment's own copy of the project, say
     start(mlflow_uri, tmp_path, "ingest", parent_file=file, new_parent=True).finish()
-    status = {name: run_of(mlflow_uri, run).info.status for name, run in
-              {"dead": dead, "lost": lost, "alive": alive, "other": other}.items()}  # fmt: skip
-    assert status == {"dead": "KILLED", "lost": "KILLED", "alive": "RUNNING", "other": "RUNNING"}
+    status = {name: run_of(mlflow_uri, run).info.status for name, run in (("dead", dead), ("alive", alive))}
+    assert status == {"dead": "KILLED", "alive": "RUNNING"}
     assert client(mlflow_uri).get_run(first_parent).info.status == "KILLED"
 
 
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(mlflow_uri: str, tmp_path: Path) -> None:
     first = start(mlflow_uri, tmp_path, params={"a": 1})
     for step in range(1, 11):
-        first.log(step, {"loss": 1 / step})
+        first.log(step, {"loss": 1 / step, "images_per_second": 100.0})
     first.flush(now=True)
-    first.log(11, {"loss": 1 / 11})  # not sent: the process is killed here
+    first.log(11, {"loss": 1 / 11, "images_per_second": 100.0})  # not sent: the process is killed here
     with (tmp_path / "pretrain" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 12, "lo')
     vanish(first)
     second = start(mlflow_uri, tmp_path, params={"a": 2}, run_id=first.id)
     for step in range(9, 13):
-        second.log(step, {"loss": 1 / step})
+        second.log(step, {"loss": 1 / step, "images_per_second": 200.0})
     second.finish()
     assert second.id == first.id
+    assert curve(mlflow_uri, second.id, "images_per_second") == [
+        (step, 100.0 if step < 12 else 200.0) for step in range(1, 13)
+    ]
     assert tracking.history(tmp_path / "pretrain" / "metrics.jsonl")["loss"] == [
         (step, 1 / step) for step in range(1, 13)
     ]
@@ -338,6 +370,34 @@ def test_a_server_that_never_answers_costs_seconds(
     assert len(tracking.history(tmp_path / "pretrain" / "metrics.jsonl")["loss"]) == 3000
 
 
+def test_a_server_that_sends_a_byte_now_and_then_costs_no_more_than_a_silent_one(
+    dripping: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr("mae.tracking.server.CALL_S", 1.0)
+    monkeypatch.setattr("mae.tracking.run.PATIENCE_S", 0.5)
+    began = time.monotonic()
+    with start(dripping, tmp_path, parent_file=tmp_path / "parent.json", new_parent=True) as run:
+        run.log(1, {"loss": 1.0})
+    assert time.monotonic() - began < 6
+    assert "timed out" in caplog.text
+    assert len(tracking.history(tmp_path / "pretrain" / "metrics.jsonl")["loss"]) == 1
+
+
+def test_a_server_that_answers_slowly_gets_the_rest_later(
+    mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    run = start(mlflow_uri, tmp_path)
+    for step in range(2500):
+        run.log(step, {"loss": 1.0})
+    with monkeypatch.context() as slow:
+        slow.setattr("mae.tracking.run.SEND_S", 0.0)
+        assert not run.flush()
+    assert "is slow" in caplog.text
+    run.finish()
+    assert tracking.deliver(tmp_path / "pretrain")
+    assert len(curve(mlflow_uri, run.id, "loss")) == 2500
+
+
 def test_a_server_that_comes_back_gets_what_it_missed(
     mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,7 +431,7 @@ def test_the_server_is_left_alone_for_a_while_after_a_failure(
 ) -> None:
     run = start(down, tmp_path)
     calls: list[int] = []
-    monkeypatch.setattr("mae.tracking.sender.Sender.send", lambda *_: calls.append(1))
+    monkeypatch.setattr("mae.tracking.sender.Sender.send", lambda *_, **__: calls.append(1))
     for step in range(2000):
         run.log(step, {"loss": 1.0})
     assert calls == []
@@ -464,16 +524,113 @@ def test_a_store_that_mlflow_does_not_take_is_refused_by_name(uri: str, tmp_path
         start(uri, tmp_path)
 
 
-def test_a_password_in_the_address_is_shown_nowhere(tmp_path: Path, caplog: Any) -> None:
-    run = start("http://user:secret@127.0.0.1:9", tmp_path)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:hush-hush@127.0.0.1:9",
+        "http://user:hush-hush/a?b#c@127.0.0.1:9",
+        "http://127.0.0.1:9/?token=hush-hush",
+        "postgresql://user:hush-hush@127.0.0.1:9/mlflow",
+    ],
+)
+def test_a_password_in_the_address_is_in_no_file_and_no_message(
+    address: str, tmp_path: Path, caplog: Any, capfd: Any
+) -> None:
+    run = start(address, tmp_path, parent_file=tmp_path / "parent.json", new_parent=True)
+    run.log(1, {"loss": 1.0})
     run.finish()
-    assert "secret" not in caplog.text + run.url
+    said = capfd.readouterr()
+    files = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert b"loss" in files
+    assert "going on without it" in caplog.text
+    assert "hush" not in caplog.text + run.url + said.out + said.err + str(files)
+
+
+def test_what_waits_for_an_address_with_a_password_is_sent_to_that_of_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "http://user:hush@127.0.0.1:9"
+    start(address, tmp_path).finish()
+    asked: list[str] = []
+    monkeypatch.setattr("mae.tracking.sender.Sender.send", lambda self, **_: asked.append(self.server.uri))
+    tracking.deliver(tmp_path / "pretrain")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    tracking.deliver(tmp_path / "pretrain")
+    assert asked == ["http://127.0.0.1:9", address]
+
+
+@pytest.mark.slow
+def test_a_kill_while_the_store_is_made_leaves_none_or_a_whole_one(tmp_path: Path) -> None:
+    store = tmp_path / "mlflow.db"
+    code = f"from mae.tracking.server import Server; Server('sqlite:///{store}').experiment_id('mae')"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        while not any(file.stat().st_size for file in tmp_path.glob("*mlflow.db*")):
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.kill()
+    assert not store.exists()
+    assert Server(f"sqlite:///{store}").experiment_id("mae") == "1"
+    assert not [*tmp_path.glob(".*partial")]
+
+
+@pytest.mark.parametrize("damage", ["a folder", "no database"])
+def test_a_database_that_cannot_be_opened_is_left_aside_at_once(
+    damage: str, tmp_path: Path, caplog: Any
+) -> None:
+    store = tmp_path / "mlflow.db"
+    store.mkdir() if damage == "a folder" else store.write_text("an SQLite database? no")
+    began = time.monotonic()
+    with start(f"sqlite:///{store}", tmp_path) as run:
+        run.log(1, {"loss": 1.0})
+    assert time.monotonic() - began < 8
+    assert f"{store} cannot be opened" in caplog.text
+    assert tracking.history(tmp_path / "pretrain" / "metrics.jsonl")["loss"] == [(1, 1.0)]
+
+
+def test_a_full_disk_ends_a_run_with_the_file_and_nothing_is_lost_once_there_is_room(
+    mlflow_uri: str, tmp_path: Path
+) -> None:
+    run = start(mlflow_uri, tmp_path)
+    metrics = tmp_path / "pretrain" / "metrics.jsonl"
+
+    def train(run: Run) -> None:
+        for step in range(100):
+            run.log(step, {"loss": 1 / (step + 1)})
+
+    with pytest.raises(DiskFull, match=rf"{metrics}: no space left .* free some"), run, small_files(1500):
+        train(run)
+    resumed = start(mlflow_uri, tmp_path, run_id=run.id)
+    train(resumed)
+    resumed.finish()
+    assert [step for step, _ in curve(mlflow_uri, resumed.id, "loss")] == list(range(100))
+
+
+def test_a_picture_that_the_disk_has_no_room_for_is_named(mlflow_uri: str, tmp_path: Path) -> None:
+    picture = tmp_path / "p.png"
+    picture.write_bytes(b"x" * 9000)
+    with (
+        pytest.raises(DiskFull, match="pretrain/artifacts/"),
+        start(mlflow_uri, tmp_path) as run,
+        small_files(5000),
+    ):
+        run.picture(picture)
+    resumed = start(mlflow_uri, tmp_path, run_id=run.id)
+    resumed.picture(picture)
+    resumed.finish()
+    assert {file.path for file in client(mlflow_uri).list_artifacts(run.id)} == {"pictures"}
 
 
 def test_a_killed_process_leaves_every_line_it_logged(tmp_path: Path) -> None:
-    files = RunFiles.start(tmp_path / "run", Identity("u", "e", RunInfo("key", "x", 0, {})))
-    for step in range(100):
-        files.log(step, {"loss": 1.0})
+    code = """
+import os, signal, sys; from pathlib import Path
+from mae.tracking.run_files import Identity, RunFiles, RunInfo
+files = RunFiles.start(Path(sys.argv[1]), Identity("u", "e", RunInfo("key", "x", 0, {})))
+for step in range(100):
+    files.log(step, {"loss": 1.0})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
+    assert done.returncode == -signal.SIGKILL
     reopened = RunFiles.open(tmp_path / "run")
     assert reopened is not None
     assert [line["step"] for _, line in reopened.unsent() if "op" not in line] == list(range(100))

@@ -1,4 +1,4 @@
-"""A listing on disk: `listing.tsv`, one line per image, next to its summary `manifest.json`."""
+"""A listing on disk: `listing.tsv`, one line per image, next to its `manifest.json`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from mae.data.sources.base import SPLITS, Entry, SourceError
 
-LISTING, MANIFEST = "listing.tsv", "manifest.json"
+LISTING, MANIFEST, SUMMARY = "listing.tsv", "manifest.json", "summary.json"
 
 _ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 

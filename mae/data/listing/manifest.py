@@ -1,4 +1,4 @@
-"""The listing of a source: `listing.tsv`, one line per image, and its summary `manifest.json`.
+"""The listing of a source: `listing.tsv`, one line per image, `manifest.json`, and a summary for a person.
 
 It is made of names, sizes, times and annotations without opening an image, so that every run can afford it;
 equal sources give equal bytes.
@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mae.data.listing.listing_file import LISTING, MANIFEST, line_of
-from mae.data.sources.base import SPLITS, Entry, Source, SourceError
+from mae.data.listing.listing_file import LISTING, MANIFEST, SUMMARY, line_of
+from mae.data.listing.summary import Census
+from mae.data.sources.base import Source, SourceError
 from mae.data.sources.coco import CocoSource
 from mae.data.sources.folders import FlatSource, FolderSource
 from mae.data.sources.imagenet_tars import ImageNetTarSource
@@ -30,19 +31,22 @@ SOURCES: dict[str, type] = {one.kind: one for one in _KINDS}
 FORMAT = 1
 
 
-def open_source(kind: str, root: str | os.PathLike, val_fraction: float = 0.0) -> Source:
-    """Open the source of that kind at `root`. Raises SourceError for an unknown kind."""
+def open_source(kind: str, root: str | os.PathLike, val_fraction: float = 0.0, **options: Any) -> Source:
+    """Open the source of that kind at `root`, with the options that it alone has.
+
+    Raises SourceError for an unknown kind.
+    """
     if kind not in SOURCES:
         raise SourceError(f"source kind {not_one_of(kind, sorted(SOURCES))}")
-    return SOURCES[kind](root, val_fraction=val_fraction)
+    return SOURCES[kind](root, val_fraction=val_fraction, **options)
 
 
 def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
-    """List the source into out_dir/listing.tsv and out_dir/manifest.json.
+    """List the source into out_dir: listing.tsv, manifest.json and summary.json (see `summary`).
 
     The manifest: kind, root, splits {name: {count, bytes}}, classes (sorted; empty without labels),
-    class_info, ignored (the number of files that are no images), fingerprint (sha256 over names, sizes, times
-    and annotations); with annotations also task and categories (`Source.annotation_info`). Files are
+    class_info, ignored (the number of files and folders left out), fingerprint (sha256 over names, sizes,
+    times and annotations); with annotations also task and categories (`Source.annotation_info`). Files are
     rewritten only where they differ. A source is not read again while its `unchanged_key` equals that of the
     existing listing.
 
@@ -54,7 +58,7 @@ def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
     known = _unchanged(out, source, key) if key else None
     if known is not None:
         return known
-    census = _Census()
+    census = Census()
     fingerprint = hashlib.sha256()
     with atomic_write(out / f"{LISTING}.new") as file:
         for entry in source.entries():
@@ -71,48 +75,14 @@ def write_listing(source: Source, out_dir: str | os.PathLike) -> dict[str, Any]:
         "splits": census.splits,
         "classes": sorted(census.classes["train"] | census.classes["val"]),
         "class_info": source.class_info(),
-        "ignored": source.ignored,
+        "ignored": source.findings.ignored,
         "unchanged_key": key,
         "fingerprint": fingerprint.hexdigest(),
         **source.annotation_info(),
     }
+    write_json(out / SUMMARY, census.summary(source))
     write_json(out / MANIFEST, manifest)
     return manifest
-
-
-class _Census:
-    """Counts per split and the classes, collected while the listing is written."""
-
-    def __init__(self) -> None:
-        self.splits: dict[str, dict[str, int]] = {}
-        self.classes: dict[str, set[str]] = {split: set() for split in SPLITS}
-
-    def add(self, entry: Entry) -> None:
-        split = self.splits.setdefault(entry.split, {"count": 0, "bytes": 0})
-        split["count"] += 1
-        split["bytes"] += max(0, entry.size)
-        if entry.class_name is not None:
-            self.classes[entry.split].add(entry.class_name)
-
-    def check(self, source: Source) -> None:
-        fraction = getattr(source, "val_fraction", 0.0)
-        if "train" not in self.splits and "val" not in self.splits:
-            raise SourceError(f"{source.root}: no images found (expected jpg, jpeg, png or webp files)")
-        if "train" not in self.splits:
-            raise SourceError(f"{source.root}: the split 'train' has no images")
-        if "val" not in self.splits and ((source.root / "val").is_dir() and source.kind == "folder"):
-            raise SourceError(f"{source.root / 'val'}: the split 'val' has no images; add some or remove it")
-        if "val" not in self.splits and fraction > 0:
-            raise SourceError(
-                f"{source.root}: val_fraction {fraction} of {self.splits['train']['count']} images held none "
-                "out; raise it, or set it to 0 for no val split"
-            )
-        strange = sorted(self.classes["val"] - self.classes["train"])
-        if strange and not fraction:  # files held out by name may hold a small class as a whole
-            more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-            raise SourceError(
-                f"{source.root}: val has classes that train lacks: {', '.join(strange[:3])}{more}"
-            )
 
 
 def _unchanged(out: Path, source: Source, key: dict[str, list[int]]) -> dict[str, Any] | None:
@@ -124,7 +94,9 @@ def _unchanged(out: Path, source: Source, key: dict[str, list[int]]) -> dict[str
     if any(manifest.get(name) != value for name, value in same.items()):
         return None
     listing = out / LISTING
-    whole = listing.is_file() and sha256_of(listing) == manifest.get("fingerprint")
+    whole = (
+        (out / SUMMARY).is_file() and listing.is_file() and sha256_of(listing) == manifest.get("fingerprint")
+    )
     return manifest if whole else None
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mae.data.label_png import MAX_VALUE, label_values
 from mae.data.shards.split import ShardError, Split
-
-IGNORE = 255
+from mae.models.segmentation import IGNORE
 
 
 class Objects:

@@ -23,8 +23,12 @@ from torch.utils.data import DataLoader
 
 from mae.data.loading.epoch_order import EpochOrder
 from mae.data.loading.samples import Batch, Images, Samples, SampleTransform
-from mae.data.loading.workers import obey_parent_only, signals_blocked, start_method
+from mae.data.loading.workers import obey_parent_only, start_method
+from mae.data.rejection_limit import RejectionLimit
 from mae.data.shards.index import Split
+from mae.stopping import signals_blocked
+
+NONE_MAY_BE_SKIPPED = RejectionLimit()
 
 
 class TooManySkipped(RuntimeError):
@@ -48,7 +52,7 @@ def training_batches(
     views: int = 1,
     noise_shape: Sequence[int] | None = None,
     target: Callable[[Split, int], Any] | None = None,
-    max_skipped: int = 0,
+    max_skipped: RejectionLimit = NONE_MAY_BE_SKIPPED,
     shuffle_window: int = 8,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
@@ -75,7 +79,7 @@ def training_batches(
     sample_transform = SampleTransform(transform, views, noise_shape)
     samples = Samples(split, sample_transform, chosen, seed=(seed, attempt), target=target, replace=True)
     requests = _TrainingRequests(order, global_batch, accumulate, start, stop, rank, world)
-    return checked_batches(samples, requests, workers, prefetch, max_skipped)
+    return checked_batches(samples, requests, workers, prefetch, max_skipped, len(split))
 
 
 def evaluation_batches(
@@ -88,7 +92,7 @@ def evaluation_batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
-    max_skipped: int = 0,
+    max_skipped: RejectionLimit = NONE_MAY_BE_SKIPPED,
     seed: int = 0,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
@@ -104,7 +108,7 @@ def evaluation_batches(
     samples = Samples(split, SampleTransform(transform), chosen, seed=(seed, 0), target=target, replace=False)
     mine = np.arange(rank, len(chosen), world)
     requests = [np.stack([mine[at : at + batch_size]] * 2, axis=1) for at in range(0, len(mine), batch_size)]
-    return checked_batches(samples, requests, workers, prefetch, max_skipped)
+    return checked_batches(samples, requests, workers, prefetch, max_skipped, len(split))
 
 
 class _TrainingRequests:
@@ -136,19 +140,19 @@ class _TrainingRequests:
 
 
 def checked_batches(
-    samples: Any, requests: Any, workers: int, prefetch: int, max_skipped: int
+    samples: Any, requests: Any, workers: int, prefetch: int, max_skipped: RejectionLimit, total: int = 0
 ) -> Iterator[Batch]:
     """Load a dataset's batches through `workers` processes; count its undecodable samples against a bound.
 
     samples: a dataset, with its `sample_transform`. requests: its indices, in order; None for a stream.
+    total: the number of its samples, which a bound that is a share needs.
     """
     skipped: list[str] = []
     for batch in _started(samples, requests, workers, prefetch):
         skipped += batch.pop("undecodable")
-        if len(skipped) > max_skipped:
+        if len(skipped) > max_skipped.count(total):
             raise TooManySkipped(
-                f"{len(skipped)} samples cannot be decoded, {max_skipped} are allowed (shard.max_rejected); "
-                f"last: {skipped[-1]}"
+                f"{len(skipped)} samples cannot be decoded, {max_skipped.spelled(total)}; last: {skipped[-1]}"
             )
         if "images" in batch:
             yield batch

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from mae.addresses import redact, redact_address
 from mae.data.decode import UndecodableImage, decode
 from mae.data.loading.batches import TooManySkipped, checked_batches
 from mae.data.loading.samples import Batch, Sample, SampleTransform, collate
 from mae.data.loading.seeding import preserved_generators
+from mae.data.rejection_limit import RejectionLimit
 
 _EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 _CURL_SCHEMES = ("http", "https", "sftp", "ftps", "scp", "hf", "htgs")
@@ -61,7 +63,7 @@ def remote_batches(
     sample_transform = SampleTransform(transform, views, noise_shape)
     addresses, seeds = _addresses(urls), (seed, attempt, start, rank)
     stream = _Stream(addresses, sample_transform, batch_size, batches, seeds, shuffle, max_skipped)
-    return checked_batches(stream, None, workers, prefetch, max_skipped)
+    return checked_batches(stream, None, workers, prefetch, RejectionLimit(max_skipped))
 
 
 class _Stream(IterableDataset):
@@ -138,6 +140,7 @@ class _Stream(IterableDataset):
             return None
 
     def _note(self, bad: list[str], what: str) -> None:
+        what = redact(what)  # signed addresses have a token
         bad.append(what)
         if len(bad) > self.max_skipped:  # otherwise a stream of bad samples would never end
             raise TooManySkipped(f"more than {self.max_skipped} samples or shards unreadable; last: {what}")
@@ -158,5 +161,6 @@ def _fetched(url: str) -> str:
     scheme = url.split(":", 1)[0] if "://" in url else ""
     program = "curl" if scheme in _CURL_SCHEMES else {"s3": "aws", "gs": "gsutil"}.get(scheme)
     if program is not None and shutil.which(program) is None:
-        raise RemoteUnavailable(f"{url}: is fetched by the program {program!r}, which is not installed")
+        where = redact_address(url)
+        raise RemoteUnavailable(f"{where}: is fetched by the program {program!r}, which is not installed")
     return f"pipe:aws s3 cp {shlex.quote(url)} -" if scheme == "s3" else url

@@ -11,27 +11,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
 
-# The main thread, and those that feed another loader's queues: a worker never touches their locks.
-_HARMLESS = ("MainThread", "QueueFeederThread")
-_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+from mae.stopping import SIGNALS, THREAD
 
-
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Start processes in this block, a fork server too, with SIGTERM and SIGINT blocked."""
-    resource_tracker.ensure_running()  # started later, it would unblock them again
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+# The main thread, those that feed another loader's queues, the watcher: a worker never touches their locks.
+_HARMLESS = ("MainThread", "QueueFeederThread", THREAD)
 
 
 def obey_parent_only(parent: int, worker: int) -> None:
@@ -39,10 +26,10 @@ def obey_parent_only(parent: int, worker: int) -> None:
 
     The parent's own terminate() must still work, or leaving a loader early would hang.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     def wait() -> None:
-        while signal.sigwaitinfo(_SIGNALS).si_pid != parent:
+        while signal.sigwaitinfo(SIGNALS).si_pid != parent:
             pass
         os._exit(0)
 

@@ -21,12 +21,24 @@ class InvalidAnnotation(ValueError):
 
 
 class ValidObjects(NamedTuple):
-    """An image's valid annotations, each with a segmentation; a reason for each of the others; and the number
-    of valid ones that have a box alone, which then is their mask."""
+    """An image's valid annotations, each with a segmentation; a reason for each of the others; a line for
+    each part of a polygon that a valid one has lost; and the number of valid ones that have a box alone,
+    which then is their mask."""
 
     objects: list[dict[str, Any]]
     faults: list[str]
+    strays: list[str]
     boxes_only: int
+
+
+class _Mask(NamedTuple):
+    """A mask's usable segmentation, its area in pixels, its extent [left, top, right, bottom], and a line for
+    each part that is left out."""
+
+    segmentation: Any
+    area: float
+    extent: list[float]
+    strays: list[str]
 
 
 def valid_objects(stated: dict[str, Any], width: int, height: int) -> ValidObjects:
@@ -41,22 +53,24 @@ def valid_objects(stated: dict[str, Any], width: int, height: int) -> ValidObjec
         )
     sound: list[dict[str, Any]] = []
     faults: list[str] = []
+    strays: list[str] = []
     boxes_only = 0
     for one in stated["annotations"]:
         without = one["segmentation"] in _NO_MASK
         try:
             box = _box(one["bbox"], width, height)
-            mask = _filled(box, one["iscrowd"]) if without else one["segmentation"]
-            area, extent = _mask(mask, width, height)
-            _check_together(extent, box)
+            mask = _mask(_filled(box, one["iscrowd"]) if without else one["segmentation"], width, height)
+            _check_together(mask.extent, box)
         except (InvalidAnnotation, BadRunLengths) as error:
             faults.append(f"annotation {one['id']}: {error}")
             continue
         stated_area = one["area"]
         usable = _finite(stated_area) and stated_area > 0
-        sound.append({**one, "bbox": box, "area": stated_area if usable else area, "segmentation": mask})
+        area = stated_area if usable else mask.area
+        sound.append({**one, "bbox": box, "area": area, "segmentation": mask.segmentation})
+        strays += [f"annotation {one['id']} without {stray}" for stray in mask.strays]
         boxes_only += without
-    return ValidObjects(sound, faults, boxes_only)
+    return ValidObjects(sound, faults, strays, boxes_only)
 
 
 def check_upright(orientation: int) -> None:
@@ -80,9 +94,10 @@ def known_values(categories: list[dict[str, Any]], ignore: list[int]) -> np.ndar
     return known
 
 
-def check_label_map(data: bytes, width: int, height: int, known: np.ndarray) -> None:
+def check_label_map(data: bytes, width: int, height: int, known: np.ndarray) -> dict[str, int]:
     """Check that the PNG `data` is a label map of that size with values of `known_values` only.
 
+    Returns the number of pixels of each value; the keys are texts, as in JSON.
     Raises: InvalidAnnotation or UnreadableMap, with the reason.
     """
     values = label_values(data)
@@ -96,8 +111,11 @@ def check_label_map(data: bytes, width: int, height: int, known: np.ndarray) -> 
         allowed = np.flatnonzero(known)
         raise InvalidAnnotation(
             f"label map holds {_few(strange)} in {len(wrong)} pixels; "
-            f"the known values are {allowed[0]} to {allowed[-1]} ({len(allowed)} of them)"
+            f"the known values are {allowed[0]} to {allowed[-1]} ({len(allowed)} of them): correct "
+            "the map, or name the values of its classes (ingest_segment.values, of source label_maps)"
         )
+    counts = np.bincount(values.ravel())
+    return {str(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def _few(values: np.ndarray) -> str:
@@ -119,7 +137,11 @@ def _box(box: list[float], width: int, height: int) -> list[float]:
     # The last digits of a sum of decimal fractions are noise: change a box only where it is really outside.
     over = max(-x, -y, x + w - width, y + h - height)
     if over > TOLERANCE:
-        raise InvalidAnnotation(f"box {box} (x, y, width, height) reaches outside its {width}x{height} image")
+        fits = 0 <= x < w <= width + TOLERANCE and 0 <= y < h <= height + TOLERANCE
+        raise InvalidAnnotation(
+            f"box {box} (x, y, width, height) reaches outside its {width}x{height} image"
+            + ("; read as two corners it would fit: COCO wants the width and height" if fits else "")
+        )
     if over <= 1e-6:
         return box
     left, top = max(x, 0.0), max(y, 0.0)
@@ -137,8 +159,8 @@ def _filled(box: list[float], crowd: int) -> list[list[float]]:
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
-def _mask(segmentation: Any, width: int, height: int) -> tuple[float, list[float]]:
-    """Measure a mask: its area in pixels, and its extent [left, top, right, bottom].
+def _mask(segmentation: Any, width: int, height: int) -> _Mask:
+    """Measure a mask. A part of a polygon that encloses nothing, or has no place, loses only itself.
 
     Raises InvalidAnnotation or BadRunLengths for an invalid one.
     """
@@ -149,24 +171,35 @@ def _mask(segmentation: Any, width: int, height: int) -> tuple[float, list[float
             raise InvalidAnnotation("mask without a pixel")
         size = {"size": [height, width], "counts": runs}
         left, top, across, down = coco_mask.toBbox(coco_mask.frPyObjects(size, height, width)).tolist()
-        return area, [left, top, left + across, top + down]
+        return _Mask(segmentation, area, [left, top, left + across, top + down], [])
     if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
         raise InvalidAnnotation("segmentation is neither a list of polygons nor run lengths")
-    parts = [_corners(polygon, width, height) for polygon in segmentation]
+    strays = {at: fault for at, part in enumerate(segmentation) if (fault := _part_fault(part))}
+    kept = [part for at, part in enumerate(segmentation) if at not in strays]
+    if not kept:
+        raise InvalidAnnotation(strays[0])
+    parts = [_corners(polygon, width, height) for polygon in kept]
     if all(_on_a_line(part) for part in parts):
         raise InvalidAnnotation(
             "polygons without area: all their points lie on one line; draw or remove them"
         )
     corners = np.concatenate(parts)
-    return sum(map(_enclosed, parts)), [*corners.min(0).tolist(), *corners.max(0).tolist()]
+    extent = [*corners.min(0).tolist(), *corners.max(0).tolist()]
+    lost = [f"part {at + 1} of {len(segmentation)}: {fault}" for at, fault in strays.items()]
+    return _Mask(kept, sum(map(_enclosed, parts)), extent, lost)
+
+
+def _part_fault(polygon: list[Any]) -> str | None:
+    """Name the fault in the form of a polygon, if any."""
+    if len(polygon) < 6 or len(polygon) % 2:
+        return f"polygon of {len(polygon)} numbers: expected x, y of 3 points or more"
+    if not all(_finite(one) for one in polygon):
+        return "polygon with a value that is no finite number"
+    return None
 
 
 def _corners(polygon: list[Any], width: int, height: int) -> np.ndarray:
     """Read a polygon as (n, 2) of x and y in pixels. Raises InvalidAnnotation where it leaves the image."""
-    if len(polygon) < 6 or len(polygon) % 2:
-        raise InvalidAnnotation(f"polygon of {len(polygon)} numbers: expected x, y of 3 points or more")
-    if not all(_finite(one) for one in polygon):
-        raise InvalidAnnotation("polygon with a value that is no finite number")
     corners = np.array(polygon, dtype=np.float64).reshape(-1, 2)
     over = np.maximum(-corners, corners - (width, height)).max(axis=1)
     if over.max() > TOLERANCE:

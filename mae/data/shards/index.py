@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mae.data.shards.split import ShardError, Split
 from mae.files import read_json, sha256_of, write_json
+from mae.progress import Progress
 
 FORMAT = 1
-INDEX, REJECTED, TARS = "index.json", "rejected.json", "tars"
+INDEX, REJECTED, SUMMARY, TARS = "index.json", "rejected.json", "summary.json", "tars"
+REBUILD = "run `mae shard` (or shard_detect, shard_segment): it writes the file again, with the same bytes"
 
 
 class Index:
@@ -50,22 +53,26 @@ class Index:
         try:
             about = json.loads(data)
             version = about["format"]
+            if version != FORMAT:
+                raise ShardError(f"{path}: has format {version}, this program reads {FORMAT}; shard again")
+            index = cls(directory, about, hashlib.sha256(data).hexdigest())
+            files = index._files()
         except (ValueError, KeyError, TypeError) as error:
             raise ShardError(f"{path}: is no shard index; run the shard stage again") from error
-        if version != FORMAT:
-            raise ShardError(f"{path}: has format {version}, this program reads {FORMAT}; shard again")
-        index = cls(directory, about, hashlib.sha256(data).hexdigest())
-        for file, size, _ in index._files() if here else ():
+        for file, size, sha256 in files if here else ():
             if not file.is_file():
-                raise ShardError(f"{file}: missing, though {path} names it; restore it or shard again")
-            if file.stat().st_size != size:
-                raise ShardError(
-                    f"{file}: has {file.stat().st_size} bytes, {path} says {size}; restore it or shard again"
-                )
+                raise ShardError(f"{file}: missing, though {path} names it; {REBUILD}")
+            if (found := file.stat().st_size) != size:
+                raise ShardError(f"{file}: has {found} bytes, {path} says {size}; {REBUILD}", {file: sha256})
         return index
 
-    def verify(self, stamp_file: str | os.PathLike | None = None, threads: int = 4) -> None:
-        """Compare every file's sha256 with the index, in several threads.
+    def verify(
+        self,
+        stamp_file: str | os.PathLike | None = None,
+        threads: int = 4,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Compare every file's sha256 with the index, in several threads; log the progress.
 
         stamp_file: a record of verified files by size and modification time; the next call reads only files
         that changed since. Raises: ShardError naming the files that differ.
@@ -80,15 +87,21 @@ class Index:
             found[os.path.realpath(file)] = stamp
             if stamps.get(os.path.realpath(file)) != stamp:
                 to_do.append((file, sha256))
+        bad: dict[Path, str] = {}
+        progress = Progress(sum(file.stat().st_size >> 20 for file, _ in to_do), log, verb="read", unit="MB")
         with ThreadPoolExecutor(threads) as pool:
             digests = pool.map(sha256_of, [file for file, _ in to_do])
-            bad = [file for (file, sha256), digest in zip(to_do, digests, strict=True) if digest != sha256]
+            for (file, sha256), digest in zip(to_do, digests, strict=True):
+                progress.add(file.stat().st_size >> 20)
+                if digest != sha256:
+                    bad[file] = sha256
+                    del found[os.path.realpath(file)]
+        if stamp_file is not None and len(to_do) > len(bad):
+            write_json(Path(stamp_file), {**stamps, **found})
         if bad:
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-            names = ", ".join(str(file) for file in bad[:3])
-            raise ShardError(f"{names}{more}: altered since the shards were written; restore or shard again")
-        if stamp_file is not None and to_do:
-            write_json(Path(stamp_file), {**stamps, **found})
+            names = ", ".join(str(file) for file in list(bad)[:3])
+            raise ShardError(f"{names}{more}: altered since the shards were written; {REBUILD}", bad)
 
     def split(self, name: str) -> Split:
         """Open the samples of a split. Raises: ShardError for an unknown split."""

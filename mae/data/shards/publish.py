@@ -11,6 +11,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from mae.data.shards.index import FORMAT, INDEX, REJECTED, TARS, Index
+from mae.data.shards.index import FORMAT, INDEX, REJECTED, SUMMARY, TARS, Index
 from mae.data.shards.shard_job import ShardJob
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_reuse import keep
+from mae.data.shards.shard_summary import lines, summarise
 from mae.data.shards.shard_writer import Sidecar, read_sidecar, sidecar_path
 from mae.data.shards.split import SAMPLE, ShardError, samples_name
 from mae.data.sources.base import SPLITS
@@ -56,14 +59,26 @@ def work_lock(work: Path, log: Callable[[str], None], *, alone: bool = True) -> 
         yield
 
 
-def finished_index(job: ShardJob) -> dict[str, Any] | None:
-    """Load the index in `job.out`, if this same job made it and all files that it names are there."""
+def finished_index(job: ShardJob, log: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:
+    """Load the index in `job.out`, if this same job made it and all files that it names are whole.
+
+    Files that did not change since they were compared with the index (`job.stamps`) are not read again. The
+    job remembers damaged ones, so that it does not reuse them.
+    """
+    if not (job.out / INDEX).exists():
+        return None
     try:
         index = Index.open(job.out)
-    except (ShardError, KeyError):  # sharding again is always right
+        if read_json(job.work / _DONE) != {"job": job.about, "index": index.digest}:
+            return None
+        index.verify(job.stamps, log=log)
+    except ShardError as error:  # sharding again is always right
+        log(str(error))
+        job.damaged = error.damaged
         return None
-    done = {"job": job.about, "index": index.digest}
-    return index.about if read_json(job.work / _DONE) == done else None
+    if not (job.out / SUMMARY).is_file():  # an earlier release wrote none
+        return None
+    return index.about
 
 
 def is_prepared(job: ShardJob) -> bool:
@@ -79,7 +94,9 @@ def prepare(job: ShardJob) -> None:
         ours = path.name.split("-")[0] in SPLITS or path.name in (_JOB, _DONE, REJECTED)
         if path.name == _DONE or (ours and not same):
             path.unlink()
-    for task, sidecar, tar in job.reused:
+    for task, sidecar, tar, whole in job.reused:
+        if not whole:
+            continue
         if read_sidecar(job.work, task.name) is None:
             sidecar.write(job.work)
         if not (job.work / task.name).exists():
@@ -101,6 +118,26 @@ def finished_sidecar(job: ShardJob, task: ShardTask) -> Sidecar | None:
     return None
 
 
+def repair_linked(job: ShardJob, sidecars: dict[str, Sidecar]) -> None:
+    """Give damaged shards that have other names, such as links of DVC's cache, their bytes back in place.
+
+    DVC protects the files of its cache from writing, and so trusts them: it would put a damaged one into the
+    working copy again, instead of the whole one of the same digest.
+    """
+    for file, sha256 in job.damaged.items():
+        for side in sidecars.values():
+            whole, linked = job.work / side.name, file.is_symlink() or file.stat().st_nlink > 1
+            if linked and side.sha256 == sha256 and whole.is_file():
+                mode = file.stat().st_mode
+                file.chmod(mode | stat.S_IWUSR)
+                with whole.open("rb") as read, file.open("r+b") as write:
+                    shutil.copyfileobj(read, write, 1 << 20)
+                    write.truncate()
+                    os.fsync(write.fileno())
+                file.chmod(mode)
+                whole.unlink()
+
+
 def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], None]) -> dict[str, Any]:
     """Move everything into `job.out`, write its index last, keep the tars for reuse; return the index."""
     listing, out, work = job.listing, job.out, job.work
@@ -114,6 +151,9 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
         for what in ("rejected", "complaints")
     )
     write_json(out / REJECTED, {"rejected": rejected, "complaints": complaints})
+    if complaints:
+        few = "; ".join(f"{one['path']}: {one['complaint']}" for one in complaints[:3])
+        log(f"{out / REJECTED}: {len(complaints)} complaints about images that stay: {few}")
     splits = {}
     for split in listing.manifest["splits"]:
         names = [task.name for task in job.tasks if task.split == split and sidecars[task.name].samples]
@@ -146,6 +186,12 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
         index["boxes_only"] = sum(side.boxes_only for side in sidecars.values())
         if index["boxes_only"]:
             log(f"{out}: {index['boxes_only']} objects have a box and no mask; the box is used as the mask")
+    summary = summarise(listing.manifest, sidecars.values())
+    for line in lines(summary):
+        log(f"{out}: {line}")
+    if rejected or complaints:
+        log(f"{out / REJECTED}: names all that was left out, and complaints of decoders")
+    write_json(out / SUMMARY, summary)
     write_json(out / INDEX, index)
     _conclude(job, sidecars, index, log)
     return index

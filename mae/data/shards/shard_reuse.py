@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,24 +27,36 @@ _KEPT = "kept.json"
 
 
 class ReusedShard(NamedTuple):
-    """A shard of an earlier run: its task in the new plan, its sidecar, and the path of its tar."""
+    """A shard of an earlier run: its task in the new plan, its sidecar, the path of its tar.
+
+    whole: False where the tar is missing or damaged; then the task writes it again in its place.
+    """
 
     task: ShardTask
     sidecar: Sidecar
     tar: Path
+    whole: bool
 
 
 def reusable(
-    directory: Path, reuse_key: dict[str, Any], listing: Listing, log: Callable[[str], None]
+    directory: Path,
+    reuse_key: dict[str, Any],
+    listing: Listing,
+    log: Callable[[str], None],
+    damaged: Iterable[Path] = (),
 ) -> list[ReusedShard]:
     """Find kept shards of the same settings whose images are all listed unchanged, in their old order.
 
     reuse_key: all settings that decide a shard's content, without the images. A tar counts as whole if its
-    size, modification time and inode are those recorded, or else its sha256.
-    log: called with the reasons why shards are not reused.
+    size, modification time and inode are those recorded, or else its sha256. One that is not keeps its
+    number and its images, so that it is written again as it was and no later shard moves.
+    log: called with the reasons why shards are not reused. damaged: published files; the kept links to them
+    are damaged, too.
     """
     noted = read_json(directory / _KEPT)
-    if noted is None:
+    if not isinstance(noted, dict) or not {"made_so", "shards"} <= noted.keys():
+        if any(directory.iterdir()):
+            log(f"{directory / _KEPT}: missing or damaged, no shard is reused")
         return []
     differ = [
         name
@@ -55,24 +67,28 @@ def reusable(
         log(f"{directory}: made with other settings ({', '.join(differ)}), no shard of it is reused")
         return []
     row_of = _Rows(listing)
+    broken = {path.stat().st_ino for path in damaged if path.exists()}
     found: list[ReusedShard] = []
-    gone = altered = 0
+    lost = gone = altered = 0
     for about in noted["shards"]:
-        tar, record = directory / f"{about['key']}.tar", read_json(directory / f"{about['key']}.json")
+        tar, record = directory / f"{about['key']}.tar", _record(directory, about)
         rows = row_of.take(record["rows"]) if record is not None else None
         if record is None or rows is None:
-            gone += 1
-        elif not _is_whole(tar, about, record["sidecar"]["sha256"]):
-            altered += 1
-        else:
-            number = sum(one.task.split == about["split"] for one in found)
-            task = ShardTask(about["split"], number, rows, record["first_key"])
-            found.append(ReusedShard(task, replace(Sidecar(**record["sidecar"]), name=task.name), tar))
-            row_of.used[rows] = True
+            lost += record is None
+            gone += record is not None
+            continue
+        whole = _is_whole(tar, about, record["sidecar"]["sha256"], broken)
+        altered += not whole
+        number = sum(one.task.split == about["split"] for one in found)
+        task = ShardTask(about["split"], number, rows, record["first_key"])
+        found.append(ReusedShard(task, replace(Sidecar(**record["sidecar"]), name=task.name), tar, whole))
+        row_of.used[rows] = True
+    if lost:
+        log(f"{directory}: the records of {lost} kept shards are damaged: their images are sharded again")
     if gone:
         log(f"{gone} earlier shards hold removed or changed images: their other images are sharded again")
     if altered:
-        log(f"{directory}: {altered} kept shards are missing or altered: their images are sharded again")
+        log(f"{directory}: {altered} kept shards are missing or altered: written again in their places")
     write_json(directory / _KEPT, noted)  # with the new inodes and times
     return found
 
@@ -108,7 +124,7 @@ def keep(
                 with atomic_write(record) as file:
                     about_it = {"rows": rows, "first_key": task.first_key, "sidecar": vars(side)}
                     file.write(json.dumps(about_it).encode("ascii"))
-            shards.append({"key": key, "split": split, "stamp": _stamp(tar)})
+            shards.append({"key": key, "split": split, "stamp": _stamp(tar), "record": sha256_of(record)})
     write_json(directory / _KEPT, {"made_so": reuse_key, "shards": shards})
     _remove_others(directory, {one["key"] for one in shards})
     return None
@@ -144,9 +160,27 @@ class _Rows:
         return None if self.used[rows].any() else rows
 
 
-def _is_whole(tar: Path, about: dict[str, Any], sha256: str) -> bool:
+def _record(directory: Path, about: dict[str, Any]) -> dict[str, Any] | None:
+    """Read the record of a kept shard; None where it is missing or damaged."""
+    try:
+        data = (directory / f"{about['key']}.json").read_bytes()
+    except FileNotFoundError:
+        return None
+    # Lists of earlier releases hold no digest of the record.
+    if hashlib.sha256(data).hexdigest() != about.get("record", hashlib.sha256(data).hexdigest()):
+        return None
+    try:
+        record: dict[str, Any] = json.loads(data)
+    except ValueError:
+        return None
+    return record
+
+
+def _is_whole(tar: Path, about: dict[str, Any], sha256: str, broken: set[int]) -> bool:
     try:
         stamp = _stamp(tar)
+        if stamp[2] in broken:
+            return False
         if stamp == about["stamp"]:
             return True
         if stamp[0] != about["stamp"][0] or sha256_of(tar) != sha256:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from mae.data.decode import Checked, UndecodableImage, check, orientation_of, pixels
+from mae.data.decode import Checked, UndecodableImage, check, is_deep, orientation_of, pixels
+from mae.data.image_formats import as_png, colour_mode, reencoded_format
 from mae.data.label_png import UnreadableMap
 from mae.data.listing.listing_file import Listing
 from mae.data.shards.annotation_checks import (
@@ -42,8 +44,12 @@ class SourceChanged(RuntimeError):
 class Sidecar:
     """The contents of a finished shard, written next to it as JSON once the tar is whole.
 
-    samples: [offset, size, label] of each image's bytes. content: sum modulo 2^256, in hexadecimal, of one
-    sha256 per file read (name, class, bytes), so that the sum over shards does not depend on their cuts.
+    samples: [offset, size, label] of each image's bytes. class_counts: pixels of each value of the
+    label maps, or objects of each category; None without annotations, and from releases that did not count
+    them. remarks: images that may mean something else than their pixels. content: sum modulo 2^256, in
+    hexadecimal, of one sha256 per file read (name, class, bytes), so that the sum over shards does not depend
+    on their cuts. pixels: of each image; modes: images by colour mode; reencoded: images by the format that
+    became PNG. Shards kept from earlier releases lack these three.
     """
 
     name: str
@@ -53,8 +59,13 @@ class Sidecar:
     samples: list[list[int]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
     complaints: list[dict[str, str]] = field(default_factory=list)
+    remarks: list[dict[str, str]] = field(default_factory=list)
     resized: int = 0
     boxes_only: int = 0
+    class_counts: dict[str, int] | None = None
+    pixels: list[int] = field(default_factory=list)
+    modes: dict[str, int] = field(default_factory=dict)
+    reencoded: dict[str, int] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
         """Write the sidecar next to its shard in `directory`."""
@@ -62,18 +73,38 @@ class Sidecar:
             file.write(json.dumps(vars(self)).encode("ascii"))
 
 
+@dataclass(frozen=True)
+class CheckedAnnotations:
+    """The checked annotations of an image. about: entries for the sample's json. faults: those left out.
+    strays: parts left out of annotations that stay. counts: pixels of each value, or objects by category.
+    """
+
+    about: dict[str, Any] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+    boxes_only: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+
 class ShardWriter:
     """A writer of one listing's shards into `directory`.
 
     max_side: images with a longer side than this are resized to it (bicubic, antialiased) and re-encoded as
-    JPEG of that `quality`; None copies every image's bytes as they are.
+    JPEG of that `quality`; None copies every image's bytes as they are. bits: 16-bit grey images are scaled
+    by so many bits and re-encoded as 8-bit PNG; None copies them. TIFF, BMP and GIF become PNG.
     """
 
     def __init__(
-        self, listing: Listing, directory: Path, *, max_side: int | None = None, quality: int = 90
+        self,
+        listing: Listing,
+        directory: Path,
+        *,
+        max_side: int | None = None,
+        quality: int = 90,
+        bits: int | None = None,
     ) -> None:
         self.listing, self.directory = listing, directory
-        self.max_side, self.quality = max_side, quality
+        self.max_side, self.quality, self.bits = max_side, quality, bits
         manifest = listing.manifest
         self._labels = {name: label for label, name in enumerate(manifest["classes"])}
         self._known: np.ndarray | None = None
@@ -85,7 +116,8 @@ class ShardWriter:
 
         Raises: SourceChanged naming the file; DiskFull naming the shard.
         """
-        sidecar = Sidecar(task.name)
+        annotated = "task" in self.listing.manifest
+        sidecar = Sidecar(task.name, class_counts={} if annotated else None)
         content = 0
         with atomic_write(self.directory / task.name) as file, _Containers(self.listing.root) as containers:
             tar = TarWriter(file)
@@ -112,50 +144,59 @@ class ShardWriter:
         label_map: bytes | None,
     ) -> None:
         try:
-            extension, body, checked = self._checked(entry, data)
-            belonging, faults, boxes_only = self._belonging(stated, label_map, data, checked)
+            body, checked = self._stored(entry, data)
+            annotated = self._annotated(stated, label_map, data, checked)
+            if self.max_side is not None and max(checked.width, checked.height) > self.max_side:
+                body, checked = self._reduced(body, checked)
+                sidecar.resized += 1
         except (UndecodableImage, UnreadableMap, InvalidAnnotation) as error:
             sidecar.rejected.append({"path": entry.path, "reason": str(error)})
             return
-        sidecar.rejected += [{"path": entry.path, "reason": fault} for fault in faults]
-        if checked.complaint:
-            sidecar.complaints.append({"path": entry.path, "complaint": checked.complaint})
-        sidecar.resized += body is not data
-        sidecar.boxes_only += boxes_only
+        sidecar.rejected += [{"path": entry.path, "reason": fault} for fault in annotated.faults]
+        sidecar.remarks += [{"path": entry.path, "remark": one} for one in checked.remarks]
+        complaints = [*([checked.complaint] if checked.complaint else []), *annotated.strays]
+        sidecar.complaints += [{"path": entry.path, "complaint": one} for one in complaints]
+        sidecar.boxes_only += annotated.boxes_only
+        if annotated.counts:
+            sidecar.class_counts = dict(Counter(sidecar.class_counts) + Counter(annotated.counts))
+        _count(sidecar.modes, colour_mode(data))
+        if (kind := reencoded_format(data)) is not None:
+            _count(sidecar.reencoded, kind)
         label = -1 if entry.class_name is None else self._labels[entry.class_name]
-        offset = tar.add(f"{key}.{extension}", body)
+        offset = tar.add(f"{key}.{checked.extension}", body)
         sidecar.samples.append([offset, len(body), label])
+        sidecar.pixels.append(checked.width * checked.height)
         about: dict[str, Any] = {"path": entry.path, "width": checked.width, "height": checked.height}
         if label >= 0:
             tar.add(f"{key}.cls", str(label).encode("ascii"))
             about |= {"class": entry.class_name, "label": label}
         if label_map is not None:
             tar.add(f"{key}.labels.png", label_map)
-        tar.add(f"{key}.json", json.dumps(about | belonging, sort_keys=True).encode("ascii"))
+        tar.add(f"{key}.json", json.dumps(about | annotated.about, sort_keys=True).encode("ascii"))
 
-    def _checked(self, entry: Entry, data: bytes) -> tuple[str, bytes, Checked]:
-        """Check an image; return the extension and bytes to store, and its measures."""
+    def _stored(self, entry: Entry, data: bytes) -> tuple[bytes, Checked]:
+        """Check an image; return the bytes to store at full size, and their measures."""
         if entry.size == BROKEN_LINK:
             raise UndecodableImage("a link that leads nowhere")
-        checked = check(data)
-        if self.max_side is None or max(checked.width, checked.height) <= self.max_side:
-            return checked.extension, data, checked
-        body, checked = self._reduced(data, checked)
-        return "jpg", body, checked
+        deep = self.bits is not None and is_deep(data)
+        if deep or reencoded_format(data) is not None:
+            return as_png(data, self.bits if deep else None)
+        return data, check(data)
 
-    def _belonging(
+    def _annotated(
         self, stated: dict[str, Any] | None, label_map: bytes | None, data: bytes, image: Checked
-    ) -> tuple[dict[str, Any], list[str], int]:
-        """Check annotations; return the entries for the sample's json, the faults, and the number of boxes
-        only."""
+    ) -> CheckedAnnotations:
+        """Check the annotations of an image. Raises InvalidAnnotation, UnreadableMap."""
         if stated is None:
-            return {}, [], 0
+            return CheckedAnnotations()
         check_upright(orientation_of(data))
         if label_map is not None and self._known is not None:
-            check_label_map(label_map, image.width, image.height, self._known)
-            return {}, [], 0
-        sound, faults, boxes_only = valid_objects(stated, image.width, image.height)
-        return {"image_id": stated["image_id"], "annotations": sound}, faults, boxes_only
+            counts = check_label_map(label_map, image.width, image.height, self._known)
+            return CheckedAnnotations(counts=counts)
+        sound, faults, strays, boxes_only = valid_objects(stated, image.width, image.height)
+        about = {"image_id": stated["image_id"], "annotations": sound}
+        counts = dict(Counter(str(one["category_id"]) for one in sound))
+        return CheckedAnnotations(about, faults, strays, boxes_only, counts)
 
     def _reduced(self, data: bytes, checked: Checked) -> tuple[bytes, Checked]:
         assert self.max_side is not None
@@ -164,7 +205,11 @@ class ShardWriter:
         image = Image.fromarray(pixels(data)).resize((width, height), Image.Resampling.BICUBIC)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=self.quality, subsampling=0 if self.quality >= 95 else 2)
-        return buffer.getvalue(), Checked("jpg", width, height, checked.complaint)
+        return buffer.getvalue(), checked._replace(extension="jpg", width=width, height=height)
+
+
+def _count(counter: dict[str, int], name: str) -> None:
+    counter[name] = counter.get(name, 0) + 1
 
 
 def sidecar_path(directory: Path, name: str) -> Path:

@@ -7,6 +7,7 @@ import os
 import tarfile
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ _BLOCK = 512
 
 
 class ShardError(RuntimeError):
-    """Shards that are missing, cut short, altered, or of another version; the message names the file."""
+    """Shards that are missing, cut short, altered, or of another version; the message names the file.
+
+    damaged: files whose bytes are known to be others than the index says, with the sha256 there.
+    """
+
+    def __init__(self, message: str, damaged: Mapping[Path, str] | None = None) -> None:
+        super().__init__(message)
+        self.damaged = damaged or {}
 
 
 def samples_name(split: str) -> str:

@@ -17,17 +17,28 @@ from pathlib import Path
 from typing import Any
 
 from mae.data.listing.listing_file import Listing
+from mae.data.rejection_limit import RejectionLimit
+from mae.data.shards.class_counts import check_classes
 from mae.data.shards.index import REJECTED
-from mae.data.shards.publish import finished_index, finished_sidecar, is_prepared, prepare, publish, work_lock
+from mae.data.shards.publish import (
+    finished_index,
+    finished_sidecar,
+    is_prepared,
+    prepare,
+    publish,
+    repair_linked,
+    work_lock,
+)
 from mae.data.shards.shard_job import ShardJob, ShardSettings
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_writer import ShardWriter, Sidecar
 from mae.files import write_json
 from mae.progress import Progress
+from mae.stopping import end_with_parent, signals_blocked
 
 
 class TooManyRejected(RuntimeError):
-    """More unusable images or annotations than `shard.max_rejected` allows."""
+    """More unusable images or annotations than the section's `max_rejected` allows."""
 
 
 class WorkerDied(RuntimeError):
@@ -40,6 +51,7 @@ def write_shards(
     work_dir: str | os.PathLike,
     *,
     reuse_dir: str | os.PathLike | None = None,
+    stamps: str | os.PathLike | None = None,
     workers: int = 1,
     log: Callable[[str], None] = lambda line: None,
     **settings: Any,
@@ -54,14 +66,15 @@ def write_shards(
 
     settings: the fields of `ShardSettings`. reuse_dir: a directory that keeps published shards for the next
     run, which reuses those whose images are all listed unchanged, byte for byte, and shards the rest after
-    them; so equal bytes need equal kept shards, too. It must be on the file system of `out_dir`.
+    them; so equal bytes need equal kept shards, too. It must be on the file system of `out_dir`. A shard that
+    is missing or damaged, here or there, is written again in its place. stamps: see `ShardJob`.
     log: called with progress lines.
 
     Raises: SourceChanged, DiskFull, TooManyRejected, WorkerDied, EmptySplit, SourceError, ValueError.
     """
-    job = ShardJob(listing_dir, out_dir, work_dir, reuse_dir, ShardSettings(**settings))
+    job = ShardJob(listing_dir, out_dir, work_dir, reuse_dir, ShardSettings(**settings), stamps)
     with work_lock(job.work, log):
-        done = finished_index(job)
+        done = finished_index(job, log)
         if done is not None:
             log(f"{job.out}: unchanged, nothing to do")
             return done
@@ -77,6 +90,13 @@ def write_shards(
         with closing(_run(waiting, job, workers)) as results:
             for task, sidecar in results:
                 progress.add(task, sidecar)
+        for one in job.reused:
+            if progress.sidecars[one.task.name].sha256 != one.sidecar.sha256:
+                log(f"{one.task.name}: written again with other bytes (another version of a library?)")
+        repair_linked(job, progress.sidecars)
+        manifest = job.listing.manifest
+        if "task" in manifest:
+            check_classes(manifest, progress.sidecars.values(), log)
         index = publish(job, progress.sidecars, log)
     count = sum(one["count"] for one in index["splits"].values())
     log(f"{job.out}: {count} images in {len(job.tasks)} shards, {index['rejected']['count']} rejected")
@@ -89,7 +109,7 @@ def list_parts(job: ShardJob, log: Callable[[str], None] = lambda line: None) ->
     Another process may write each (`write_parts`), on any machine that sees the same files.
     """
     with work_lock(job.work, log):
-        if finished_index(job) is not None:
+        if finished_index(job, log) is not None:
             return []
         job.plan(log)
         prepare(job)
@@ -131,7 +151,7 @@ class _Progress:
 
     def begin(self) -> None:
         """Start to count the rate: the shards added before are from earlier runs."""
-        reused = len(self._job.reused)
+        reused = sum(one.whole for one in self._job.reused)
         finished, to_write = len(self.sidecars) - reused, len(self._job.tasks) - reused
         if finished:
             self._log(f"resuming: {finished} of {to_write} shards are finished already")
@@ -146,16 +166,17 @@ class _Progress:
             self._progress.add(len(task.rows))
 
     def _check_rejected(self) -> None:
-        allowed = self._job.settings.max_rejected
+        given, total = self._job.settings, len(self._job.listing)
+        limit = RejectionLimit(given.max_rejected, f"{given.section}.max_rejected")
         rejected = [one for side in self.sidecars.values() for one in side.rejected]
-        if len(rejected) <= allowed:
+        if len(rejected) <= limit.count(total):
             return
         path = self._job.work / REJECTED
         write_json(path, {"rejected": sorted(rejected, key=lambda one: one["path"])})
         few = "; ".join(f"{one['path']}: {one['reason']}" for one in rejected[:3])
         raise TooManyRejected(
-            f"{len(rejected)} images or annotations cannot be used, {allowed} are allowed "
-            f"(shard.max_rejected; shard_detect and shard_segment have their own): {few}; all so far: {path}"
+            f"{len(rejected)} images or annotations cannot be used, {limit.spelled(total)}: {few}; "
+            f"all so far: {path}"
         )
 
 
@@ -163,9 +184,10 @@ def _run(
     tasks: list[ShardTask], job: ShardJob, workers: int
 ) -> Generator[tuple[ShardTask, Sidecar], None, None]:
     """Write the shards, yielding each finished one; few are submitted ahead, so memory stays flat."""
-    max_side, quality = job.settings.max_side, job.settings.quality
+    given = job.settings
+    encoding: dict[str, Any] = {"max_side": given.max_side, "quality": given.quality, "bits": given.bits}
     if workers <= 1 or len(tasks) <= 1:
-        writer = ShardWriter(job.listing, job.work, max_side=max_side, quality=quality)
+        writer = ShardWriter(job.listing, job.work, **encoding)
         for task in tasks:
             yield task, writer.write(task)
         return
@@ -174,14 +196,15 @@ def _run(
         # Fresh processes: this one may run threads, and a fork would copy their locks in any state.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=(job.listing.directory, job.work, max_side, quality),
+        initargs=(job.listing.directory, job.work, encoding),
     )
     ahead = iter(tasks)
     running: dict[Future[Sidecar], ShardTask] = {}
     try:
         while True:
             for task in ahead:
-                running[pool.submit(_write, task)] = task
+                with signals_blocked():  # a submit may start a process: Ctrl-C is for this one
+                    running[pool.submit(_write, task)] = task
                 if len(running) >= 3 * workers:
                     break
             if not running:
@@ -199,9 +222,10 @@ def _run(
 _writer: ShardWriter | None = None  # one per worker process, so that each reads the listing once
 
 
-def _start(listing_dir: Path, work: Path, max_side: int | None, quality: int) -> None:
+def _start(listing_dir: Path, work: Path, encoding: dict[str, Any]) -> None:
     global _writer
-    _writer = ShardWriter(Listing(listing_dir), work, max_side=max_side, quality=quality)
+    end_with_parent()
+    _writer = ShardWriter(Listing(listing_dir), work, **encoding)
 
 
 def _write(task: ShardTask) -> Sidecar:

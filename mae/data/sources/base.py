@@ -9,18 +9,28 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 SPLITS = ("train", "val")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-# Formats that shards mostly cannot hold: listed too, so that sharding (by content) rejects each by name.
+# Formats that shards do not hold: listed, too: sharding makes PNG of them, or rejects each by name.
 _OTHER = (
-    ".avif .bmp .cr2 .dng .gif .heic .heif .ico .j2k .jfif .jp2 .jxl .nef .pgm .ppm .psd .svg .tga .tif .tiff"
+    ".apng .avif .bmp .cr2 .dib .dng .gif .heic .heif .ico .j2k .jfif .jif .jp2 .jpe .jxl .nef .pgm .ppm "
+    ".psd .svg .tga .tif .tiff"
 )
 OTHER_IMAGES = frozenset(_OTHER.split())
+# Folders of storage systems and archives, in any case: thumbnails, deleted files, snapshots. Not walked.
+STORAGE_FOLDERS = frozenset(
+    {
+        "@eadir", "@recycle", "#recycle", "#snapshot", "@recently-snapshot", "@__thumb", "$recycle.bin",
+        "recycler", "system volume information", "lost+found", "__macosx",
+    }
+)  # fmt: skip
+_LENGTHENED = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)[^a-z0-9~]", re.IGNORECASE)
 BROKEN_LINK = -1
 
 
@@ -49,6 +59,28 @@ class Faults:
             raise SourceError(f"{self._path}: has {'; '.join(said)}")
 
 
+class Findings:
+    """Remarks on a source for a person: warnings, and what was left out, with examples for each reason."""
+
+    EXAMPLES = 3
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.left_out: dict[str, dict[str, Any]] = {}
+
+    def leave_out(self, reason: str, path: str) -> None:
+        """Count a file or folder that is not listed. reason: plural, such as 'pipes, sockets or devices'."""
+        about = self.left_out.setdefault(reason, {"count": 0, "examples": []})
+        about["count"] += 1
+        if len(about["examples"]) < self.EXAMPLES:
+            about["examples"].append(path)
+
+    @property
+    def ignored(self) -> int:
+        """The number of files and folders that were left out."""
+        return sum(about["count"] for about in self.left_out.values())
+
+
 class Entry(NamedTuple):
     """One listed image.
 
@@ -69,11 +101,11 @@ class Entry(NamedTuple):
 
 
 class Source(Protocol):
-    """The interface of a source. `ignored` counts other files, completely once `entries` is exhausted."""
+    """The interface of a source. `findings` is complete once `entries` is exhausted."""
 
     kind: str
     root: Path
-    ignored: int
+    findings: Findings
 
     def entries(self) -> Iterator[Entry]:
         """Stream every image, in an order that depends on names alone. Raises SourceError."""
@@ -109,47 +141,132 @@ def is_image(name: str) -> bool:
 
 def held_out(path: str, fraction: float) -> bool:
     """Tell whether this path belongs to val: by hash, so that it stays there when files are added."""
-    digest = hashlib.sha256(os.fsencode(path)).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    return _drawn(path) < fraction * 2**64
+
+
+def held_out_of_class(paths: Sequence[str], fraction: float) -> list[bool]:
+    """Tell which paths of one class belong to val: those `held_out`, but at least one and never all.
+
+    A class of one image stays in train. A path that stands in for a share of none may return to train when
+    others come; every other path stays on its side.
+    """
+    held = [held_out(path, fraction) for path in paths]
+    if len(paths) == 1:
+        return [False]
+    if fraction and len(set(held)) == 1:
+        drawn = [_drawn(path) for path in paths]
+        moved = drawn.index(max(drawn) if held[0] else min(drawn))
+        held[moved] = not held[moved]
+    return held
+
+
+def _drawn(path: str) -> int:
+    """Hash a path to a number below 2^64."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8], "big")
+
+
+def is_storage_folder(name: str) -> bool:
+    """Tell whether a folder of this name belongs to a storage system or an archive, and not to the data."""
+    return name.lower() in STORAGE_FOLDERS
+
+
+def scanned(path: Path) -> list[os.DirEntry[str]]:
+    """List the visible entries of a directory by name. Raises SourceError where it cannot be read."""
+    try:
+        with os.scandir(path) as scan:
+            return sorted((one for one in scan if not one.name.startswith(".")), key=lambda one: one.name)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def directories(path: Path) -> list[str]:
-    """List the names of visible directories in a directory (links followed), sorted."""
-    with os.scandir(path) as scan:
-        return sorted(entry.name for entry in scan if entry.is_dir() and not entry.name.startswith("."))
+    """List the names of the directories in a directory that a walk enters (links followed), sorted."""
+    return [one.name for one in scanned(path) if is_folder(one) and not is_storage_folder(one.name)]
 
 
-def walk(root: Path, top: str) -> Iterator[FoundFile]:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder, or a link to one; False for a link that cannot be followed."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def walk(root: Path, top: str, findings: Findings | None = None) -> Iterator[FoundFile]:
     """Stream every visible file below root/top, names sorted within each directory; links are followed.
 
     A directory that contains itself by a link is entered once. Hidden names (leading dot) are skipped.
+    Storage folders, and what is neither a file nor a folder, are left out and noted in `findings`: opening a
+    pipe would wait for ever. Raises: SourceError naming what cannot be read.
     """
-    yield from _walk(root, top, ())
+    yield from _walk(root, top, (), findings or Findings())
 
 
-def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[FoundFile]:
+def _walk(
+    root: Path, below: str, above: tuple[tuple[int, int], ...], findings: Findings
+) -> Iterator[FoundFile]:
     place = root / below if below else root
-    status = os.stat(place)
+    try:
+        status = os.stat(place)
+    except OSError as error:
+        raise _unreadable(place, error) from error
     identity = (status.st_dev, status.st_ino)
     if identity in above:
         return
-    with os.scandir(place) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
+    for entry in scanned(place):
         path = f"{below}/{entry.name}" if below else entry.name
         try:
             if entry.is_dir():
-                yield from _walk(root, path, (*above, identity))
+                if is_storage_folder(entry.name):
+                    findings.leave_out("folders of storage systems and archives", f"{path}/")
+                else:
+                    yield from _walk(root, path, (*above, identity), findings)
                 continue
             status = entry.stat()
-        except OSError:
-            if not entry.is_symlink():  # a directory without read permission is an error, not a gap
-                raise
+        except OSError as error:
+            if not entry.is_symlink():  # a file that cannot be looked at is an error, not a gap
+                raise _unreadable(root / path, error) from error
             yield FoundFile(path, BROKEN_LINK, 0)
             continue
-        yield FoundFile(path, status.st_size, status.st_mtime_ns)
+        if stat.S_ISREG(status.st_mode):
+            yield FoundFile(path, status.st_size, status.st_mtime_ns)
+        else:
+            findings.leave_out("pipes, sockets or devices", path)
+
+
+def walk_images(root: Path, top: str, findings: Findings | None = None) -> Iterator[FoundFile]:
+    """Stream the images of `walk`: files with an image's ending, and those without any that hold an image.
+
+    Other files are noted in `findings`. A file is opened, for its first bytes, only where it has no ending or
+    one that some servers lengthen (".jpg_large"): a listing must stay cheap.
+    """
+    findings = findings or Findings()
+    for found in walk(root, top, findings):
+        ending = os.path.splitext(found.path)[1]
+        if is_image(found.path):
+            yield found
+        elif ending and not _LENGTHENED.match(ending):
+            findings.leave_out("files without an image's ending", found.path)
+        elif _begins_as_image(root / found.path):
+            yield found
+        else:
+            findings.leave_out("files without any usual ending that hold no image", found.path)
+
+
+def _begins_as_image(path: Path) -> bool:
+    from mae.data.image_formats import LONGEST_SIGNATURE, is_image_content
+
+    try:
+        with path.open("rb", buffering=0) as file:
+            return is_image_content(file.read(LONGEST_SIGNATURE))
+    except OSError:  # a link that leads nowhere, or no right to read
+        return False
+
+
+def _unreadable(path: Path, error: OSError) -> SourceError:
+    return SourceError(
+        f"{path}: cannot be read ({error.strerror}); allow this user to read it, or move it out of the source"
+    )
 
 
 def stat_digest(files: Iterable[FoundFile]) -> list[int]:

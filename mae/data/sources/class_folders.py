@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mae.data.sources.base import SourceError, directories, is_image, require_directory, walk
+from mae.data.sources.base import SourceError, directories, require_directory, walk_images
 
 
 class ClassFolders:
@@ -36,10 +36,9 @@ class ClassFolders:
         digest = hashlib.sha256()
         for name in self.classes:
             before = len(self._paths)
-            for found in walk(self.root, name):
-                if is_image(found.path):
-                    self._paths.append(found.path)
-                    digest.update(os.fsencode(f"{found.path}\t{found.size}\n"))
+            for found in walk_images(self.root, name):
+                self._paths.append(found.path)
+                digest.update(os.fsencode(f"{found.path}\t{found.size}\n"))
             if len(self._paths) == before:
                 raise SourceError(f"{self.root / name}: holds no image; fetch the set again")
             found_labels += [labels[name]] * (len(self._paths) - before)

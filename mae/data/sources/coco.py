@@ -13,9 +13,11 @@ from mae.data.sources.base import (
     SPLITS,
     Entry,
     Faults,
+    Findings,
     FoundFile,
     SourceError,
     checked_fraction,
+    directories,
     held_out,
     require_directory,
     stat_digest,
@@ -25,9 +27,20 @@ from mae.data.sources.coco_json import annotations_by_image, category_names, rea
 
 _EXPECTED = (
     "annotations/instances_train2017.json with train2017/ (or annotations/instances_train.json, train.json "
-    "or train/_annotations.coco.json with train/ or images/), and the same for val"
+    "or train/_annotations.coco.json with train/ or images/), and the same for val; or one json over all: "
+    "annotations/instances_default.json with images/default/ (CVAT), result.json with images/ (Label Studio) "
+    "or labels.json with data/ (FiftyOne)"
 )
-_NAMES = {"train": ("train",), "val": ("val", "valid")}
+_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
+# One json over everything -> its folder of images.
+_WHOLE = {
+    "annotations/instances_default.json": "default",
+    "annotations/instances.json": "images",
+    "instances.json": "images",
+    "annotations.json": "images",
+    "result.json": "images",
+    "labels.json": "data",
+}
 
 
 class CocoSource:
@@ -45,20 +58,24 @@ class CocoSource:
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         self.root = Path(root)
         self.val_fraction = checked_fraction(val_fraction)
-        self.ignored = 0
+        self.findings = Findings()
         self._categories: dict[int, str] = {}
         self._unlisted: dict[str, set[str]] = {}
 
     def entries(self) -> Iterator[Entry]:
         require_directory(self.root, _EXPECTED)
-        self._unlisted = {}
+        self._unlisted, self.findings = {}, Findings()
         train, val = (_places(self.root, split) for split in SPLITS)
         if train is None:
-            raise SourceError(f"{self.root}: has no annotations for train; expected {_EXPECTED}")
+            raise SourceError(
+                f"{self.root}: has no annotations for train{_there(self.root)}; expected {_EXPECTED}"
+            )
         self._categories = {}
         yield from self._split("train", *train, fraction=0.0 if val else self.val_fraction)
         if val is not None:
             yield from self._split("val", *val, fraction=0.0)
+        for path in sorted({path for paths in self._unlisted.values() for path in paths}):
+            self.findings.leave_out("files that no json lists", path)
 
     def unchanged_key(self) -> dict[str, list[int]]:
         """Read sizes and times alone: parsing the jsons of all of COCO takes a minute and 4 GB."""
@@ -82,11 +99,10 @@ class CocoSource:
         categories = category_names(file, about["categories"])
         self._agree(file, categories)
         rows = annotations_by_image(file, about, set(categories))
-        files = {found.path: found for found in walk(self.root, folder)}
+        files = {found.path: found for found in walk(self.root, folder, self.findings)}
         placed = _placed(file, about["images"], files, folder)
         unlisted = set(files) - set(placed)
         self._unlisted[folder] = self._unlisted.get(folder, unlisted) & unlisted  # splits may share a folder
-        self.ignored = sum(len(paths) for paths in self._unlisted.values())
         for path, image in sorted(placed.items(), key=lambda one: one[0]):
             in_val = fraction > 0 and held_out(path.removeprefix(f"{folder}/"), fraction)
             stated = {
@@ -113,7 +129,7 @@ class CocoSource:
 
 
 def _places(root: Path, split: str) -> tuple[Path, str] | None:
-    """Find the split's json and its folder of images (below the root); None where neither exists."""
+    """Find the split's json and its folder of images (below the root), in any case; None without either."""
     wanted = [
         (f"annotations/instances_{name}{year}.json", f"{name}{year}")
         for name in _NAMES[split]
@@ -121,22 +137,46 @@ def _places(root: Path, split: str) -> tuple[Path, str] | None:
     ]
     for name in _NAMES[split]:
         wanted += [(f"annotations/{name}.json", name), (f"{name}.json", name)]
-        wanted += [(f"{name}/_annotations.coco.json", name)]
-    if split == "train":  # one json over everything
-        wanted += [
-            (f"{name}.json", "images") for name in ("annotations/instances", "instances", "annotations")
-        ]
+        wanted += [(f"{name}/_annotations.coco.json", name), (f"{name}/labels.json", f"{name}/data")]
+    if split == "train":
+        wanted += _WHOLE.items()
+    jsons = {path.lower(): path for path in _jsons(root)}
+    tops = _folders(root)
+    above = [top for top in tops if top.lower() in ("images", *_NAMES[split])]
+    folders = {path.lower(): path for path in (*tops, *(one for top in above for one in _folders(root, top)))}
     for file, folder in wanted:
-        if not (root / file).is_file():
+        if file not in jsons:
             continue
         for place in (folder, f"images/{folder}", "images"):
-            if (root / place).is_dir():
-                return root / file, place
-        raise SourceError(f"{root / file}: its images are missing; expected them in {root / folder}")
+            if place in folders:
+                return root / jsons[file], folders[place]
+        raise SourceError(f"{root / jsons[file]}: its images are missing; expected them in {root / folder}")
     for _, folder in wanted:
-        if folder != "images" and (root / folder).is_dir():
-            raise SourceError(f"{root / folder}: has no annotations; expected {_EXPECTED}")
+        if folder in folders and folder not in _WHOLE.values():
+            raise SourceError(
+                f"{root / folders[folder]}: has no annotations{_there(root)}; expected {_EXPECTED}"
+            )
     return None
+
+
+def _jsons(root: Path) -> list[str]:
+    """List the json files in the root and in its folders, by their path below it."""
+    found = [*root.glob("*.json"), *root.glob("*/*.json")]
+    return sorted(path.relative_to(root).as_posix() for path in found if path.is_file())
+
+
+def _folders(root: Path, top: str = "") -> list[str]:
+    """List the folders in root/top, by their path below the root; [] where there is no such folder."""
+    if not (root / top).is_dir():
+        return []
+    return [posixpath.join(top, name) for name in directories(root / top)]
+
+
+def _there(root: Path) -> str:
+    """Name the json files that are there, for a message."""
+    found = _jsons(root)
+    more = ", ..." if len(found) > 5 else ""
+    return f"; the json files there are {', '.join(found[:5])}{more}" if found else ""
 
 
 def _placed(
@@ -147,7 +187,8 @@ def _placed(
     placed: dict[str, dict[str, Any]] = {}
     for image in images:
         # Some writers put the folder into file_name, others leave it out.
-        paths = [posixpath.normpath(one) for one in (f"{folder}/{image['file_name']}", image["file_name"])]
+        names = (image["file_name"], image["file_name"].replace("\\", "/"))  # of writers on Windows
+        paths = [posixpath.normpath(one) for name in names for one in (f"{folder}/{name}", name)]
         path = next((one for one in paths if one in files), None)
         if path is None:
             faults.add(f"images whose file is not in {folder}/", image["file_name"])

@@ -74,7 +74,18 @@ def annotations_by_image(file: Path, about: dict[str, Any], categories: set[int]
             row |= {"category_id": int(row["category_id"]), "iscrowd": int(row["iscrowd"] or 0)}
             rows.setdefault(image_id, []).append(row)
     faults.raise_if_any()
+    _check_pixels(file, [row["bbox"] for found in rows.values() for row in found])
     return rows
+
+
+def _check_pixels(file: Path, boxes: list[list[float]]) -> None:
+    """Raise SourceError where all boxes are shares of their image: each would be a box within one pixel."""
+    sides = [side for box in boxes for side in box]
+    if any(0 < side < 1 for side in sides) and not any(side < -0.01 or side > 1.01 for side in sides):
+        raise SourceError(
+            f"{file}: all {len(boxes)} boxes lie within 0..1: boxes are shares of the image, COCO wants "
+            "pixels; multiply x and width by the image's width, y and height by its height (polygons, too)"
+        )
 
 
 def _image_fault(image: dict[str, Any]) -> str | None:

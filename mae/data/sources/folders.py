@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from mae.data.sources.base import (
     Entry,
+    Findings,
     FoundFile,
     SourceError,
     checked_fraction,
-    directories,
     held_out,
-    is_image,
+    held_out_of_class,
     require_directory,
-    walk,
+    walk_images,
 )
+from mae.data.sources.split_folders import find_splits, warn_of_splits
 
 
 class _Folder:
@@ -26,7 +28,7 @@ class _Folder:
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         self.root = Path(root)
         self.val_fraction = checked_fraction(val_fraction)
-        self.ignored = 0
+        self.findings = Findings()
 
     def unchanged_key(self) -> dict[str, list[int]]:
         return {}
@@ -41,70 +43,60 @@ class _Folder:
 class FolderSource(_Folder):
     """ImageNet-style class folders: `train/<class>/...` and `val/<class>/...`.
 
-    The class is the first folder; files may be deeper. Tiny-ImageNet's `val/images` with
-    `val/val_annotations.txt` is supported. Without `val`, or without both (the root's folders are then the
-    classes), a fraction `val_fraction` of the files is held out by a hash of their names.
+    The folders of splits may have other usual names (see `split_folders`). The class is the first folder;
+    files may be deeper. Tiny-ImageNet's `val/images` with `val/val_annotations.txt` is supported. Without a
+    folder of val, or without both (the root's folders are then the classes), a fraction `val_fraction` of
+    each class is held out by a hash of the names.
     """
 
     kind = "folder"
 
     def entries(self) -> Iterator[Entry]:
         require_directory(self.root, "class folders, or train/<class>/ and val/<class>/")
-        names = directories(self.root)
-        if "train" not in names and "val" in names:
-            raise SourceError(f"{self.root}: has val/ but no train/; expected train/<class>/ next to it")
-        if "train" not in names:
-            yield from self._labelled("", held_out_too=True)
+        places = find_splits(self.root, self.val_fraction, self.findings)
+        yield from self._labelled(
+            places.get("train", ""), "train", 0.0 if "val" in places else self.val_fraction
+        )
+        if "val" not in places:
             return
-        self.ignored += sum(1 for _ in self._other_files(("train", "val")))
-        yield from self._labelled("train", held_out_too="val" not in names)
-        if "val" not in names:
-            return
-        annotations = self.root / "val" / "val_annotations.txt"
+        annotations = self.root / places["val"] / "val_annotations.txt"
         if annotations.is_file():
-            yield from self._annotated(annotations)
+            yield from self._annotated(places["val"], annotations)
         else:
-            yield from self._labelled("val", held_out_too=False)
+            yield from self._labelled(places["val"], "val", 0.0)
 
-    def _other_files(self, taken: tuple[str, ...]) -> Iterator[FoundFile]:
-        with os.scandir(self.root) as scan:
-            names = sorted(entry.name for entry in scan if entry.name not in taken)
-        for name in names:
-            if (self.root / name).is_dir():
-                yield from walk(self.root, name)
-            else:
-                yield FoundFile(name, 0, 0)
-
-    def _labelled(self, top: str, held_out_too: bool) -> Iterator[Entry]:
+    def _labelled(self, top: str, split: str, fraction: float) -> Iterator[Entry]:
         depth = 1 if top else 0
-        for found in walk(self.root, top):
-            if not self._counts(found):
-                continue
+
+        def class_of(found: FoundFile) -> str:
             parts = found.path.split("/")
             if len(parts) < depth + 2:
                 raise SourceError(
                     f"{self.root / found.path}: is in no class folder; expected "
                     f"{self.root / top}/<class>/{parts[-1]} (for images without labels use the kind 'flat')"
                 )
-            in_val = held_out_too and held_out("/".join(parts[depth:]), self.val_fraction)
-            split = "val" if in_val else (top or "train")
-            yield Entry(split, found.path, parts[depth], found.size, found.mtime_ns)
+            return parts[depth]
 
-    def _annotated(self, annotations: Path) -> Iterator[Entry]:
-        classes = _read_annotations(annotations)
-        for found in walk(self.root, "val"):
-            if not self._counts(found):
+        # The files of a class follow one another.
+        for name, files in groupby(walk_images(self.root, top, self.findings), class_of):
+            if not fraction:
+                for found in files:
+                    yield Entry(split, found.path, name, found.size, found.mtime_ns)
                 continue
+            of_class = list(files)
+            held = held_out_of_class(
+                ["/".join(found.path.split("/")[depth:]) for found in of_class], fraction
+            )
+            for found, in_val in zip(of_class, held, strict=True):
+                yield Entry("val" if in_val else split, found.path, name, found.size, found.mtime_ns)
+
+    def _annotated(self, top: str, annotations: Path) -> Iterator[Entry]:
+        classes = _read_annotations(annotations)
+        for found in walk_images(self.root, top, self.findings):
             name = found.path.rsplit("/", 1)[-1]
             if name not in classes:
                 raise SourceError(f"{annotations}: has no line for {found.path}")
             yield Entry("val", found.path, classes[name], found.size, found.mtime_ns)
-
-    def _counts(self, found: FoundFile) -> bool:
-        if is_image(found.path):
-            return True
-        self.ignored += 1
-        return False
 
 
 class FlatSource(_Folder):
@@ -114,12 +106,10 @@ class FlatSource(_Folder):
 
     def entries(self) -> Iterator[Entry]:
         require_directory(self.root, "a folder of images")
-        for found in walk(self.root, ""):
-            if is_image(found.path):
-                split = "val" if held_out(found.path, self.val_fraction) else "train"
-                yield Entry(split, found.path, None, found.size, found.mtime_ns)
-            else:
-                self.ignored += 1
+        warn_of_splits(self.root, self.findings)
+        for found in walk_images(self.root, "", self.findings):
+            split = "val" if held_out(found.path, self.val_fraction) else "train"
+            yield Entry(split, found.path, None, found.size, found.mtime_ns)
 
 
 def _read_annotations(path: Path) -> dict[str, str]:

@@ -13,11 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from mae.data.sources.base import Entry, SourceError, is_image, refuse_val_fraction, require_directory
+from mae.data.sources.base import (
+    Entry,
+    Findings,
+    SourceError,
+    is_image,
+    refuse_val_fraction,
+    require_directory,
+)
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VAL = "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12"
+_NO_IMAGES = "members without an image's ending"
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 
@@ -34,7 +42,7 @@ class ImageNetTarSource:
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         refuse_val_fraction(self.kind, val_fraction)
         self.root = Path(root)
-        self.ignored = 0
+        self.findings = Findings()
 
     def entries(self) -> Iterator[Entry]:
         self._require()
@@ -118,7 +126,7 @@ class ImageNetTarSource:
                 part = _FilePart(file, outer.offset_data, outer.size)
                 for inner in _members(part, path / outer.name):
                     if not is_image(inner.name):
-                        self.ignored += 1
+                        self.findings.leave_out(_NO_IMAGES, f"{TRAIN}/{outer.name}/{inner.name}")
                         continue
                     offset = outer.offset_data + inner.offset_data
                     yield Entry(
@@ -132,7 +140,7 @@ class ImageNetTarSource:
         with path.open("rb") as file:
             for member in _members(file, path):
                 if not is_image(member.name):
-                    self.ignored += 1
+                    self.findings.leave_out(_NO_IMAGES, f"{VAL}/{member.name}")
                     continue
                 try:
                     number = int(Path(member.name).stem.rsplit("_", 1)[-1])

@@ -12,6 +12,7 @@ from mae.data.sources.base import (
     SPLITS,
     Entry,
     Faults,
+    Findings,
     SourceError,
     file_at,
     refuse_val_fraction,
@@ -38,7 +39,7 @@ class _INaturalist:
         refuse_val_fraction(self.kind, val_fraction)
         self.root = Path(root)
         self.year = self.kind.removeprefix("inat")
-        self.ignored = 0
+        self.findings = Findings()
         self._classes: dict[str, dict[str, Any]] = {}
 
     def entries(self) -> Iterator[Entry]:

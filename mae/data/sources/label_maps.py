@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mae.data.sources.base import (
+    SPLITS,
     Entry,
     Faults,
+    Findings,
     FoundFile,
     SourceError,
     checked_fraction,
     held_out,
-    is_image,
     require_directory,
     walk,
+    walk_images,
 )
+from mae.data.sources.split_folders import find_split
+from mae.models.segmentation import IGNORE
 
-MAX_CLASSES = 255  # category indices are stored in 8 bits, and 255 means "not labelled"
+MAX_CLASSES = IGNORE  # category indices are stored in 8 bits
 # In the order of their values 0..10; 11 is void (SegNet's release of CamVid).
 CAMVID = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian",
@@ -33,9 +38,11 @@ class LabelMapSource:
     """A user's own data: images/{train,val}/, labels/{train,val}/ with a map <same stem>.png for each image,
     and classes.txt, whose line k (from 0) names value k; 255 means "not labelled".
 
-    Both may have the same subfolders. Without images/val, or with images/ and labels/ alone, a
-    fraction `val_fraction` is held out by a hash of the names. An entry's annotation is JSON: map (path below
-    the root), size (bytes), mtime_ns. Sharding reads the maps.
+    Lines of classes.txt that begin with # are comments. values: the value of each class in the maps, where
+    it is not the number of its line; 255 is a class where they name it. Both may have the same subfolders,
+    and splits other usual names (see `split_folders`). Without images/val, or with images/ and labels/ alone,
+    a fraction `val_fraction` is held out by a hash of the names. An entry's annotation is JSON: map (path
+    below the root), size (bytes), mtime_ns. Sharding reads the maps.
     """
 
     kind = "label_maps"
@@ -43,25 +50,21 @@ class LabelMapSource:
         "images/{train,val}/, labels/{train,val}/ with a .png of the same stem for each image, classes.txt"
     )
     ignore = (255,)
-    folders: ClassVar[dict[str, tuple[str, str]]] = {
-        "train": ("images/train", "labels/train"),
-        "val": ("images/val", "labels/val"),
-    }
+    tops: ClassVar[tuple[str, str]] = ("images", "labels")  # of images and maps, with a folder for each split
 
-    def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
+    def __init__(
+        self, root: str | os.PathLike, val_fraction: float = 0.0, values: Sequence[int] | None = None
+    ):
         self.root = Path(root)
         self.val_fraction = checked_fraction(val_fraction)
-        self.ignored = 0
+        self.values = values
+        self.findings = Findings()
 
     def entries(self) -> Iterator[Entry]:
         require_directory(self.root, self.expected)
-        self.ignored = 0
+        self.findings = Findings()
         self.categories()
-        places = {
-            split: pair
-            for split, pair in self.folders.items()
-            if any((self.root / one).is_dir() for one in pair)
-        }
+        places = {split: pair for split in SPLITS if (pair := self.places(split)) is not None}
         if "train" not in places and "val" not in places:
             places = {"train": self.unsplit()}
         if "train" not in places:
@@ -72,9 +75,19 @@ class LabelMapSource:
             fraction = 0.0 if "val" in places else self.val_fraction
             yield from self._split(split, images, labels, fraction)
 
+    def places(self, split: str) -> tuple[str, str] | None:
+        """Name the folders of images and maps of a split; None where neither exists."""
+        found = [
+            find_split(self.root / top, split) if (self.root / top).is_dir() else None for top in self.tops
+        ]
+        if not any(found):
+            return None
+        images, labels = (f"{top}/{name or split}" for top, name in zip(self.tops, found, strict=True))
+        return images, labels
+
     def unsplit(self) -> tuple[str, str]:
         """Name the folders of images and maps of a set without splits."""
-        return "images", "labels"
+        return self.tops
 
     def unchanged_key(self) -> dict[str, list[int]]:
         return {}
@@ -83,34 +96,44 @@ class LabelMapSource:
         return {}
 
     def annotation_info(self) -> dict[str, Any]:
-        return {"task": "segment", "categories": self.categories(), "ignore": list(self.ignore)}
+        ignore = [value for value in self.ignore if value not in (self.values or ())]
+        return {"task": "segment", "categories": self.categories(), "ignore": ignore}
 
     def categories(self) -> list[dict[str, Any]]:
         """Read [{"id": value in the maps, "name"}]. Raises SourceError where the names cannot be read."""
         file = self.root / "classes.txt"
-        names = [line.strip() for line in _lines(file)]
-        return _numbered(file, dict(enumerate(names)))
+        names = [line.strip() for line in _lines(file) if not line.lstrip().startswith("#")]
+        values = list(range(len(names)) if self.values is None else self.values)
+        if len(values) != len(names):
+            raise SourceError(
+                f"{file}: names {len(names)} classes, but ingest_segment.values has {len(values)}: give a "
+                "value for each line"
+            )
+        _check_numbers(file, names, values)
+        return _numbered(file, dict(sorted(zip(values, names, strict=True))))
 
     def _split(self, split: str, images: str, labels: str, fraction: float) -> Iterator[Entry]:
         maps: dict[str, FoundFile] = {}
-        for found in walk(self.root, labels):
+        faults = Faults(self.root)
+        for found in walk(self.root, labels, self.findings):
             stem, extension = posixpath.splitext(found.path.removeprefix(f"{labels}/"))
             if extension.lower() == ".png":
+                if stem in maps:
+                    faults.add("label maps of one name", f"{maps[stem].path} and {found.path}")
                 maps[stem] = found
             else:
-                self.ignored += 1
+                self.findings.leave_out("files among the label maps that are no PNG", found.path)
         pairs: list[tuple[str, FoundFile, FoundFile]] = []
-        faults = Faults(self.root)
-        used: set[str] = set()
-        for found in walk(self.root, images):
+        used: dict[str, str] = {}
+        for found in walk_images(self.root, images, self.findings):
             name = found.path.removeprefix(f"{images}/")
             stem = posixpath.splitext(name)[0]
-            if not is_image(name):
-                self.ignored += 1
-            elif stem not in maps:
+            if stem not in maps:
                 faults.add(f"images without their map in {labels}/", f"{found.path} ({labels}/{stem}.png)")
+            elif stem in used:
+                faults.add("images that share a map with another", f"{used[stem]} and {found.path}")
             else:
-                used.add(stem)
+                used[stem] = found.path
                 pairs.append((name, found, maps[stem]))
         for stem in maps:
             if stem not in used:
@@ -133,16 +156,13 @@ class Ade20kSource(LabelMapSource):
     kind = "ade20k"
     expected = "ADEChallengeData2016 with {images,annotations}/{training,validation}/ and objectInfo150.txt"
     ignore = (0,)
-    folders: ClassVar[dict[str, tuple[str, str]]] = {
-        "train": ("images/training", "annotations/training"),
-        "val": ("images/validation", "annotations/validation"),
-    }
+    tops = ("images", "annotations")
 
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         super().__init__(_inside(Path(root), "ADEChallengeData2016"), val_fraction)
 
     def unsplit(self) -> tuple[str, str]:
-        return self.folders["train"]
+        return "images/training", "annotations/training"
 
     def categories(self) -> list[dict[str, Any]]:
         file = self.root / "objectInfo150.txt"
@@ -173,6 +193,10 @@ class CamVidSource(LabelMapSource):
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         super().__init__(_inside(Path(root), "CamVid"), val_fraction)
 
+    def places(self, split: str) -> tuple[str, str] | None:
+        pair = self.folders[split]
+        return pair if any((self.root / one).is_dir() for one in pair) else None
+
     def unsplit(self) -> tuple[str, str]:
         return self.folders["train"]
 
@@ -192,6 +216,17 @@ def _lines(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{file}: cannot be read ({error}); it must name the classes") from error
     return text.rstrip().splitlines()
+
+
+def _check_numbers(file: Path, names: list[str], values: list[int]) -> None:
+    """Refuse lines that all begin with a number ("1 road", "1: road") where it is not the class's value."""
+    numbers = [re.match(r"(\d+)[\s:,;=]", name) for name in names]
+    stated = [int(one[1]) for one in numbers if one]
+    if len(stated) == len(names) and stated != values:
+        raise SourceError(
+            f"{file}: numbers its classes {stated[0]} to {stated[-1]}, but line k stands for value k, from "
+            f"{values[0]}: set ingest_segment.values to the numbers if the maps hold them"
+        )
 
 
 def _numbered(file: Path, names: dict[int, str]) -> list[dict[str, Any]]:

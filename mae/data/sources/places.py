@@ -12,6 +12,7 @@ from mae.data.sources.base import (
     SPLITS,
     Entry,
     Faults,
+    Findings,
     FoundFile,
     SourceError,
     file_at,
@@ -39,7 +40,7 @@ class _Places:
     def __init__(self, root: str | os.PathLike, val_fraction: float = 0.0):
         refuse_val_fraction(self.kind, val_fraction)
         self.root = Path(root)
-        self.ignored = 0
+        self.findings = Findings()
         self._scenes: dict[int, str] = {}
         self._complete = False  # whether a table lists all scenes
 

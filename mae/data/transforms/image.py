@@ -20,8 +20,6 @@ from torchvision.transforms.v2 import functional
 Size = int | Sequence[int]
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _BICUBIC = InterpolationMode.BICUBIC
 _SQUAREST = (3 / 4, 4 / 3)
 # Resizing a whole sliver would take gigabytes; beyond this aspect its ends are never in the crop.
@@ -74,7 +72,7 @@ def finetuning(
     ratio: tuple[float, float] = _SQUAREST,
     flip: bool = True,
     rand_augment: str | None = "rand-m9-mstd0.5-inc1",
-    mean: Sequence[float] = IMAGENET_MEAN,
+    mean: Sequence[float],
 ) -> Transform:
     """Build random resized crop, flip, and timm's RandAugment by its configuration string (None for none).
 
@@ -144,8 +142,13 @@ class Normalize(nn.Module):
     scale: torch.Tensor
     shift: torch.Tensor
 
-    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+            raise ValueError(
+                f"mean {list(mean)} and std {list(std)} of colours: expected both in 0..1, std above 0; "
+                "divide numbers of 0 to 255 by 255"
+            )
         mean_, std_ = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         # One multiply-add an image: x / (255 std) - mean / std.
         self.register_buffer("scale", (1 / (255 * std_)).float().view(-1, 1, 1), persistent=False)

@@ -17,9 +17,10 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from mae.models.segmentation import IGNORE
+
 Pair = tuple[torch.Tensor, dict[str, Any]]
 
-IGNORE = 255
 _MEAN_COLOUR = (124, 116, 104)  # 255 times ImageNet's mean, rounded: about zero after normalization
 _LONGEST = 4  # times the short side, from the recipe's scale (2048, 512); without it a sliver takes gigabytes
 _TRIES = 10  # new crops while one class fills too much

@@ -12,8 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mae import distributed
-
-IGNORE = 255
+from mae.models.segmentation import IGNORE
 
 Counts = NDArray[np.int64]
 

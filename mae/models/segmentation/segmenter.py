@@ -13,6 +13,7 @@ from mae import distributed
 from mae.models import vit as encoders
 from mae.models.patches import Pair, grid_of, pair
 from mae.models.pretrained import load_encoder_state
+from mae.models.segmentation import IGNORE
 from mae.models.segmentation.dpt import DPTHead
 from mae.models.segmentation.intermediate_features import (
     check_out_indices,
@@ -25,7 +26,6 @@ from mae.randomness import seed_process
 from mae.suggestions import not_one_of
 
 HEADS: dict[str, type[UPerNet] | type[DPTHead]] = {"upernet": UPerNet, "dpt": DPTHead}
-IGNORE = 255
 
 
 class Segmenter(nn.Module):

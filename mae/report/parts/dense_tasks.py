@@ -11,7 +11,7 @@ INITS = ("pretrained", "scratch")
 
 
 @dataclass(frozen=True)
-class DenseTask:
+class DenseSection:
     """The differences between the two tasks.
 
     official: kind and size of the validation set that the papers report on.
@@ -26,7 +26,7 @@ class DenseTask:
     official: tuple[str, int]
 
 
-DETECT = DenseTask(
+DETECT = DenseSection(
     "detect",
     "Detection and instance segmentation (Mask R-CNN)",
     "box_AP",
@@ -35,7 +35,7 @@ DETECT = DenseTask(
     DETECTION,
     ("coco", 5000),  # val2017
 )
-SEGMENT = DenseTask(
+SEGMENT = DenseSection(
     "segment",
     "Semantic segmentation",
     "mIoU",
@@ -56,7 +56,7 @@ def segmentation(results: dict[str, Any], params: Params) -> dict[str, Any] | No
     return _part(SEGMENT, results["segment"], params)
 
 
-def _part(task: DenseTask, result: dict[str, Any], params: Params) -> dict[str, Any] | None:
+def _part(task: DenseSection, result: dict[str, Any], params: Params) -> dict[str, Any] | None:
     if "skipped" in result:
         return None
     index, main = read_result(task.data.index), task.main
@@ -87,7 +87,7 @@ def _part(task: DenseTask, result: dict[str, Any], params: Params) -> dict[str, 
     }
 
 
-def _row(task: DenseTask, result: dict[str, Any], init: str, prefix: str) -> dict[str, Any]:
+def _row(task: DenseSection, result: dict[str, Any], init: str, prefix: str) -> dict[str, Any]:
     return {"init": init, "figures": [100 * result[prefix + name] for name in task.figures]}
 
 
@@ -95,7 +95,7 @@ def _label(figure: str) -> str:
     return figure.replace("_", " ")
 
 
-def _paper(task: DenseTask, index: dict[str, Any], params: Params) -> dict[str, float]:
+def _paper(task: DenseSection, index: dict[str, Any], params: Params) -> dict[str, float]:
     """Look up the paper's figures in %; {} on images that are not the official set."""
     kind, count = task.official
     if index["kind"] != kind or index["splits"].get("val", {}).get("count") != count:

@@ -16,7 +16,7 @@ def panels(path: Path, pictures: Any, columns: Sequence[str], *, caption: str) -
     """
     pictures = np.clip(np.asarray(pictures, dtype=np.float32), 0, 1)
     count, kinds, channels, height, width = pictures.shape
-    across = 2 if count > 3 else 1  # two samples beside each other make a page, not a ribbon
+    across = 2 if count > 3 else 1  # two samples next to each other make a page, not a ribbon
     rows = -(-count // across)
     figure, axes = grid(rows, kinds * across, height / width)
     for axis in axes.flat:

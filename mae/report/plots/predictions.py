@@ -15,7 +15,7 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image, ImageDraw, ImageFont
 
 from mae.data.run_lengths import mask_crop
-from mae.evaluation.segmentation.iou import IGNORE
+from mae.models.segmentation import IGNORE
 from mae.report.plots.picture_page import (
     GREY,
     TEXT,

@@ -12,12 +12,14 @@ from mae import config
 from mae.config import Params
 from mae.config.paths import DETECTION, IMAGES, NO_SET, SEGMENTATION, DataSet, read_result, require
 from mae.data.demo.scenes import Look
+from mae.data.listing.listing_file import LISTING, SUMMARY
 from mae.data.listing.manifest import open_source, write_listing
+from mae.data.listing.summary import lines
 from mae.data.shards.shard_job import ShardJob, ShardSettings
 from mae.data.shards.write_shards import list_parts, write_parts, write_shards
 from mae.data.sources.base import SourceError
 from mae.files import write_json, write_text
-from mae.stages.context.tracked_run import stage_folder, tracked
+from mae.stages.context.tracked_run import stage_folder, tracked, verified_file
 
 SHARDED = {files.section: files for files in (IMAGES, DETECTION, SEGMENTATION)}
 _log = logging.getLogger("mae.stages")
@@ -39,12 +41,15 @@ def ingest_set(
     with tracked(stage, params, folder=folder) as run:
         if kind == "none":
             write_text(files.listing / "listing.tsv", "")
+            write_json(files.listing / SUMMARY, NO_SET)
             write_json(files.manifest, NO_SET)
             return
         if kind == "demo":
             kind = demo_kind
             write(Path(given.root))
-        manifest = write_listing(open_source(kind, given.root, given.val_fraction), files.listing)
+        values = getattr(given, "values", None)
+        options = {} if values is None else {"values": values}
+        manifest = write_listing(open_source(kind, given.root, given.val_fraction, **options), files.listing)
         if files is not IMAGES and "val" not in manifest["splits"]:
             task = stage.removeprefix("ingest_")
             raise SourceError(
@@ -55,6 +60,17 @@ def ingest_set(
         run.log(0, {f"images.{name}": count for name, count in counts.items()})
         run.dataset("raw", digest=manifest["fingerprint"], source=str(given.root), context=stage)
         _log.info("listed %s: %s", given.root, ", ".join(f"{c:,} {name}" for name, c in counts.items()))
+        _tell(read_result(files.listing / SUMMARY), files)
+        run.artifact(files.listing / SUMMARY)
+
+
+def _tell(summary: dict[str, Any], files: DataSet) -> None:
+    """Log the summary of a listing, its warnings last, where they are seen."""
+    for line in lines(summary):
+        _log.info("%s", line)
+    _log.info("the list: %s; this summary: %s", files.listing / LISTING, files.listing / SUMMARY)
+    for warning in summary["warnings"]:
+        _log.warning("%s", warning)
 
 
 def shard_set(stage: str, params: Params) -> None:
@@ -67,11 +83,13 @@ def shard_set(stage: str, params: Params) -> None:
             (files.shards / "tars").mkdir(parents=True, exist_ok=True)
             write_json(files.index, NO_SET)
             write_json(files.shards / "rejected.json", {})
+            write_json(files.shards / SUMMARY, NO_SET)
             return
         *folders, kept = _folders(stage, params)
         index = write_shards(
             *folders,
             reuse_dir=kept,
+            stamps=verified_file(params),
             workers=params.runtime.workers,
             log=_log.info,
             **_settings(stage, params),
@@ -79,6 +97,7 @@ def shard_set(stage: str, params: Params) -> None:
         values = {f"images.{name}": split["count"] for name, split in index["splits"].items()}
         run.log(0, values | {"rejected": index["rejected"]["count"]})
         run.artifact(files.index)
+        run.artifact(files.shards / SUMMARY)
 
 
 def parts_to_write(stage: str, params: Params) -> list[str]:
@@ -98,7 +117,9 @@ def _job(stage: str, params: Params) -> ShardJob | None:
     files = SHARDED[stage]
     if read_result(files.manifest) == NO_SET:
         return None
-    return ShardJob(*_folders(stage, params), ShardSettings(**_settings(stage, params)))
+    return ShardJob(
+        *_folders(stage, params), ShardSettings(**_settings(stage, params)), verified_file(params)
+    )
 
 
 def _folders(stage: str, params: Params) -> tuple[Path, Path, Path, Path]:
@@ -109,4 +130,4 @@ def _folders(stage: str, params: Params) -> tuple[Path, Path, Path, Path]:
 
 
 def _settings(stage: str, params: Params) -> dict[str, Any]:
-    return {"seed": params.seed, **getattr(params, stage).model_dump()}
+    return {"seed": params.seed, "section": stage, **getattr(params, stage).model_dump()}

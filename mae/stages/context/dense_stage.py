@@ -21,7 +21,7 @@ from mae.files import copy, write_csv, write_text
 from mae.report.plots.canvas import empty_picture
 from mae.report.plots.curves import compared_curves
 from mae.serving.model_file import save_dense
-from mae.stages.context.progress import with_progress
+from mae.stages.context.evaluation_progress import with_progress
 from mae.stages.context.stage_context import PICTURES, StageContext, open_stage
 from mae.stages.context.tracked_run import stage_folder, tracked
 

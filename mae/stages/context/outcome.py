@@ -20,7 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae.files import write_json
+from mae.addresses import redact
+from mae.config.paths import OUTCOME
+from mae.files import disk_trouble, read_json, write_json
 
 if TYPE_CHECKING:
     from mae.config import Params
@@ -37,7 +39,7 @@ _log = logging.getLogger("mae.stages")
 
 def outcome_file(stage: str, params: Params) -> Path:
     """Return the path of a stage's outcome."""
-    return Path(params.runtime.work_dir) / stage / "outcome.json"
+    return Path(params.runtime.work_dir) / stage / OUTCOME
 
 
 @contextmanager
@@ -47,13 +49,13 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
         yield
         return
     file = outcome_file(stage, params)
-    file.parent.mkdir(parents=True, exist_ok=True)
     begun = {"stage": stage, "pid": os.getpid(), "started": time.time(), "ended": None, "run_id": None}
     write_json(file, begun | {"state": "running", "message": ""})
     try:
         yield
     except BaseException as error:
-        _end(file, STATES.get(type(error).__name__, "failed"), str(error) or type(error).__name__)
+        message = disk_trouble(error) or str(error) or type(error).__name__
+        _end(file, STATES.get(type(error).__name__, "failed"), message)
         raise
     _end(file, "finished", "")
 
@@ -61,7 +63,7 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
 def record_run_id(stage: str, params: Params, run_id: str) -> None:
     """Add the tracking run to the outcome of this process's stage, where one is recorded."""
     file = outcome_file(stage, params)
-    outcome = json.loads(file.read_text()) if file.is_file() else {}
+    outcome = read_json(file) or {}
     if outcome.get("state") == "running" and outcome["pid"] == os.getpid():
         write_json(file, outcome | {"run_id": run_id})
 
@@ -70,6 +72,6 @@ def _end(file: Path, state: str, message: str) -> None:
     """Complete the file. A full disk must not hide how the stage ended: then it is only logged."""
     try:
         begun: dict[str, Any] = json.loads(file.read_text())
-        write_json(file, begun | {"state": state, "message": message, "ended": time.time()})
+        write_json(file, begun | {"state": state, "message": redact(message), "ended": time.time()})
     except (OSError, RuntimeError, ValueError) as error:
         _log.warning("%s: the outcome `%s` could not be written: %s", file, state, error)

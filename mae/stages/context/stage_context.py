@@ -1,6 +1,6 @@
 """The context of a training stage: device, shards, resume folder, MLflow run, and their end."""
 
-import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +17,17 @@ from mae import distributed, interchange, tracking
 from mae.config import Params
 from mae.config.paths import IMAGES, REPORTS, DataSet, require
 from mae.data.loading.batches import evaluation_batches, training_batches
+from mae.data.rejection_limit import RejectionLimit
 from mae.data.shards.index import Index, Split
 from mae.data.transforms.image import Normalize, evaluation
 from mae.engine.checkpoint import Checkpoints
 from mae.engine.loop import FitOptions, Interrupted
-from mae.files import sha256_of, write_json
+from mae.files import read_json, sha256_of, write_json
 from mae.stages.context.data_sizes import refuse_beyond_the_data
-from mae.stages.context.tracked_run import stage_folder, tracked
+from mae.stages.context.rejection import rejection_limit
+from mae.stages.context.tracked_run import stage_folder, tracked, verified_file
 
+_log = logging.getLogger("mae.stages")
 PICTURES = 8  # images that a stage draws, for a person to look at
 
 
@@ -60,9 +63,9 @@ class StageContext:
         return bool(self.index.classes) and "val" in self.index.about["splits"]
 
     @property
-    def max_skipped(self) -> int:
-        """The number of samples of the set that may be undecodable."""
-        return getattr(self.params, self.files.section).max_rejected
+    def max_skipped(self) -> RejectionLimit:
+        """The bound on samples of the set that are undecodable."""
+        return rejection_limit(self.params, self.files)
 
     @property
     def normalize(self) -> Normalize:
@@ -161,11 +164,10 @@ class StageContext:
         The checkpoints of the training `name` are deleted once it is done: a stage may have dozens.
         """
         file = self.folder / "checkpoints" / f"{name}.json"
-        saved = distributed.broadcast(json.loads(file.read_text()) if file.is_file() else None)
+        saved = distributed.broadcast(read_json(file))  # a damaged one is computed again
         if saved is None or "found" not in saved:
             saved = {"run_id": self.run.id, "found": compute()}
             if distributed.is_main():
-                file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, saved)
                 self.checkpoints(name).clear()
         result: dict[str, Any] = saved["found"]
@@ -183,7 +185,6 @@ class StageContext:
     def write_metrics(self, values: dict[str, Any]) -> None:
         """Write the final numbers to reports/<stage>/metrics.json and MLflow; on rank 0 only."""
         if distributed.is_main():
-            (REPORTS / self.stage).mkdir(parents=True, exist_ok=True)
             write_json(REPORTS / self.stage / "metrics.json", values)
             final = {f"final.{name}": float(v) for name, v in values.items() if isinstance(v, int | float)}
             self.run.log(int(values.get("steps", 0)), final)
@@ -196,8 +197,7 @@ def encoder_config(params: Params) -> dict[str, Any]:
         "name": params.encoder.name,
         "img_size": size if isinstance(size, int) else list(size),
         **params.encoder.overrides,
-        "mean": list(params.input.mean),
-        "std": list(params.input.std),
+        **params.input.numbers,
     }
 
 
@@ -249,8 +249,8 @@ def open_stage(
 def _interrupted_run(checkpoints: Path) -> str | None:
     """Return the tracking run of an interrupted stage's last work; None where there is none."""
     for path in sorted(checkpoints.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True):
-        saved = json.loads(path.read_text()) if path.suffix == ".json" else {}
-        run_id: str | None = saved.get("run_id") or Checkpoints(path).run_id()
+        saved = read_json(path) if path.suffix == ".json" else None
+        run_id: str | None = (saved or {}).get("run_id") or Checkpoints(path).run_id()
         if run_id is not None:
             return run_id
     return None
@@ -261,9 +261,7 @@ def _open_index(params: Params, files: DataSet) -> Index:
     require(files.index)
     index = Index.open(files.shards)
     if distributed.local_rank() == 0:
-        stamps = Path(params.runtime.work_dir) / "verified.json"
-        stamps.parent.mkdir(parents=True, exist_ok=True)
-        index.verify(stamps)
+        index.verify(verified_file(params), log=_log.info)
     distributed.barrier()
     return index
 

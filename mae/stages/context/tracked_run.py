@@ -1,6 +1,5 @@
 """A stage's MLflow run, and the record that it writes next to its results. Imports no torch."""
 
-import json
 import logging
 import os
 import platform
@@ -11,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from mae import config, results, tracking
+from mae.addresses import redact_address
 from mae.config import Params
-from mae.config.paths import REPORTS
-from mae.files import write_json
+from mae.config.flows import REPRODUCTION
+from mae.config.paths import MODELS_OF, REPORTS
+from mae.files import read_json, sha256_of, write_json
 from mae.stage_table import STAGES
 from mae.stages.context.outcome import record_run_id
 
 _log = logging.getLogger("mae.stages")
 PARENT = "parent.json"
-REPRODUCTION = "MAE_REPRODUCTION"  # set by a flow: the name that the runs of its stages have in common
 
 
 def tracking_uri(params: Params) -> str:
@@ -30,6 +30,11 @@ def tracking_uri(params: Params) -> str:
 def parent_file(params: Params) -> Path:
     """Return the path of the file that names the parent run of this `dvc repro`."""
     return Path(params.runtime.work_dir) / PARENT
+
+
+def verified_file(params: Params) -> Path:
+    """Return the record of the shards' files that were read and found whole (`Index.verify`)."""
+    return Path(params.runtime.work_dir) / "verified.json"
 
 
 def stage_folder(stage: str, params: Params, inputs: Sequence[str] = ()) -> Path:
@@ -71,32 +76,34 @@ def tracked(
         experiment=params.runtime.experiment,
         directory=folder / "run",
         params=_own(stage, params),
-        tags={"device": device, "code.digest": code.digest if code else ""},
+        tags={"device": device} | (_lineage(code) if code else {}),
         parent_file=parent_file(params),
         new_parent=stage == "ingest",
         reproduction=os.environ.get(REPRODUCTION),
         run_id=run_id,
         enabled=enabled,
     )
-    if enabled:
-        record_run_id(stage, params, run.id)
     try:
+        if code is not None:
+            record_run_id(stage, params, run.id)
+            write_json(folder / "code.json", code.as_dict())
         yield run
+        if code is not None:
+            record = _record(run, params, device, time.time() - began) | _compared_code(stage, run, code)
+            record |= {
+                "params": _own(stage, params),
+                "data": data,
+                "version": results.version_of(stage, params),
+            }
+            if stage in MODELS_OF and MODELS_OF[stage].is_file():
+                record["model"] = sha256_of(MODELS_OF[stage])
+            write_json(REPORTS / stage / "run.json", record)
     except interruptions:
         run.finish("KILLED")
         raise
     except BaseException:
         run.finish("FAILED")
         raise
-    if code is not None:
-        record = _record(run, params, device, time.time() - began) | _compared_code(stage, run, code)
-        record |= {
-            "params": _own(stage, params),
-            "data": data,
-            "version": results.version_of(stage, params),
-        }
-        (REPORTS / stage).mkdir(parents=True, exist_ok=True)
-        write_json(REPORTS / stage / "run.json", record)
     run.finish("FINISHED")
 
 
@@ -108,15 +115,24 @@ def _own(stage: str, params: Params) -> dict[str, Any]:
 
 def _code_that_began(stage: str, folder: Path, *, resumes: bool) -> results.Code:
     """Take the code at the start; a resumed stage keeps that of its first start, and says if it differs."""
-    now, file = results.code_now(), folder / "code.json"
-    if resumes and file.is_file():
-        first = results.Code(**json.loads(file.read_text()))
-        if first.digest != now.digest:
-            _log.warning("%s started with code %s and resumes with %s", stage, first.digest, now.digest)
-        return first
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, now.as_dict())
-    return now
+    now = results.code_now()
+    if not resumes:
+        return now
+    noted = read_json(folder / "code.json")  # not there where an older release began the stage
+    first = results.Code("unknown", None, "unknown") if noted is None else results.Code(**noted)
+    if first.digest != now.digest:
+        _log.warning("%s started with code %s and resumes with %s", stage, first.digest, now.digest)
+    return first
+
+
+def _lineage(code: results.Code) -> dict[str, str]:
+    """Return the tags of the code that began the stage; MLflow's own tag of the commit is one of them."""
+    return {
+        "git.commit": code.commit,
+        "mlflow.source.git.commit": code.commit,
+        "git.dirty": results.spelled(code.dirty),
+        "code.digest": code.digest,
+    }
 
 
 def _compared_code(stage: str, run: tracking.Run, code: results.Code) -> dict[str, Any]:
@@ -130,10 +146,10 @@ def _compared_code(stage: str, run: tracking.Run, code: results.Code) -> dict[st
 
 
 def _record(run: tracking.Run, params: Params, device: str, seconds: float) -> dict[str, Any]:
-    """Describe the run; its address without paths and passwords, because these files are shared."""
+    """Describe the run; its address without a password, because these files are shared."""
     return {
         "run_id": run.id,
-        "tracking": tracking.redact(tracking_uri(params)),
+        "tracking": redact_address(tracking_uri(params)),
         "device": device,
         "seconds": round(seconds, 1),
     }

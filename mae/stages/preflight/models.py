@@ -52,7 +52,8 @@ def _models(params: Params, arguments: dict[str, Any]) -> Iterator[tuple[str, st
         )
     if valid.issuperset({"seed", "tokenizer", "pretrain"}) and params.pretrain.method in valid:
         yield "method", f"pretrain.method {params.pretrain.method}", partial(_method, params)
-        if params.pretrain.init is not None:
+        # Weights say the colours of their images, which `auto` does not yet.
+        if params.pretrain.init is not None and not params.input.is_auto:
             yield (
                 "method",
                 f"pretrain.init {params.pretrain.init}",

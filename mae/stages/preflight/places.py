@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mae.addresses import redact_address
 from mae.config import Params, read_yaml
 from mae.config.yaml_files import InvalidParams
 from mae.data.listing.manifest import open_source
@@ -16,7 +17,6 @@ from mae.data.sources.base import SourceError
 from mae.stage_table import STAGES
 from mae.stages.context.tracked_run import tracking_uri
 from mae.suggestions import not_one_of
-from mae.tracking import redact
 from mae.tracking.server import SQLITE, resolve
 
 MOST_WORKERS, WORKERS_PER_CORE = 32, 4
@@ -55,7 +55,7 @@ def tracking_store(params: Params) -> Iterator[str]:
         absolute = resolve(uri)
         port = None if absolute.startswith("sqlite") else urlsplit(absolute).port
     except ValueError as error:
-        yield f"{key} {redact(uri)}: {error}"
+        yield f"{key} {redact_address(uri)}: {error}"
         return
     if absolute.startswith("sqlite"):
         file = Path(absolute.removeprefix(SQLITE))
@@ -64,7 +64,7 @@ def tracking_store(params: Params) -> Iterator[str]:
         elif reason := _not_a_store(file):
             yield f"{key} {uri}: {file} {reason}; correct the path, or move what is there"
     elif absolute.startswith("http") and (port == 0 or not urlsplit(absolute).hostname):
-        yield f"{key} {redact(uri)}: names no host and port, such as http://127.0.0.1:5000"
+        yield f"{key} {redact_address(uri)}: names no host and port, such as http://127.0.0.1:5000"
 
 
 def tracking_server(params: Params) -> Iterator[str]:
@@ -77,8 +77,8 @@ def tracking_server(params: Params) -> Iterator[str]:
         socket.create_connection((host, port), ANSWER_S).close()
     except OSError as error:
         yield (
-            f"{key} {redact(uri)}: does not answer ({error}); start it or correct the address. Without it "
-            "metrics wait in files for `mae sync`, and the stage register fails"
+            f"{key} {redact_address(uri)}: does not answer ({error}); start it or correct the address. "
+            "Without it metrics wait in files for `mae sync`, and the stage register fails"
         )
     except ValueError:  # the check of the store tells
         return

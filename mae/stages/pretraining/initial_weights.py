@@ -92,7 +92,7 @@ def _check_settings(
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file}: its config is unusable ({error!r})") from error
     ours = _architecture(method.encoder)
-    ours |= {f"input.{name}": list(getattr(params.input, name)) for name in ("mean", "std")}
+    ours |= {f"input.{name}": value for name, value in params.input.numbers.items()}
     ours |= _what_weights_mean(method_config(params))
     wrong = [
         f"{key} is {ours.get(key)}, there {value}" for key, value in theirs.items() if ours.get(key) != value

@@ -27,7 +27,7 @@ def write_results(ctx: StageContext, method: Any, fitted: Fitted, steps: int, la
     curve = ctx.curve(("loss", "lr", "grad_norm", "knn_top1", "images_per_second"))
     write_csv(reports / "curve.csv", curve)
     training_curve(reports / "curve.png", curve, title=f"Pretraining: {params.pretrain.method}")
-    shown = pictures(method, *_samples(ctx, method), params.input.mean, params.input.std)
+    shown = pictures(method, *_samples(ctx, method), *params.input.numbers.values())
     panels(reports / "reconstructions.png", shown.panels.cpu(), shown.columns, caption=method.picture_note)
     for picture in ("curve.png", "reconstructions.png"):
         ctx.run.picture(reports / picture)

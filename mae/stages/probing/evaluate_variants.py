@@ -26,7 +26,7 @@ from mae.evaluation.classification.imagenet_variants import (
 )
 from mae.files import sha256_of, write_csv
 from mae.models import vit as encoders
-from mae.stages.context.progress import with_progress
+from mae.stages.context.evaluation_progress import with_progress
 from mae.stages.context.stage_context import StageContext, open_stage
 from mae.stages.probing import probe_results
 
@@ -145,7 +145,6 @@ def _write(ctx: StageContext, roots: dict[str, Path], found: dict[str, dict[str,
     for row in rows:
         for severity in SEVERITIES:
             ctx.run.log(severity, {f"{CORRUPTED}/{row['corruption']}": row[f"error_{severity}"]})
-    (REPORTS / "robustness").mkdir(parents=True, exist_ok=True)
     write_csv(REPORTS / "robustness" / "corruptions.csv", rows or [{"corruption": ""}])
     ctx.run.artifact(REPORTS / "robustness" / "corruptions.csv")
     ctx.write_metrics(values)

@@ -64,7 +64,6 @@ def from_json(values: dict[str, Any]) -> Evaluation:
 
 def save_correct(folder: Path, found: Evaluation) -> None:
     """Write folder/correct.npy, (N,) bool in row order: true where a val sample was classified right."""
-    folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "correct.npy") as file:
         np.save(file, found.correct)
 
@@ -85,7 +84,6 @@ def write_blocks(ctx: StageContext, results: list[dict[str, Any]]) -> None:
     if not distributed.is_main():
         return
     folder = REPORTS / "partial"
-    folder.mkdir(parents=True, exist_ok=True)
     columns = ("blocks", "epochs", "top1", "top1_low", "top1_high")
     write_csv(folder / "blocks.csv", [{name: row[name] for name in columns} for row in results])
     partial_curve(folder / "blocks.png", results, title="Partial fine-tuning")
@@ -112,5 +110,4 @@ def skip(ctx: StageContext, folder: Path | None = None) -> bool:
 
 def _write_curve(stage: str, rows: list[dict[str, float]]) -> None:
     if stage != "knn":
-        (REPORTS / stage).mkdir(parents=True, exist_ok=True)
         write_csv(REPORTS / stage / "curve.csv", rows or [{"step": 0}])

@@ -14,6 +14,7 @@ from mae.config import Params
 from mae.config.paths import CLASSIFIER, DETECTION, DETECTOR, IMAGES, SEGMENTATION, SEGMENTER, DataSet
 from mae.data.shards.index import Index
 from mae.serving.model_file import load_model
+from mae.stages.context.rejection import rejection_limit
 
 # Torch and the models are imported where a model is evaluated: mostly, nothing has changed.
 
@@ -173,6 +174,6 @@ def _val(
         index.split("val"),
         transform,
         workers=params.runtime.workers,
-        max_skipped=getattr(params, files.section).max_rejected,
+        max_skipped=rejection_limit(params, files),
         **options,
     )

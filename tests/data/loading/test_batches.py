@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mae.data.loading.batches import TooManySkipped, evaluation_batches, training_batches
+from mae.data.rejection_limit import RejectionLimit
 from mae.data.shards.index import Index
 from mae.data.transforms.image import evaluation, pretraining
 
@@ -204,7 +205,7 @@ def damaged(tmp_path, small_index):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_undecodable_sample_gives_its_place_to_the_next_and_is_counted(damaged, small_index, workers):
-    got = batches(damaged.split("train"), max_skipped=99, workers=workers)
+    got = batches(damaged.split("train"), max_skipped=RejectionLimit(99), workers=workers)
     whole = batches(small_index.split("train"))
     skipped = 0
     for one, other in zip(got, whole, strict=True):
@@ -220,15 +221,24 @@ def test_an_undecodable_sample_gives_its_place_to_the_next_and_is_counted(damage
 def test_too_many_undecodable_samples_are_an_error_naming_sample_and_shard(damaged, workers):
     key = damaged.split("train").meta(3)["key"]
     with pytest.raises(
-        TooManySkipped, match=rf"shard\.max_rejected.*sample (0+3|0+4|{key}) \(train/.*train-000000\.tar"
+        TooManySkipped,
+        match=rf"shard_detect\.max_rejected.*sample (0+3|0+4|{key}) \(train/.*train-000000\.tar",
     ):
+        batches(
+            damaged.split("train"),
+            workers=workers,
+            max_skipped=RejectionLimit(0, "shard_detect.max_rejected"),
+        )
+    with pytest.raises(TooManySkipped, match=r"^1 samples cannot be decoded, 0 are allowed; last: sample"):
         batches(damaged.split("train"), workers=workers)
 
 
 def test_evaluation_leaves_undecodable_samples_out_and_counts_them(damaged):
     split = damaged.split("val")
     for batch_size in (4, 1):
-        got = list(evaluation_batches(split, evaluation(16), batch_size=batch_size, max_skipped=1))
+        got = list(
+            evaluation_batches(split, evaluation(16), batch_size=batch_size, max_skipped=RejectionLimit(0.12))
+        )
         assert torch.cat([batch["rows"] for batch in got]).tolist() == [0, 2, 3, 4, 5, 6, 7, 8]
     with pytest.raises(TooManySkipped, match=r"val-000000\.tar"):
         list(evaluation_batches(split, evaluation(16), batch_size=4))

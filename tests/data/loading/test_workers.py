@@ -15,7 +15,8 @@ PROGRAM = """
 import multiprocessing, os, signal, sys, time
 from functools import partial
 from torch.utils.data import DataLoader, Dataset
-from mae.data.loading.workers import obey_parent_only, signals_blocked
+from mae.data.loading.workers import obey_parent_only
+from mae.stopping import signals_blocked
 
 class Slow(Dataset):
     def __len__(self): return 1000

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mae.data.loading.annotations import LabelMap
 from mae.data.shards.write_shards import TooManyRejected
+from mae.data.sources.base import SourceError
 
 
 @pytest.fixture
@@ -139,3 +140,66 @@ def test_an_image_that_its_exif_turns_away_from_its_label_map_is_left_out(maps, 
     index = sharded(root, "label_maps", max_rejected=1)
     assert set(rows_of(index.split("train"))) == {"0.jpg", "2.jpg"}
     assert "EXIF orientation 3" in rejected(index)["1.jpg"]
+
+
+def masks(root, encoded, picture, foreground, classes="background\nforeground\n"):
+    """A tree of masks of 0 and `foreground`, as many tools export them."""
+    for split in ("train", "val"):
+        for number in range(2):
+            values = np.zeros((32, 40), dtype=np.uint8)
+            values[8:20, 8:20] = foreground
+            for folder, data in (
+                ("images", encoded(picture(number), "PNG")),
+                ("labels", encoded(Image.fromarray(values), "PNG")),
+            ):
+                (root / folder / split).mkdir(parents=True, exist_ok=True)
+                (root / folder / split / f"{number}.png").write_bytes(data)
+    (root / "classes.txt").write_text(classes)
+    return root
+
+
+def test_masks_of_0_and_255_are_refused_with_the_setting_that_makes_255_a_class(
+    tmp_path, sharded, encoded, picture
+):
+    root = masks(tmp_path / "masks", encoded, picture, 255)
+    message = (
+        r"masks: the label maps of train hold one class alone, 'background' \(value 0\), and 288 pixels of "
+        r"255, not labelled: .* in ingest_segment.values, such as \[0, 255\]"
+    )
+    with pytest.raises(SourceError, match=message):
+        sharded(root, "label_maps")
+    index = sharded(root, "label_maps", source={"values": [0, 255]})
+    assert index.categories == [{"id": 0, "name": "background"}, {"id": 255, "name": "foreground"}]
+    assert index.ignore == []
+    labels = LabelMap(index.categories, index.ignore)(index.split("train"), 0)
+    assert labels.unique(return_counts=True)[1].tolist() == [1136, 144]
+    assert labels.max() == 1
+
+
+def test_one_class_alone_is_refused_whatever_the_other_values_are(tmp_path, sharded, encoded, picture):
+    with pytest.raises(SourceError, match=r"one class alone, 'background' \(value 0\): there is nothing"):
+        sharded(masks(tmp_path / "empty", encoded, picture, 0), "label_maps")
+    root = masks(tmp_path / "ignored", encoded, picture, 255)
+    for number in range(2):
+        (root / f"labels/train/{number}.png").write_bytes(encoded(Image.new("L", (40, 32), 255), "PNG"))
+    with pytest.raises(SourceError, match=r"hold no class, and 2,560 pixels of 255"):
+        sharded(root, "label_maps")
+
+
+def test_classes_that_no_map_of_a_split_holds_are_said(tmp_path, sharded, encoded, picture):
+    root = masks(tmp_path / "masks", encoded, picture, 1, "background\nroad\ncar\n")
+    (root / "labels/val/0.png").write_bytes(encoded(Image.new("L", (40, 32)), "PNG"))
+    (root / "labels/val/1.png").write_bytes(encoded(Image.new("L", (40, 32)), "PNG"))
+    said = []
+    sharded(root, "label_maps", log=said.append, reuse_dir=tmp_path / "kept")
+    summary = json.loads((tmp_path / "out/summary.json").read_bytes())
+    assert summary["class_counts"] == {
+        "train": {"background": 2272, "road": 288, "car": 0},
+        "val": {"background": 2560, "road": 0, "car": 0},
+    }
+    assert f"{root}: 1 classes are in no label map of train, none can be learnt: car" in said
+    assert f"{root}: 2 classes are in no label map of val, the figures leave them out: road, car" in said
+    (root / "images/train/1.png").unlink(), (root / "labels/train/1.png").unlink()
+    again = []
+    sharded(root, "label_maps", "again", log=again.append, reuse_dir=tmp_path / "kept")
+    assert [line for line in again if "are in no" in line] == [line for line in said if "are in no" in line]

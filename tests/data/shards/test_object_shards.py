@@ -73,6 +73,14 @@ def test_objects_travel_with_their_image_and_categories_become_places(coco, shar
     assert set(split.labels) == {-1}
 
 
+def test_categories_that_no_object_of_a_split_has_are_said(coco, sharded):
+    said = []
+    root = coco([annotation(7, 1)])
+    sharded(root, "coco", log=said.append)
+    for split, what in (("train", "none can be learnt"), ("val", "the figures leave them out")):
+        assert f"{root}: 1 classes are in no annotation of {split}, {what}: person" in said
+
+
 def test_the_ground_truth_of_a_split_is_its_official_json_again(coco, sharded):
     given = [annotation(7, 2), annotation(5, 1)]
     index = sharded(coco(given), "coco")
@@ -96,14 +104,15 @@ def test_annotation_ids_that_evaluation_would_confuse_are_numbered_again(coco, s
         ({"bbox": [4, 4, 0, 5]}, r"annotation 7: box \[4, 4, 0, 5\] has no area"),
         ({"bbox": [4, 4, 5, -1]}, "no area"),
         ({"bbox": [30, 4, 12, 5]}, "outside its 40x32 image"),
-        ({"bbox": [-2, 4, 12, 5]}, "outside its 40x32 image"),
+        ({"bbox": [-2, 4, 12, 5]}, "outside its 40x32 image$"),
+        ({"bbox": [20, 4, 36, 16]}, "outside its 40x32 image; read as two corners it would fit"),
         ({"bbox": [4, 33.5, 5, 5]}, "outside its 40x32 image"),
         ({"bbox": [40, 4, 1, 5]}, "no area within its 40x32 image"),
         ({"bbox": [float("nan"), 4, 5, 5]}, "not finite"),
         ({"bbox": [4, 4, float("inf"), 5]}, "not finite"),
         ({"bbox": [4, 4, 10**400, 5]}, "not finite"),
         ({"segmentation": [[4, 4, 20, 4]]}, "polygon of 4 numbers: expected x, y of 3 points"),
-        ({"segmentation": [POLYGON, [4, 4]]}, "polygon of 2 numbers"),
+        ({"segmentation": [[4], [4, 4]]}, "polygon of 1 numbers"),
         ({"segmentation": [[4, 4, 20, 4, 20, 15, 7]]}, "polygon of 7 numbers"),
         ({"segmentation": [[4, 4, 20, 4, 20, None]]}, "no finite number"),
         ({"segmentation": [[4, 4, 20, 4, 20, float("nan")]]}, "no finite number"),
@@ -127,7 +136,6 @@ def test_annotation_ids_that_evaluation_would_confuse_are_numbered_again(coco, s
         ),
         ({"segmentation": {"size": [32, 40], "counts": [1000, 20, 260]}}, "from x 31 to 32 and y 8 to 28"),
         ({"segmentation": [], "iscrowd": 1}, "crowd without a segmentation"),
-        ({"segmentation": [[], POLYGON]}, "polygon of 0 numbers"),
         ({"segmentation": POLYGON}, "neither a list of polygons nor run lengths"),
         ({"segmentation": "abc"}, "neither a list of polygons nor run lengths"),
         ({"segmentation": {"size": [40, 32], "counts": [1280]}}, r"run lengths of size \[40, 32\]"),
@@ -148,6 +156,28 @@ def test_an_unsound_annotation_is_left_out_by_name_and_its_image_stays(coco, sha
     assert said.startswith("annotation 7: ")
     assert re.search(reason, said)
     assert index.about["rejected"]["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("stray", "fault"),
+    [
+        ([4, 4], "polygon of 2 numbers: expected x, y of 3 points or more"),
+        ([], "polygon of 0 numbers"),
+        ([4, 4, 20, 4, 20, 15, 7], "polygon of 7 numbers"),
+        ([4, 4, 20, 4, 20, float("nan")], "polygon with a value that is no finite number"),
+    ],
+)
+def test_a_stray_part_of_a_polygon_loses_only_itself_and_is_said(coco, sharded, stray, fault):
+    said = []
+    index = sharded(coco([annotation(7, 1, segmentation=[stray, POLYGON])]), "coco", log=said.append)
+    split = index.split("train")
+    [kept] = Objects(index.categories)(split, rows_of(split)["000000000001.jpg"])["annotations"]
+    assert kept["segmentation"] == [POLYGON]
+    assert index.about["rejected"]["count"] == 0
+    [complaint] = json.loads((index.directory / "rejected.json").read_bytes())["complaints"]
+    assert complaint["path"] == "train2017/000000000001.jpg"
+    assert complaint["complaint"].startswith(f"annotation 7 without part 1 of 2: {fault}")
+    assert any("1 complaints" in line and "annotation 7 without part 1" in line for line in said)
 
 
 def test_a_box_that_reaches_out_by_a_pixel_is_cut_and_one_within_is_not_touched(coco, sharded):

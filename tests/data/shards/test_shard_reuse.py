@@ -36,8 +36,8 @@ class Place:
         return Index.open(self.folder / out)
 
     def written(self) -> int:
-        line = next(line for line in self.said if "writing" in line)
-        return int(line.rpartition("writing ")[2].split()[0])
+        line = next(line for line in self.said if line.startswith("reuse "))
+        return int(line.rpartition("write ")[2].split()[0])
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_new_images_come_into_shards_after_the_old_ones_which_stay_as_they_are(p
 def test_without_a_history_the_shards_are_the_ones_they_always_were(place):
     kept, fresh = place.shard(), place.shard("fresh", kept=None)
     assert kept.about == fresh.about
-    assert [line for line in place.said if "kept" in line] == []
+    assert [line for line in place.said if line.startswith("reuse")] == []
 
 
 def test_keys_stay_apart_over_many_batches(place, encoded, picture):
@@ -312,3 +312,149 @@ def test_dvc_takes_the_shards_into_its_cache_and_the_kept_ones_stay_good(
         cached = {path.stat().st_ino for path in (folder / ".dvc/cache").rglob("*") if path.is_file()}
         assert {path.stat().st_ino for path in (folder / "work/kept").glob("*.tar")} <= cached
     assert "up to date" in dvc("status")
+    flip(folder / "out/tars/train-000001.tar")
+    print(dvc("repro"))
+    subprocess.run([sys.executable, "stage.py"], cwd=folder, env=environment, check=True)
+    assert Index.open(folder / "out").about == after.about
+    assert "up to date" in dvc("status")
+    shutil.rmtree(folder / "out/tars")
+    dvc("checkout")
+    Index.open(folder / "out").verify()
+
+
+def bytes_of(index: Index) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(index.directory.rglob("*")) if path.is_file()}
+
+
+def flip(path: Path, *, same_time: bool = False) -> None:
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[700 % len(data)] ^= 1
+    with path.open("r+b") as file:  # in place: the kept shard is another name of the same file
+        file.write(data)
+    if same_time:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+SETS = ("images", "objects", "label maps")
+DAMAGES = (
+    "flipped",
+    "flipped, index gone",
+    "gone",
+    "gone here and kept",
+    "cut",
+    "silent",
+    "no index",
+    "table",
+)
+
+
+@pytest.fixture(scope="module")
+def two_batches(tmp_path_factory):
+    """A function: the place of a set that was sharded twice, the second time with new images."""
+    made: dict[str, Place] = {}
+
+    def make(kind: str) -> Place:
+        if kind not in made:
+            made[kind] = _two_batches(tmp_path_factory.mktemp("two"), kind)
+        return made[kind]
+
+    return make
+
+
+def _two_batches(folder: Path, kind: str) -> Place:
+    from data.conftest import encoded, image_tree, picture
+    from PIL import Image
+
+    root = folder / "images"
+    if kind == "images":
+        image_tree(root)
+        place = Place(folder, root)
+        place.shard()
+        add(root, encoded, picture)
+    else:
+        for number in range(16):
+            name, split = f"{number:012d}.jpg", "train" if number < 12 else "val"
+            if kind == "label maps":
+                for part in ("images", "labels"):
+                    (root / part / split).mkdir(parents=True, exist_ok=True)
+                (root / "classes.txt").write_text("sky\nroad\n")
+                map_ = Image.fromarray(np.full((32, 40), number % 2, dtype=np.uint8))
+                map_.save(root / f"labels/{split}/{number:012d}.png")
+                (root / f"images/{split}/{name}").write_bytes(encoded(picture(number)))
+            else:
+                (root / f"{split}2017").mkdir(parents=True, exist_ok=True)
+                (root / f"{split}2017/{name}").write_bytes(encoded(picture(number)))
+                _annotate(root, split)
+        place = Place(folder, root, "coco" if kind == "objects" else "label_maps")
+        place.shard()
+        file = root / ("train2017/000000000099.jpg" if kind == "objects" else "images/train/99.jpg")
+        file.write_bytes(encoded(picture(99)))
+        if kind == "objects":
+            _annotate(root, "train")
+        else:
+            Image.fromarray(np.zeros((32, 40), dtype=np.uint8)).save(root / "labels/train/99.png")
+    place.shard()
+    return place
+
+
+def _annotate(root: Path, split: str) -> None:
+    """Write COCO's json of a split: one box in each image."""
+    names = sorted(path.name for path in (root / f"{split}2017").iterdir())
+    images = [{"id": int(name[:12]), "file_name": name, "width": 40, "height": 32} for name in names]
+    box = {"category_id": 1, "bbox": [4, 4, 10, 10], "area": 100, "iscrowd": 0}
+    box["segmentation"] = [[4, 4, 14, 4, 14, 14, 4, 14]]
+    about = {
+        "images": images,
+        "annotations": [{"id": n + 1, "image_id": one["id"], **box} for n, one in enumerate(images)],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / f"annotations/instances_{split}2017.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", SETS)
+def test_a_damaged_or_missing_shard_is_written_again_in_its_place(two_batches, tmp_path, kind, damage):
+    place = two_batches(kind)
+    before = bytes_of(Index.open(place.folder / "out"))
+    tar = place.folder / "out/tars/train-000000.tar"
+    if damage == "table":
+        flip(tar.with_name("train.samples.npy"))
+    elif damage.startswith("flipped") or damage == "silent":
+        flip(tar, same_time=damage == "silent")
+    elif damage == "cut":
+        os.truncate(tar, 600)
+    elif damage.startswith("gone"):
+        for path in (place.folder / "kept").glob("*.tar"):
+            if damage == "gone here and kept" and path.samefile(tar):
+                path.unlink()
+                break
+        tar.unlink()
+    if damage in ("flipped, index gone", "no index"):
+        (place.folder / "out/index.json").unlink()
+    after = place.shard()
+    assert bytes_of(after) == before
+    rewritten = damage not in ("gone", "no index", "table")
+    assert place.written() == rewritten
+    after.verify()
+    place.shard()
+    assert "nothing to do" in place.said[0]
+
+
+def test_a_file_that_did_not_change_since_it_was_compared_is_not_read_again(place, monkeypatch):
+    stamps = place.folder / "verified.json"
+    place.shard(stamps=stamps)
+    place.shard(stamps=stamps)
+    monkeypatch.setattr("mae.data.shards.index.sha256_of", lambda path: pytest.fail(f"{path} was read"))
+    place.shard(stamps=stamps)
+    assert "nothing to do" in place.said[0]
+
+
+def test_a_kept_record_with_another_number_is_noticed_and_said(place, encoded, picture):
+    place.shard()
+    record = next((place.folder / "kept").glob("????????????????????????????????.json"))
+    record.write_text(record.read_text().replace('"samples": [[512', '"samples": [[513'))
+    add(place.root, encoded, picture)
+    after = place.shard()
+    assert any("records of 1 kept shards are damaged" in line for line in place.said)
+    assert held(after) == held(place.shard("fresh", kept=None))

@@ -4,9 +4,11 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from mae.data.decode import DIM, TRANSPARENT, pixels
 from mae.data.listing.manifest import open_source, write_listing
 from mae.data.shards.index import Index
 from mae.data.shards.tar_writer import header
@@ -82,10 +84,10 @@ def damage(root: Path, encoded, picture) -> dict[str, str]:
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "text.png").write_bytes(b"hello")
-    (folder / "old.gif").write_bytes(encoded(picture(1), "GIF"))
+    (folder / "print.tif").write_bytes(b"8BPS" + bytes(40))
     (folder / "broken.jpg").symlink_to("nowhere")
     reasons = {"empty.jpg": "zero bytes", "cut.jpg": "truncated", "text.png": "not an image"}
-    return reasons | {"old.gif": "convert it", "broken.jpg": "link"}
+    return reasons | {"print.tif": "convert it", "broken.jpg": "link"}
 
 
 def test_bad_images_are_left_out_and_reported_by_name(tmp_path, image_tree, encoded, picture):
@@ -113,6 +115,105 @@ def test_images_above_max_side_are_reduced_and_the_index_says_so(tmp_path, image
             )
         else:
             assert split.read(row) == (root / about["path"]).read_bytes()
+
+
+def test_images_that_may_mean_something_else_are_said_with_their_number(tmp_path, encoded, picture, sharded):
+    folder = tmp_path / "set/train/a"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        scan = np.full((8, 8), 1000 + number, dtype=np.uint16)
+        format = "TIFF" if number else "PNG"  # each by its content
+        (folder / f"scan{number}.png").write_bytes(encoded(Image.fromarray(scan), format))
+    glass = picture(3).convert("RGBA")
+    glass.putalpha(128)
+    (folder / "glass.png").write_bytes(encoded(glass, "PNG"))
+    said = []
+    index = sharded(tmp_path / "set", log=said.append)
+    scans = ", ".join(f"train/a/scan{number}.png" for number in range(3))
+    assert f"{tmp_path / 'out'}: 3 of 4 images have {DIM} ({scans})" in said
+    assert f"{tmp_path / 'out'}: 1 of 4 images have {TRANSPARENT} (train/a/glass.png)" in said
+    assert index.about["rejected"]["count"] == 0
+
+
+def test_images_of_twelve_bits_in_sixteen_are_stored_in_eight_where_the_setting_says_so(
+    tmp_path, encoded, picture, sharded
+):
+    folder = tmp_path / "set/train/a"
+    folder.mkdir(parents=True)
+    scan = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    (folder / "scan.png").write_bytes(encoded(Image.fromarray(scan), "PNG"))
+    (folder / "scan.tif").write_bytes(encoded(Image.fromarray(scan), "TIFF"))
+    (folder / "photo.jpg").write_bytes(encoded(picture(0)))
+    said = []
+    split = sharded(tmp_path / "set", bits=12, log=said.append).split("train")
+    stored = {split.meta(row)["path"]: split.read(row) for row in range(len(split))}
+    assert stored["train/a/photo.jpg"] == (folder / "photo.jpg").read_bytes()
+    assert pixels(stored["train/a/scan.png"]).max() == pixels(stored["train/a/scan.tif"]).max() == 255
+    assert not any("images have" in line for line in said)
+
+
+def test_tiff_bmp_and_gif_become_png_and_it_is_said_once(tmp_path, image_tree, encoded, picture):
+    root = image_tree(tmp_path / "images")
+    folder = root / "train/class_0"
+    colours = picture(3).quantize(64).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = {
+        "a.tif": encoded(colours, "TIFF"),
+        "b.bmp": encoded(colours, "BMP"),
+        "c.gif": encoded(colours, "GIF"),
+    }
+    files |= {"turned.tiff": encoded(colours, "TIFF", exif=exif), "called.jpg": encoded(colours, "BMP")}
+    files["pages.tif"] = encoded(colours, "TIFF", save_all=True, append_images=[picture(4)])
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    said: list[str] = []
+    index = shard(tmp_path, root, log=said.append)
+    assert index["rejected"]["count"] == index["resized"]["count"] == 0
+    split, found = Index.open(tmp_path / "out").split("train"), {}
+    for row in range(len(split)):
+        about = split.meta(row)
+        if Path(about["path"]).name in files:
+            image = Image.open(io.BytesIO(split.read(row)))
+            assert (image.format, image.mode) == ("PNG", "RGB")
+            assert image.size == (about["width"], about["height"])
+            found[Path(about["path"]).name] = np.asarray(image)
+    assert found.keys() == files.keys()
+    for name in ("a.tif", "b.bmp", "called.jpg", "pages.tif"):
+        assert (found[name] == np.asarray(colours)).all()
+    assert (found["turned.tiff"] == np.rot90(np.asarray(colours), -1)).all()
+    assert [line for line in said if "written as PNG" in line] == [
+        f"{tmp_path / 'out'}: written as PNG, which every reader of shards takes: 3 TIFF, 2 BMP, 1 GIF"
+    ]
+    rejected = json.loads((tmp_path / "out/rejected.json").read_bytes())
+    assert [one["complaint"] for one in rejected["complaints"]] == [
+        "holds 2 frames or pages; the first one is taken"
+    ]
+
+
+def test_the_preview_in_a_cameras_raw_file_is_not_taken_for_the_image(tmp_path, image_tree, encoded, picture):
+    root = image_tree(tmp_path / "images")
+    preview = encoded(picture(1), "TIFF", tiffinfo={254: 1})
+    (root / "train/class_0/photo.nef").write_bytes(preview)
+    shard(tmp_path, root, max_rejected=1)
+    (rejected,) = json.loads((tmp_path / "out/rejected.json").read_bytes())["rejected"]
+    assert "camera's raw file" in rejected["reason"]
+
+
+def test_a_person_reads_sizes_colours_and_reasons(tmp_path, image_tree, encoded, picture):
+    root = image_tree(tmp_path / "images")
+    (root / "train/class_0/large.png").write_bytes(encoded(picture(3, 2000, 1000).convert("L"), "PNG"))
+    for number in range(4):
+        (root / f"train/class_0/cut{number}.jpg").write_bytes(b"")
+    said: list[str] = []
+    shard(tmp_path, root, max_rejected=9, log=said.append)
+    out = tmp_path / "out"
+    assert f"{out}: megapixels: least 0.0013, median 0.0013, most 2; colours: 50 RGB, 1 grey" in said
+    few = ", ".join(f"train/class_0/cut{number}.jpg" for number in range(3))
+    assert f"{out}: left out 4 (zero bytes): {few}, ..." in said
+    summary = json.loads((out / "summary.json").read_bytes())
+    assert summary["megapixels"] == {"least": 0.00128, "median": 0.00128, "most": 2.0}
+    assert summary["images"] == summary["measured"] == 51
 
 
 def test_an_unlabelled_folder_gives_shards_without_classes(tmp_path, image_tree, sharded):

@@ -91,6 +91,17 @@ def test_more_bad_images_than_allowed_are_an_error_that_names_them(tmp_path, ima
     assert len(Index.open(tmp_path / "out").split("train")) == 41
 
 
+def test_the_bound_on_bad_images_may_be_a_share_and_names_its_section(tmp_path, image_tree):
+    root = image_tree(tmp_path / "images")  # 50 images
+    for number in range(5):
+        (root / f"train/class_0/bad{number}.jpg").write_bytes(b"bad")
+    with pytest.raises(
+        TooManyRejected, match=r"^5 .* 4 are allowed \(shard_detect.max_rejected 0.09 of 55\)"
+    ):
+        shard(tmp_path, root, max_rejected=0.09, section="shard_detect")
+    assert shard(tmp_path, root, max_rejected=0.1)["rejected"]["count"] == 5
+
+
 def test_a_shard_whose_images_are_all_bad_leaves_no_gap(tmp_path, image_tree):
     root = image_tree(tmp_path / "images")
     for number in range(4):

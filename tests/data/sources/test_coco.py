@@ -127,6 +127,8 @@ def test_an_unchanged_set_is_not_parsed_again_and_any_change_is_seen(official, t
         ("{}.json", "{}"),
         ("{}.json", "images"),
         ("{}/_annotations.coco.json", "{}"),
+        ("{}/labels.json", "{}/data"),
+        ("annotations/instances_{}.json", "images/{}"),
     ],
 )
 def test_other_usual_layouts_are_found(tmp_path, file, folder):
@@ -135,7 +137,7 @@ def test_other_usual_layouts_are_found(tmp_path, file, folder):
     place(tmp_path, file.format(name), folder.format(name), instances(["b.jpg"]))
     source = open_source("coco", tmp_path)
     assert [entry.split for entry in source.entries()] == ["train", "val"]
-    assert source.ignored == (2 if "_annotations" in file else 0)  # those jsons are among the images
+    assert source.findings.ignored == (2 if "_annotations" in file else 0)  # those jsons are among the images
 
 
 def test_one_json_over_a_folder_of_images_gives_some_away_by_name(tmp_path):
@@ -143,6 +145,48 @@ def test_one_json_over_a_folder_of_images_gives_some_away_by_name(tmp_path):
     splits = [split for split, _, _ in listed(tmp_path, val_fraction=0.3)]
     assert 5 <= splits.count("val") <= 35
     assert {split for split, _, _ in listed(tmp_path)} == {"train"}
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "stated"),
+    [
+        ("annotations/instances_default.json", "images/default", "a.jpg"),  # CVAT
+        ("annotations/instances_default.json", "images", "a.jpg"),
+        ("result.json", "images", "images/a.jpg"),  # Label Studio
+        ("result.json", "images", "images\\a.jpg"),  # Label Studio on Windows
+        ("labels.json", "data", "a.jpg"),  # FiftyOne
+    ],
+)
+def test_the_layouts_of_annotation_tools_are_found(tmp_path, file, folder, stated):
+    place(tmp_path, file, folder, instances(["a.jpg"])).write_text(json.dumps(instances([stated])))
+    assert [path for _, path, _ in listed(tmp_path)] == [f"{folder}/a.jpg"]
+
+
+def test_splits_are_found_under_other_names_in_any_case(tmp_path):
+    place(tmp_path, "annotations/instances_Train.json", "images/Train", instances(["a.jpg"]))
+    place(tmp_path, "annotations/instances_Validation.json", "images/Validation", instances(["b.jpg"]))
+    assert [(split, path) for split, path, _ in listed(tmp_path)] == [
+        ("train", "images/Train/a.jpg"),
+        ("val", "images/Validation/b.jpg"),
+    ]
+
+
+def test_json_files_under_other_names_are_named(tmp_path):
+    place(tmp_path, "annotations/boxes.json", "photos", instances(["a.jpg"]))
+    with pytest.raises(SourceError, match=r"the json files there are annotations/boxes\.json; expected"):
+        listed(tmp_path)
+
+
+def test_boxes_that_are_shares_of_their_image_are_refused(official):
+    def change(about):
+        for number, row in enumerate(about["annotations"]):
+            row["bbox"] = [0.1 * number, 0.2, 0.3, 0.4]
+
+    rewrite(official, change)
+    with pytest.raises(SourceError, match=r"train2017.json: all 2 boxes lie within 0..1: boxes are shares"):
+        listed(official)
+    rewrite(official, lambda about: about["annotations"][0].update(bbox=[0.5, 0.5, 10, 9]))
+    assert listed(official)
 
 
 def test_a_file_name_may_begin_with_its_folder(tmp_path):
@@ -155,7 +199,7 @@ def test_images_that_the_json_does_not_list_are_counted_not_taken(official):
     (official / "train2017/other.jpg").write_bytes(b"image")
     source = open_source("coco", official)
     assert len(list(source.entries())) == 3
-    assert source.ignored == 1
+    assert source.findings.ignored == 1
 
 
 def test_image_ids_may_be_texts_and_an_annotation_s_id_may_be_missing(tmp_path):

@@ -64,6 +64,22 @@ def test_without_val_a_fraction_is_held_out_by_name(tmp_path, folders):
     assert 5 <= splits.count("val") <= 35
 
 
+def test_splits_may_have_their_other_usual_names_and_storage_folders_are_not_walked(own):
+    for top in ("images", "labels"):
+        (own / top / "train").rename(own / top / "Training")
+        (own / top / "val").rename(own / top / "valid")
+        touch(own / top / "Training/@eaDir/a.jpg/thumb.png")
+    assert [(split, path) for split, path, _ in listed("label_maps", own, val_fraction=0.5)] == [
+        ("train", "images/Training/a.jpg"),
+        ("train", "images/Training/c.jpg"),
+        ("train", "images/Training/deep/b.jpg"),
+        ("val", "images/valid/d.jpg"),
+    ]
+    (own / "labels/valid").rename(own / "labels/later")
+    with pytest.raises(SourceError, match=r"labels/val: does not exist"):
+        listed("label_maps", own)
+
+
 @pytest.mark.parametrize("inside", ["", "ADEChallengeData2016"])
 def test_ade20k_is_found_in_its_folder_or_its_parent(tmp_path, inside):
     root = tmp_path / inside
@@ -148,4 +164,39 @@ def test_folders_that_are_missing_are_named(own, tmp_path):
     (own / "labels/train").rename(own / "gone")
     (own / "images/train").rename(own / "gone too")
     with pytest.raises(SourceError, match="none for train"):
+        listed("label_maps", own)
+
+
+def test_comments_in_the_list_of_classes_are_no_classes(own):
+    touch(own / "classes.txt", b"# label:color_rgb:parts:actions\nbackground\n # of the street\nroad\n")
+    names = open_source("label_maps", own).annotation_info()["categories"]
+    assert names == [{"id": 0, "name": "background"}, {"id": 1, "name": "road"}]
+
+
+def test_the_values_of_the_classes_may_be_given(own):
+    about = open_source("label_maps", own, values=[255, 7]).annotation_info()
+    assert about["categories"] == [{"id": 7, "name": "road"}, {"id": 255, "name": "background"}]
+    assert about["ignore"] == []
+    with pytest.raises(SourceError, match=r"classes.txt: names 2 classes, but ingest_segment.values has 3"):
+        listed("label_maps", own, values=[0, 1, 2])
+
+
+def test_classes_that_are_numbered_otherwise_are_refused(own):
+    touch(own / "classes.txt", b"1: wall\n2: road\n")
+    with pytest.raises(SourceError, match=r"numbers its classes 1 to 2, but .* set ingest_segment.values"):
+        listed("label_maps", own)
+    assert listed("label_maps", own, values=[1, 2])
+    touch(own / "classes.txt", b"0 wall\n1 road\n")
+    assert listed("label_maps", own)
+
+
+def test_two_maps_for_one_image_are_named(own):
+    touch(own / "labels/train/a.PNG")
+    with pytest.raises(SourceError, match=r"1 label maps of one name: labels/train/a.PNG and .*/a.png"):
+        listed("label_maps", own)
+
+
+def test_two_images_with_one_map_are_named(own):
+    touch(own / "images/train/a.png")
+    with pytest.raises(SourceError, match=r"1 images that share a map .*: images/train/a.jpg and .*/a.png"):
         listed("label_maps", own)

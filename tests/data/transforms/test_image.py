@@ -1,5 +1,6 @@
 import pickle
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from mae.data.transforms.image import Normalize, byol_crop, evaluation, finetuning, pretraining
+
+GREY = (0.5, 0.5, 0.5)
 
 _HAS_AVX2 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
 ALL = {
@@ -16,7 +19,7 @@ ALL = {
     "jitter": pretraining((24, 32), jitter=(0.4, 0.4, 0.4, 0.1)),
     "byol": byol_crop((24, 32)),
     "evaluation": evaluation((24, 32)),
-    "finetuning without RandAugment": finetuning((24, 32), rand_augment=None),
+    "finetuning without RandAugment": finetuning((24, 32), rand_augment=None, mean=GREY),
 }
 
 
@@ -64,9 +67,13 @@ def test_flipping_happens_half_the_time_and_can_be_switched_off(image):
     assert not any(bool(pretraining(32, flip=False)(ramp)[0, 0, 0] > 40) for _ in range(50))
 
 
-@pytest.mark.parametrize(("make", "expected"), [(byol_crop, 0.526), (finetuning, 0.434)])
+@pytest.mark.parametrize(
+    ("make", "expected"), [(byol_crop, 0.526), (partial(finetuning, rand_augment=None, mean=GREY), 0.434)]
+)
 def test_the_probes_crop_is_larger_on_average_than_torchvisions(make, expected):
-    transform = make(8, flip=False) if make is byol_crop else make(8, flip=False, rand_augment=None)
+    transform = (
+        make(8, flip=False) if make is byol_crop else make(8, flip=False, rand_augment=None, mean=GREY)
+    )
     image = torch.empty(3, 375, 500)
     torch.manual_seed(0)
     draws = [transform.sampler.make_params([image]) for _ in range(4000)]
@@ -103,8 +110,8 @@ def test_a_sliver_is_evaluated_without_a_giant_in_between(monkeypatch):
 @pytest.mark.parametrize("config", ["rand-m9-mstd0.5-inc1", "rand-m10-n8-inc1"])
 def test_rand_augment_changes_images_and_survives_every_strength(image, config):
     # The second asks again and again for posterising to 0 bits, which Pillow 13 refuses.
-    transform = pickle.loads(pickle.dumps(finetuning(32, rand_augment=config)))
-    plain = finetuning(32, rand_augment=None)
+    transform = pickle.loads(pickle.dumps(finetuning(32, rand_augment=config, mean=GREY)))
+    plain = finetuning(32, rand_augment=None, mean=GREY)
     changed = 0
     for seed in range(40):
         torch.manual_seed(seed)
@@ -127,6 +134,11 @@ def test_normalising_on_the_device_equals_the_usual_two_steps_and_can_be_undone(
     torch.testing.assert_close(normalize(batch), usual(batch), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(normalize.undo(normalize(batch)), batch)
     assert normalize.state_dict() == {}
+
+
+def test_statistics_of_0_to_255_are_refused_wherever_a_file_brings_them():
+    with pytest.raises(ValueError, match=r"expected both in 0..1, .* divide numbers of 0 to 255 by 255"):
+        Normalize((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
 def test_settings_that_cannot_be_are_refused():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from evaluation.classification.classifiers import CLASSES, TINY, make, pretrained_state
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
@@ -39,7 +40,7 @@ def train(classifier, recipe=PLAIN, steps=STEPS, **settings):
         steps=steps,
         warmup_steps=1,
         global_batch=8 * 32,
-        normalize=Normalize(),
+        normalize=Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
         options=FitOptions(seed=3, **settings),
     )
 

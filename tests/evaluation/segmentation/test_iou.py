@@ -8,13 +8,13 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, jaccard_sco
 
 from mae.evaluation import confidence
 from mae.evaluation.segmentation.iou import (
-    IGNORE,
     gather_counts,
     iou_figures,
     paired_miou,
     pixel_counts,
     resampled_miou,
 )
+from mae.models.segmentation import IGNORE
 
 
 def disturbed(labels, draw, classes):

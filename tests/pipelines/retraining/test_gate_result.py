@@ -112,3 +112,12 @@ def test_a_notification_goes_to_the_log_and_to_the_block_named(prefect_server):
     assert "custom-webhook/team could not send" in said[-1]
     gate_result.notify("slack-webhook/nobody", "retrain: Promoted", "better", said.append)
     assert "slack-webhook/nobody could not send" in said[-1]
+
+
+def test_a_damaged_decision_is_as_none(tmp_path, decide):
+    decide()
+    (tmp_path / gate_result.DECISION).write_text("<<<<<<< ours")
+    gate_result.begin(tmp_path, tmp_path, {})
+    decide(encoder=outcome("1", promote=True))
+    (found,) = gate_result.gate_results(tmp_path, tmp_path)
+    assert found.promoted

@@ -150,3 +150,14 @@ def test_rejected_images_count_as_a_share_of_the_new_ones(settings):
     assert rejected_too_many(5, 100, settings) is None
     assert "6 of 100 new images were rejected" in rejected_too_many(6, 100, settings)
     assert rejected_too_many(0, 0, settings) is None
+
+
+def test_a_damaged_file_counts_as_new_data(root, new_data):
+    new_data.snapshot()
+    new_data.decide()
+    reject(root, "a.jpg")
+    (new_data.decided / "ingest/manifest.json").write_text("{")
+    (new_data.decided / "shard/rejected.json").write_text("")
+    new_data.snapshot()
+    assert new_data.changed() == ["ingest"]
+    assert new_data.rejected() == 1

@@ -52,7 +52,7 @@ def test_every_value_can_be_swept_at_the_papers_size_too(name, planned):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_of_the_papers_numbers_apply_only_at_the_papers_size(name, planned, project):
-    """`source` says it in words; a target or a schedule that the axis itself varies is not laid."""
+    """`source` says it in words; a target or a schedule that the axis itself varies is not applied."""
     source = axes.load(project).axis(name).source
     settings = {
         "pretrain.epochs": 800 if "800 epochs" in source else None,
@@ -76,7 +76,7 @@ def test_a_small_model_on_other_images_is_swept_as_the_demo_is(planned, project)
     }
 
 
-def test_the_demo_is_made_small_and_another_recipe_is_laid_instead(planned):
+def test_the_demo_is_made_small_and_another_recipe_is_applied_instead(planned):
     small = planned("mask_ratio")[0].settings
     large = planned("mask_ratio", recipe_file=LARGE, settings={"ingest.root": "/images"})[0].settings
     assert small["demo.train"] == 4000

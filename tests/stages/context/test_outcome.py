@@ -91,3 +91,9 @@ def test_a_killed_stage_is_left_running_without_a_process(params, tmp_path):
     assert left["state"] == "running"
     with pytest.raises(ProcessLookupError):
         os.kill(left["pid"], 0)
+
+
+def test_no_address_in_an_outcome_has_its_password(params):
+    with pytest.raises(ValueError, match="refused"), recorded_outcome("knn", params):
+        raise ValueError("http://user:hush@host: refused")
+    assert outcome(params)["message"] == "http://host: refused"

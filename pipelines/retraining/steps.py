@@ -18,13 +18,12 @@ from mae import config
 from mae.__main__ import EXIT_NO_CHAMPION
 from pipelines import artifacts
 from pipelines.graph import downstreams, upstreams
-from pipelines.reproduce import flow_state
 from pipelines.retraining import gate_result
 from pipelines.retraining.new_data import IMAGES, NewData, doubts, rejected_too_many
 from pipelines.retraining.recover_interrupted import finish, recover_interrupted
 from pipelines.stage_outcome import Outcome
 from pipelines.stage_process import run_guarded
-from pipelines.stage_tasks import run_stages
+from pipelines.stage_tasks import flow_state, run_stages
 from pipelines.working_copy.params_override import PARAMS, ParamsOverride, retrain_folder
 
 PICTURES = ("examples", "statistics", "classes")
@@ -120,7 +119,7 @@ class Retraining:
         if IMAGES not in changed and not force:
             self._log(f"the images are the same; changed: {', '.join(changed)}")
             return None
-        drift, found = self._drift(decided)
+        drift, suspicions = self._drift(decided)
         counts, least = drift["counts"], self._params.retrain.min_new
         arrived: int = counts["new"] + counts["changed"]
         summary = ", ".join(f"{counts[name]:,} {name}" for name in ("new", "changed", "removed"))
@@ -128,7 +127,7 @@ class Retraining:
             raise _Ended(
                 Completed(name="Too few new images", message=f"{summary}; retrain.min_new is {least}")
             )
-        self._act_on_doubts(found, force)
+        self._act_on_doubts(suspicions, force)
         self._log(summary)
         return arrived
 
@@ -137,26 +136,26 @@ class Retraining:
         out = self._folder / "drift"
         run_mae(self._root, "drift", "--since", str(decided / IMAGES), "--out", str(out))
         drift = json.loads((out / "drift.json").read_text())
-        found = doubts(drift, self._params.retrain)
+        suspicions = doubts(drift, self._params.retrain)
         pictures = [file for name in PICTURES if (file := out / f"{name}.png").is_file()]
-        page = gate_result.drift_page(drift, found, [artifacts.picture(file) for file in pictures])
+        page = gate_result.drift_page(drift, suspicions, [artifacts.picture(file) for file in pictures])
         create_markdown_artifact(page, key="drift", description="New data since the last decision")
-        return drift, found
+        return drift, suspicions
 
     def _check_shards(self, arrived: int | None, force: bool) -> None:
         wrong = arrived and rejected_too_many(self._new_data.rejected(), arrived, self._params.retrain)
         self._act_on_doubts([wrong] if wrong else [], force)
 
-    def _act_on_doubts(self, found: list[str], force: bool) -> None:
+    def _act_on_doubts(self, suspicions: list[str], force: bool) -> None:
         if not force:
-            self._end_if_suspect(found, "; `force` trains nevertheless")
-        for one in found:
+            self._end_if_suspect(suspicions, "; `force` trains nevertheless")
+        for one in suspicions:
             self._log(f"forced, though {one}")
 
-    def _end_if_suspect(self, found: list[str], otherwise: str = "") -> None:
+    def _end_if_suspect(self, suspicions: list[str], otherwise: str = "") -> None:
         """End here where the data are not fit to train on."""
-        if found:
-            message = f"{'; '.join(found)}. {NOT_TRAINED_ON}{otherwise}"
+        if suspicions:
+            message = f"{'; '.join(suspicions)}. {NOT_TRAINED_ON}{otherwise}"
             raise _Ended(Failed(name="Suspect data", message=message))
 
     def _initial_weights(self, start: Start) -> str | None:
@@ -165,16 +164,16 @@ class Retraining:
             return None
         out = self._folder / "champion"
         lines = run_mae(self._root, "champion", str(out), none=EXIT_NO_CHAMPION)
-        found = next((Path(line) for line in reversed(lines) if line.endswith(".safetensors")), None)
-        if found is None:
+        weights = next((Path(line) for line in reversed(lines) if line.endswith(".safetensors")), None)
+        if weights is None:
             self._log("there is no champion to start from: training starts from scratch")
             return None
         for former in out.iterdir():
             if former.is_dir():  # a download that was killed
                 shutil.rmtree(former)
-            elif former.name not in (found.name, Path(self._params.pretrain.init or "").name):
+            elif former.name not in (weights.name, Path(self._params.pretrain.init or "").name):
                 former.unlink()
-        return str(found.relative_to(self._root) if found.is_relative_to(self._root) else found)
+        return str(weights.relative_to(self._root) if weights.is_relative_to(self._root) else weights)
 
     def _apply(self, values: Mapping[str, Any]) -> None:
         for line in self._override.apply(values):
@@ -183,10 +182,10 @@ class Retraining:
 
     def _stages(self, targets: list[str]) -> None:
         """Bring these stages up to date; ends where one of them fails."""
-        found = self._run(targets)
-        self._end_if_suspect([one.message for one in found if one.state == "Rejected"])
-        if not all(outcome.done for outcome in found):
-            message = f"{flow_state(found).message} (the champion is the same; run again to continue)"
+        outcomes = self._run(targets)
+        self._end_if_suspect([one.message for one in outcomes if one.state == "Rejected"])
+        if not all(outcome.done for outcome in outcomes):
+            message = f"{flow_state(outcomes).message} (the champion is the same; run again to continue)"
             raise _Ended(Failed(message=message))
 
     def _all_stages(self, below: list[str] | None) -> list[Outcome]:
@@ -194,35 +193,37 @@ class Retraining:
 
         The gate may have decided although a stage failed, if it does not depend on that stage.
         """
-        found = self._run(None, only=below)
-        gate = next((outcome for outcome in found if outcome.stage == GATE), None)
+        outcomes = self._run(None, only=below)
+        gate = next((outcome for outcome in outcomes if outcome.stage == GATE), None)
         if gate is None or not gate.done:
             # Once it has begun, it may have decided on one model and not on all.
             begun = gate is not None and gate.state != "Skipped"
             champion = "the gate had begun" if begun else "the champion is the same"
-            raise _Ended(Failed(message=f"{flow_state(found).message} ({champion}; run again to continue)"))
-        return found
+            raise _Ended(
+                Failed(message=f"{flow_state(outcomes).message} ({champion}; run again to continue)")
+            )
+        return outcomes
 
     def _run(self, targets: list[str] | None, only: list[str] | None = None) -> list[Outcome]:
         """Run stages, except those that this retraining has run already."""
         done = [outcome.stage for outcome in self._outcomes if outcome.done]
         if only is not None:
             done += [stage for stage in upstreams(self._root) if stage not in only]
-        self._outcomes += (found := run_stages(self._root, self._params.flows, targets=targets, skip=done))
+        self._outcomes += (outcomes := run_stages(self._root, self._params.flows, targets=targets, skip=done))
         artifacts.stages_table(self._outcomes)
-        return found
+        return outcomes
 
     def _conclude(self, outcomes: list[Outcome]) -> State[Any]:
-        found = gate_result.gate_results(self._root, self._folder)
+        results = gate_result.gate_results(self._root, self._folder)
         create_markdown_artifact(
-            gate_result.decision_page(found), key="decision", description="Champion and challenger"
+            gate_result.decision_page(results), key="decision", description="Champion and challenger"
         )
         artifacts.report_pictures(self._root)
-        finish(self._root, found)
-        message = "; ".join(map(str, found)) or "no model was registered"
+        finish(self._root, results)
+        message = "; ".join(map(str, results)) or "no model was registered"
         if not all(outcome.done for outcome in outcomes):
             return Failed(message=f"{flow_state(outcomes).message}. The gate decided: {message}")
-        promoted = any(one.promoted for one in found)
+        promoted = any(one.promoted for one in results)
         return Completed(name="Promoted" if promoted else "Champion kept", message=message)
 
 

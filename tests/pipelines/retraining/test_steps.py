@@ -7,8 +7,8 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from mae import config
-from pipelines import retrain_steps as retraining
-from pipelines.retrain_steps import Retraining
+from pipelines.retraining import steps
+from pipelines.retraining.steps import Retraining
 from pipelines.stage_outcome import Outcome
 from pipelines.working_copy.params_override import ParamsOverride
 
@@ -93,12 +93,12 @@ def world(project, tmp_path, monkeypatch, drifted, empty_repo):
     names = ("versions", "ingest", "shard", "pretrain", "ingest_detect", "shard_detect", "register", "report")
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {name: stages[name] for name in names}}))
     world = World(tmp_path, drifted())
-    monkeypatch.setattr(retraining, "run_stages", world.run_stages)
-    monkeypatch.setattr(retraining, "run_mae", world.run_mae)
-    monkeypatch.setattr(retraining.artifacts, "stages_table", lambda outcomes: None)
-    monkeypatch.setattr(retraining.artifacts, "report_pictures", lambda root: None)
+    monkeypatch.setattr(steps, "run_stages", world.run_stages)
+    monkeypatch.setattr(steps, "run_mae", world.run_mae)
+    monkeypatch.setattr(steps.artifacts, "stages_table", lambda outcomes: None)
+    monkeypatch.setattr(steps.artifacts, "report_pictures", lambda root: None)
     page = lambda text, key, description: world.pages.update({key: text})  # noqa: E731
-    monkeypatch.setattr(retraining, "create_markdown_artifact", page)
+    monkeypatch.setattr(steps, "create_markdown_artifact", page)
     with disable_run_logger():
         yield world
 
