@@ -7,7 +7,10 @@ command continues.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +75,32 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if state.is_completed() else 1
 
 
-def interactive_settings() -> Any:
-    """Return settings for a flow that a person runs: its own server may start slowly, and reports nothing."""
+@contextmanager
+def interactive_settings() -> Iterator[None]:
+    """Prepare Prefect for a flow that a person runs: its own server may start slowly, and reports nothing.
+
+    Ctrl-C reaches all processes of the terminal. The server, which starts here, does not see it: the flow
+    needs it to end in order, and then ends it.
+    """
+    from prefect.client.orchestration import get_client
     from prefect.settings import (
         PREFECT_SERVER_ANALYTICS_ENABLED,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
         temporary_settings,
     )
 
-    return temporary_settings(
-        {
-            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S,
-            PREFECT_SERVER_ANALYTICS_ENABLED: False,
-        }
-    )
+    settings = {
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S,
+        PREFECT_SERVER_ANALYTICS_ENABLED: False,
+    }
+    with temporary_settings(settings):
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with get_client(sync_client=True):
+                pass
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        yield
 
 
 if __name__ == "__main__":

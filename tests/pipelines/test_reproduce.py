@@ -1,7 +1,9 @@
 """The flow `reproduce`, as a deployment or a person runs it."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ from PIL import Image
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from pipelines.reproduce import reproduce
+from pipelines.reproduce import interactive_settings, reproduce
 from pipelines.working_copy import locks
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -92,3 +94,17 @@ def test_a_person_runs_it_by_module(copy, project):
     assert done.returncode == 0, done.stderr
     assert "1 Ran" in done.stdout
     assert "title: Mine" in (copy / "params.yaml").read_text()
+
+
+def test_ctrl_c_is_not_seen_by_the_server_that_the_flow_needs_to_end_in_order(monkeypatch):
+    def blocked():
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    started_with = []
+    monkeypatch.setattr(
+        "prefect.client.orchestration.get_client",
+        lambda **_: started_with.append(blocked()) or contextlib.nullcontext(),
+    )
+    with interactive_settings():
+        assert not blocked()
+    assert started_with == [True]
