@@ -54,6 +54,7 @@ def popen() -> Iterator[Callable[..., subprocess.Popen]]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", action="store_true", help="run the long campaigns of random kills, too")
     parser.addoption("--kills", type=int, default=10, help="kills of each stage in a campaign (%(default)s)")
+    parser.addoption("--write-table", action="store_true", help="write the results into docs/reliability.md")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
