@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import resource
 import shutil
 import signal
 import sqlite3
@@ -71,14 +72,22 @@ class End:
 
 
 def attempt(
-    folder: Path, *command: str, after: float | None = None, change: int | None = None, alone: bool = True
+    folder: Path,
+    *command: str,
+    after: float | None = None,
+    change: int | None = None,
+    alone: bool = True,
+    open_files: int | None = None,
+    user: int | None = None,
 ) -> End:
     """Run `mae COMMAND` in a folder; kill it `after` seconds, or before its `change`-th change to a file.
 
-    alone: its children are not killed with it. What it prints is in `attempt.log` beside the folder.
+    alone: its children are not killed with it. open_files: the most that it may hold (`ulimit -n`). user: the
+    id to run as. Its output is in `attempt.log` beside the folder.
     """
     here, there = context_of_stages().Pipe(duplex=False)
-    process = context_of_stages().Process(target=_child, args=(folder, command, change, alone, there))
+    limits = (open_files, user)
+    process = context_of_stages().Process(target=_child, args=(folder, command, change, alone, limits, there))
     started = time.monotonic()
     process.start()
     there.close()
@@ -112,7 +121,12 @@ def _kill_group(pid: int) -> None:
 
 
 def _child(
-    folder: Path, command: tuple[str, ...], change: int | None, alone: bool, there: Connection
+    folder: Path,
+    command: tuple[str, ...],
+    change: int | None,
+    alone: bool,
+    limits: tuple[int | None, int | None],
+    there: Connection,
 ) -> None:
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
@@ -121,6 +135,11 @@ def _child(
         os.environ.pop(name, None)
     log = os.open(folder.parent / "attempt.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1), os.dup2(log, 2)
+    open_files, user = limits
+    if open_files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+    if user is not None:
+        os.setuid(user)
     seen = 0
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
