@@ -1,6 +1,7 @@
 """Stages as processes that SIGKILL ends: at a random moment, or before a random change to a file."""
 
 import contextlib
+import csv
 import os
 import random
 import resource
@@ -203,10 +204,17 @@ def results(folder: Path, stage: str) -> dict[str, object]:
         for path in _files(folder / name):
             if path.name == "metrics.json":
                 figures = read_json(path) or {}
-                found[str(path)] = {key: value for key, value in figures.items() if key not in TIMED}
+                found[str(path)] = without_times(figures)
+            elif path.suffix == ".csv":
+                with path.open(newline="") as file:
+                    found[str(path)] = [without_times(row) for row in csv.DictReader(file)]
             elif path.name not in ("run.json", "decision.json"):  # ids and times
                 found[str(path.relative_to(folder))] = path.read_bytes()
     return {name.replace(str(folder), ""): value for name, value in found.items()}
+
+
+def without_times(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if not name.endswith(TIMED)}
 
 
 def counted(folder: Path, stage: str) -> Counter[Any]:
