@@ -123,7 +123,7 @@ def test_of_two_at_once_one_goes_on_and_the_other_says_so(unbroken, stage, table
 
 def test_5000_shards_need_no_more_than_64_open_files(project, migrated_store, table, tmp_path):
     settings = ["demo={train: 5000, val: 20, size: 16}", "shard.max_count=1", "pretrain.epochs=1"]
-    settings += ["encoder.img_size=16", "pretrain.probe.every_epochs=0"]
+    settings += ["encoder.img_size=16", "pretrain.probe.every_epochs=0", "pretrain.warmup_epochs=0"]
     folder = made(project, tmp_path / "many", migrated_store, *settings)
     for stage in ("ingest", "shard", "tokenizer", "pretrain"):
         assert attempt(folder, stage, open_files=64).code == 0, log_of(folder)
