@@ -50,7 +50,7 @@ test-fast: $(READY) ## the quick tests of most packages, in minutes
 	$(PYTEST) -m "not slow" $(addprefix tests/,$(FAST)) $(ARGS)
 
 campaign: $(READY) ## kill stages and trainings at random until they end, and compare their bytes with unbroken ones; minutes
-	python -m pytest --campaign -m campaign -s $(ARGS)
+	python -m pytest --campaign -m campaign -s --write-table $(ARGS)
 
 golden: $(READY) ## keep new results (tests/golden) of parts whose version in mae/results.yaml was raised; ARGS="-k cae"
 	python -m pytest -q -s -n0 tests/golden --write-goldens $(ARGS)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # One thread for each test process: tests run side by side, and threads that spin on taken cores cost tenfold.
@@ -13,6 +14,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+# The same inputs in each run, and no limit of time for one: a busy machine fails no test.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("house")
 
 pytest_plugins = ("mlflow_store", "mlflow_server", "dense_models")
 
@@ -54,6 +59,7 @@ def popen() -> Iterator[Callable[..., subprocess.Popen]]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", action="store_true", help="run the long campaigns of random kills, too")
     parser.addoption("--kills", type=int, default=10, help="kills of each stage in a campaign (%(default)s)")
+    parser.addoption("--write-table", action="store_true", help="write the results into docs/reliability.md")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,0 +1,229 @@
+"""What a stage needs dies: a loader worker, its ranks, DVC, a flow, MLflow's server."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import psutil
+import pytest
+from campaign.attempts import Row, attempt, counted, difference, files, log_of, remove, results
+from pipelines.conftest import devices_of_the_tests, dvc, empty_repo, prefect_server  # noqa: F401
+from prefect.client.orchestration import get_client
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+from stages.tiny import OURS_TO_SET, write_tiny_params
+from torch.testing import assert_close
+from tracking.test_tracking_outage import MlflowServer
+
+pytestmark = pytest.mark.campaign
+
+STAGES = ("versions", "ingest", "shard", "tokenizer", "pretrain")
+LONGER = [
+    "demo={train: 120, val: 30, size: 64}",
+    "runtime.checkpoint_every=5",
+    "runtime.workers=2",
+    "pretrain.epochs=30",
+    "flows.retries=0",
+    "flows.grace=90.0",
+]
+
+
+@pytest.fixture(scope="module")
+def unbroken(project, empty_repo, tmp_path_factory, migrated_store):  # noqa: F811
+    """A working copy in which the first stages ran once."""
+    folder = tmp_path_factory.mktemp("surroundings") / "unbroken"
+    shutil.copytree(empty_repo, folder)
+    write_tiny_params(folder, project, migrated_store, *LONGER)
+    rows = YAML(typ="safe").load(project / "dvc.yaml")["stages"]
+    kept = {name: rows[name] for name in STAGES}
+    for row in kept.values():
+        row["cmd"] = row["cmd"].replace("python3", sys.executable)
+    with (folder / "dvc.yaml").open("w") as file:
+        YAML().dump({"stages": kept}, file)
+    for stage in STAGES:
+        assert attempt(folder, stage).code == 0, log_of(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(unbroken, tmp_path):
+    """A copy of the working copy, and a function that makes it as before pretraining."""
+    copy = tmp_path / "killed"
+
+    def again():
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(unbroken, copy)
+        remove(copy, "pretrain")
+
+    again()
+    return copy, again
+
+
+@pytest.fixture
+def finish(unbroken, folder, table):
+    """A function that adds what a row's attempts left."""
+    copy, _ = folder
+
+    def add(row: Row) -> None:
+        row.ended += 1
+        row.came_back += 1
+        row.identical += results(copy, "pretrain") == results(unbroken, "pretrain")
+        row.lost_or_doubled += difference(counted(copy, "pretrain"), counted(unbroken, "pretrain"))
+        row.left |= {
+            name for name in files(copy) - files(unbroken) if not name.startswith((".dvc/", "dvc.lock"))
+        }
+
+    return add
+
+
+def begin(copy, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+    kept = {name: value for name, value in os.environ.items() if name not in OURS_TO_SET}
+    with (copy.parent / "attempt.log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=copy,
+            env=kept | {"OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "true"} | environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def running(copy) -> list[psutil.Process]:
+    return [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(copy)]
+
+
+def steps_saved(copy) -> int:
+    return len([*copy.glob("work/pretrain/*/checkpoints/*/step-*.pt")])
+
+
+def wait_until_it_trains(process: Any, copy, draw) -> None:
+    """Wait for a checkpoint, then a moment more."""
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not steps_saved(copy):
+        assert time.monotonic() < deadline, log_of(copy)
+        time.sleep(0.05)
+    time.sleep(draw.uniform(0, 3))
+
+
+def wait_for_the_end_of_all(copy) -> None:
+    deadline = time.monotonic() + 120
+    while left := running(copy):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def test_a_lost_loader_worker_is_named_and_the_next_run_goes_on(folder, finish, kills, table):
+    (copy, again), row, draw = folder, Row("loader worker"), random.Random()
+    while row.tried < kills:
+        again()
+        process = begin(copy, "mae", "pretrain")
+        wait_until_it_trains(process, copy, draw)
+        workers = [one for one in running(copy) if one.pid != process.pid]
+        if process.poll() is None and workers:
+            draw.choice(workers).kill()
+            row.tried += 1
+        process.wait(300)
+        assert "Traceback" not in log_of(copy), log_of(copy)
+        wait_for_the_end_of_all(copy)
+        assert process.returncode == 0 or attempt(copy, "pretrain").code == 0, log_of(copy)
+        finish(row)
+    table.append(row)
+    row.check()
+
+
+def test_ranks_and_workers_may_change_between_attempts(unbroken, folder, kills, table):
+    (copy, again), draw = folder, random.Random()
+    row = Row("ranks 1, 2, 1; other workers", bytes_are_promised=False)
+    encoder = "models/pretrain/encoder.safetensors"
+    while row.tried < kills:
+        again()
+        for ranks, workers in (("1", 1), ("2", 0)):
+            shape = {"PET_NPROC_PER_NODE": ranks} if ranks != "1" else {}
+            process = begin(copy, "mae", "recipe", "--set", f"runtime.workers={workers}")
+            assert process.wait(120) == 0, log_of(copy)
+            saved = steps_saved(copy)
+            process = begin(copy, "mae", "pretrain", **shape)
+            wait_until_it_trains(process, copy, draw)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                row.tried += 1
+            process.wait(300)
+            wait_for_the_end_of_all(copy)
+            assert saved <= steps_saved(copy)
+        assert attempt(copy, "pretrain").code == 0, log_of(copy)
+        row.ended += 1
+        row.came_back += 1
+        assert_close(load_file(copy / encoder), load_file(unbroken / encoder), rtol=0.02, atol=5e-3)
+        row.lost_or_doubled += len(set(counted(unbroken, "pretrain")) - set(counted(copy, "pretrain")))
+    table.append(row)
+    row.check()
+
+
+def test_dvc_killed_alone_or_with_its_stage_goes_on(folder, finish, kills, table):
+    (copy, again), row, draw = folder, Row("dvc repro"), random.Random()
+    while row.tried < kills:
+        again()
+        process = begin(copy, "dvc", "repro")
+        wait_until_it_trains(process, copy, draw)
+        if process.poll() is None:
+            process.kill() if draw.random() < 0.5 else os.killpg(process.pid, signal.SIGKILL)
+            row.tried += 1
+        process.wait(300)
+        wait_for_the_end_of_all(copy)
+        (copy / ".dvc/tmp/rwlock").unlink(missing_ok=True)
+        assert begin(copy, "dvc", "repro").wait(600) == 0, log_of(copy)
+        finish(row)
+    table.append(row)
+    row.check()
+
+
+@pytest.mark.usefixtures("prefect_server", "devices_of_the_tests")
+def test_a_flow_killed_at_random_is_made_good_by_the_next(folder, finish, project, kills, table):
+    (copy, again), row, draw = folder, Row("Prefect flow"), random.Random()
+    with get_client(sync_client=True) as client:
+        server = {"PREFECT_API_URL": str(client.api_url), "PYTHONPATH": str(project)}
+    while row.tried < kills:
+        again()
+        process = begin(copy, "pipelines.reproduce", **server)
+        wait_until_it_trains(process, copy, draw)
+        if process.poll() is None:
+            process.kill()
+            row.tried += 1
+        process.wait(300)
+        wait_for_the_end_of_all(copy)
+        assert begin(copy, "pipelines.reproduce", **server).wait(600) == 0, log_of(copy)
+        finish(row)
+    table.append(row)
+    row.check()
+
+
+def test_a_server_of_mlflow_killed_at_random_gets_each_value_once(folder, unbroken, kills, table, tmp_path):
+    (copy, again), row, draw = folder, Row("MLflow server"), random.Random()
+    (tmp_path / "server").mkdir()
+    shutil.copy(copy / "mlflow.db", tmp_path / "server/mlflow.db")
+    server = MlflowServer(tmp_path / "server")
+    server.start()
+    while row.tried < kills:
+        again()
+        process = begin(copy, "mae", "pretrain", MLFLOW_TRACKING_URI=server.address)
+        wait_until_it_trains(process, copy, draw)
+        row.tried += 1
+        server.kill()
+        time.sleep(draw.uniform(0, 3))
+        server.start()
+        assert process.wait(300) == 0, log_of(copy)
+        assert begin(copy, "mae", "sync", MLFLOW_TRACKING_URI=server.address).wait(120) == 0, log_of(copy)
+        shutil.copy(server.store, copy / "mlflow.db")
+        row.ended += 1
+        row.came_back += 1
+        row.identical += results(copy, "pretrain") == results(unbroken, "pretrain")
+        row.lost_or_doubled += difference(counted(copy, "pretrain"), counted(unbroken, "pretrain"))
+    server.kill()
+    table.append(row)
+    row.check()
