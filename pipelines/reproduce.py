@@ -52,7 +52,7 @@ def reproduce(targets: list[str] | None = None, overrides: dict[str, Any] | None
 def apply_overrides(overrides: dict[str, Any] | None) -> None:
     """Write values into params.yaml and keep its comments; raises InvalidParams, which names the key."""
     if overrides:
-        for line in recipe.lay(None, list(as_settings(overrides)), onto=Path(PARAMS)):
+        for line in recipe.apply(None, list(as_settings(overrides)), Path(PARAMS)):
             get_run_logger().info("params.yaml: %s", line)
 
 

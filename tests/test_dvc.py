@@ -85,7 +85,7 @@ def test_everything_runs_once_and_then_only_those_that_always_look(repro):
 
 
 def test_runtime_reruns_nothing(repro):
-    list(recipe.lay(None, ["runtime.workers=7", "runtime.log_every=3"], onto=repro.folder / "params.yaml"))
+    recipe.apply(None, ["runtime.workers=7", "runtime.log_every=3"], repro.folder / "params.yaml")
     assert repro() == ALWAYS
 
 
@@ -122,17 +122,17 @@ def raise_version(folder, *keys):
 
 
 def test_another_mask_ratio_reruns_pretraining_and_what_follows(repro):
-    list(recipe.lay(None, ["pretrain.mask_ratio=0.5"], onto=repro.folder / "params.yaml"))
+    recipe.apply(None, ["pretrain.mask_ratio=0.5"], repro.folder / "params.yaml")
     assert repro() == ALWAYS | {"pretrain", *EVALUATIONS, "report"}
 
 
 def test_a_setting_of_another_method_reruns_nothing(repro):
-    list(recipe.lay(None, ["cae.decoder_depth=7"], onto=repro.folder / "params.yaml"))
+    recipe.apply(None, ["cae.decoder_depth=7"], repro.folder / "params.yaml")
     assert repro() == ALWAYS
 
 
 def test_a_setting_of_one_judge_reruns_that_judge_and_the_report(repro):
-    list(recipe.lay(None, ["linear.epochs=77"], onto=repro.folder / "params.yaml"))
+    recipe.apply(None, ["linear.epochs=77"], repro.folder / "params.yaml")
     assert repro() == ALWAYS | {"linear", "report"}
 
 

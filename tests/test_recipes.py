@@ -57,7 +57,7 @@ def applied(request, project, tmp_path):
     """Params with the recipe over them, and what the paper says of that size."""
     onto = tmp_path / "params.yaml"
     onto.write_text((project / "params.yaml").read_text())
-    list(recipe.lay(str(project / f"recipes/imagenet_vit_{request.param}.yaml"), [], onto=onto))
+    recipe.apply(str(project / f"recipes/imagenet_vit_{request.param}.yaml"), [], onto)
     return config.load(onto), BY_SIZE[request.param]
 
 
@@ -264,7 +264,7 @@ def _over(project, tmp_path, *recipes):
     onto = tmp_path / "params.yaml"
     onto.write_text((project / "params.yaml").read_text())
     for name in recipes:
-        list(recipe.lay(str(project / f"recipes/{name}.yaml"), [], onto=onto))
+        recipe.apply(str(project / f"recipes/{name}.yaml"), [], onto)
     return config.load(onto)
 
 
@@ -330,7 +330,7 @@ def test_a_recipe_keeps_the_comments_and_changes_only_what_it_says(project, tmp_
     onto = tmp_path / "params.yaml"
     before = (project / "params.yaml").read_text()
     onto.write_text(before)
-    changed = list(recipe.lay(None, ["pretrain.mask_ratio=0.5", "encoder.num_heads=null"], onto=onto))
+    changed = recipe.apply(None, ["pretrain.mask_ratio=0.5", "encoder.num_heads=null"], onto)
     assert len(changed) == 2
     after = onto.read_text()
     different = [new for old, new in zip(before.splitlines(), after.splitlines(), strict=True) if old != new]
@@ -345,7 +345,7 @@ def test_settings_of_one_section_add_up_and_the_last_word_on_a_key_counts(projec
     onto = tmp_path / "params.yaml"
     onto.write_text((project / "params.yaml").read_text())
     settings = ["finetune={epochs: 9, warmup_epochs: 1}", "finetune={epochs: 8}", "finetune.smoothing=0.2"]
-    list(recipe.lay(None, settings, onto=onto))
+    recipe.apply(None, settings, onto)
     f = config.load(onto).finetune
     assert (f.epochs, f.warmup_epochs, f.smoothing) == (8, 1, 0.2)
 
@@ -358,7 +358,7 @@ def test_a_wrong_setting_is_named_and_changes_nothing(setting, project, tmp_path
     onto = tmp_path / "params.yaml"
     onto.write_text((project / "params.yaml").read_text())
     with pytest.raises(config.InvalidParams, match=setting.partition("=")[0].split(".")[-1][:8]):
-        list(recipe.lay(None, [setting], onto=onto))
+        recipe.apply(None, [setting], onto)
     assert onto.read_text() == (project / "params.yaml").read_text()
 
 
@@ -408,7 +408,7 @@ def test_a_key_that_an_older_file_lacks_is_added(project, tmp_path):
     lines = (project / "params.yaml").read_text().splitlines(keepends=True)
     onto.write_text("".join(line for line in lines if not line.startswith("  drop_path:")))
     settings = [f"{section}.drop_path=0.25" for section in ("pretrain", "partial", "finetune", "scratch")]
-    list(recipe.lay(None, [*settings, "detect.drop_path=0.25", "segment.drop_path=0.25"], onto=onto))
+    recipe.apply(None, [*settings, "detect.drop_path=0.25", "segment.drop_path=0.25"], onto)
     params = config.load(onto)
     assert params.scratch.drop_path == params.detect.drop_path == 0.25
 
@@ -418,7 +418,7 @@ def test_a_key_that_is_added_at_its_default_is_said(project, tmp_path):
     text = (project / "params.yaml").read_text()
     onto.write_text(re.sub(r"^ijepa:.*\n((?:  .*\n)*)", "", text, flags=re.MULTILINE))
     settings = ["ijepa.momentum=0.996"]
-    assert list(recipe.lay(None, settings, onto=onto)) == ["ijepa: added"]
-    assert list(recipe.lay(None, settings, onto=onto)) == []
+    assert recipe.apply(None, settings, onto) == ["ijepa: added"]
+    assert recipe.apply(None, settings, onto) == []
     onto.write_text(re.sub(r"^  momentum: 0.996.*\n", "", onto.read_text(), flags=re.MULTILINE))
-    assert list(recipe.lay(None, settings, onto=onto)) == ["ijepa.momentum: added"]
+    assert recipe.apply(None, settings, onto) == ["ijepa.momentum: added"]

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Change the file that --params names, and print a line for each changed key."""
-    from mae.config.recipe import lay
+    from mae.config.recipe import apply
 
-    for line in lay(arguments.file, arguments.set, onto=Path(arguments.params)):
+    for line in apply(arguments.file, arguments.set, Path(arguments.params)):
         print(line)

@@ -12,11 +12,11 @@ from mae.files import write_text
 from mae.suggestions import did_you_mean
 
 
-def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]:
-    """Change the file `onto` (params.yaml) by `recipe` and then by `settings` (`section.key=value`).
+def apply(recipe: str | None, settings: list[str], params: Path) -> list[str]:
+    """Change the file `params` by `recipe` and then by `settings` (`section.key=value`).
 
-    A key that the file lacks, because it is older, is added. Yields a line for each added or changed key. The
-    file is replaced only when the whole result is valid; raises config.InvalidParams otherwise.
+    A key that the file lacks, because it is older, is added. Returns a line for each added or changed key.
+    The file is replaced only when the whole result is valid; raises config.InvalidParams otherwise.
     """
     from ruamel.yaml import YAML
 
@@ -26,15 +26,15 @@ def lay(recipe: str | None, settings: list[str], *, onto: Path) -> Iterator[str]
     yaml.representer.add_representer(type(None), _null)
     if not recipe and not settings:
         raise config.InvalidParams("name a recipe, a --set KEY=VALUE, or both")
-    config.read_yaml(onto)  # its errors name the file
-    values = yaml.load(onto)
+    config.read_yaml(params)  # its errors name the file
+    values = yaml.load(params)
     changes = merge(values, recipe, dict(pair for setting in settings for pair in parsed(setting).items()))
     changes += _add_section_of_method(values)
     result = StringIO()
     yaml.dump(values, result)
-    config.parse(YAML(typ="safe").load(result.getvalue()), f"{onto} with {recipe or 'the settings'}")
-    write_text(onto, result.getvalue())
-    yield from changes
+    config.parse(YAML(typ="safe").load(result.getvalue()), f"{params} with {recipe or 'the settings'}")
+    write_text(params, result.getvalue())
+    return changes
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -144,5 +144,7 @@ def deliver_all(parent_file: Path, *, uri: str | None = None, limit_s: float = m
         if ASIDE in directory.name:
             shutil.rmtree(directory, ignore_errors=True)
             Path(f"{directory}.lock").unlink(missing_ok=True)
-        entry.unlink(missing_ok=True)  # the last: a kill before it leaves work that the next delivery finishes
+        entry.unlink(
+            missing_ok=True
+        )  # the last: a kill before it leaves work that the next delivery finishes
     return left

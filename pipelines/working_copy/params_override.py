@@ -46,7 +46,7 @@ class ParamsOverride:
         self._folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self._params, self._draft)
         try:
-            changes = list(recipe.lay(None, list(as_settings(values)), onto=self._draft))
+            changes = recipe.apply(None, list(as_settings(values)), self._draft)
         except config.InvalidParams:
             self._draft.unlink()
             raise

@@ -18,11 +18,11 @@ def kept(project, migrated_store, tmp_path, monkeypatch):
     """A folder with images and their listing, and a copy of that listing; images can be added here."""
     shutil.copy(project / "params.yaml", tmp_path / "params.yaml")
     shutil.copy(migrated_store, tmp_path / "mlflow.db")
-    list(recipe.lay(None, TINY, onto=tmp_path / "params.yaml"))
+    recipe.apply(None, TINY, tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     listed(tmp_path)
-    list(recipe.lay(None, ["ingest.source=folder"], onto=tmp_path / "params.yaml"))
+    recipe.apply(None, ["ingest.source=folder"], tmp_path / "params.yaml")
     shutil.copytree("data/ingest", "kept")
     return tmp_path
 

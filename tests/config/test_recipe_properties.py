@@ -30,11 +30,11 @@ def test_any_value_of_any_key_is_applied_or_refused_by_its_key(project, tmp_path
     with given.open("w") as out:
         YAML().dump(value, out)
     try:
-        list(recipe.lay(str(given), [], onto=file))
+        recipe.apply(str(given), [], file)
     except config.InvalidParams:
         assert file.read_text() == before
         return
     config.load(file)
     after = file.read_text()
-    assert list(recipe.lay(str(given), [], onto=file)) == [], "a second time changes nothing"
+    assert recipe.apply(str(given), [], file) == [], "a second time changes nothing"
     assert file.read_text() == after

@@ -57,7 +57,7 @@ class Bench:
 
     def set(self, *settings: str) -> None:
         """Change params.yaml."""
-        list(recipe.lay(None, list(settings), onto=self.folder / "params.yaml"))
+        recipe.apply(None, list(settings), self.folder / "params.yaml")
 
     def run(self, *stages: str) -> None:
         """Run stages in the folder, on one thread. Pictures are left empty: letters differ by machine."""

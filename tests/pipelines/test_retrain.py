@@ -31,7 +31,7 @@ def begun(project, tmp_path_factory, migrated_store, dvc, prefect_server):
     """A working copy of five of the stages in which a first retraining made the first champion."""
     folder = tmp_path_factory.mktemp("begun")
     shutil.copy(project / "params.yaml", folder / "params.yaml")
-    list(recipe.lay(None, [*TINY, *SMALL], onto=folder / "params.yaml"))
+    recipe.apply(None, [*TINY, *SMALL], folder / "params.yaml")
     shutil.copy(migrated_store, folder / "mlflow.db")
     stages = config.read_yaml(project / "dvc.yaml")["stages"]
     kept = {name: stages[name] for name in STAGES}

@@ -67,7 +67,7 @@ def copy(project, empty_repo, migrated_store, tmp_path_factory):
     shutil.copytree(empty_repo, folder)
     shutil.copy(project / "params.yaml", folder / "params.yaml")
     settings = ["flows={retries: 0, grace: 20.0}", f"runtime.tracking_uri=sqlite:///{folder}/mlflow.db"]
-    list(recipe.lay(None, settings, onto=folder / "params.yaml"))
+    recipe.apply(None, settings, folder / "params.yaml")
     shutil.copy(migrated_store, folder / "mlflow.db")
     shutil.copy(project / "prefect.yaml", folder / "prefect.yaml")
     (folder / "pipelines").symlink_to(project / "pipelines")

@@ -37,7 +37,7 @@ def root(tmp_path, project, monkeypatch):
     """A working copy with 30 images listed, to go into 4 shards; the checkout's code is used in it."""
     monkeypatch.setenv("PYTHONPATH", str(project))
     (tmp_path / "params.yaml").write_text((project / "params.yaml").read_text())
-    list(recipe.lay(None, ["shard.max_count=8"], onto=tmp_path / "params.yaml"))
+    recipe.apply(None, ["shard.max_count=8"], tmp_path / "params.yaml")
     for number in range(30):
         file = tmp_path / f"images/{'val' if number < 8 else 'train'}/class_{number % 2}/{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -21,11 +21,7 @@ def settings(project, tmp_path, monkeypatch):
         onto = tmp_path / "params.yaml"
         for one in ("imagenet_vit_base", *more):
             setting = "=" in one
-            list(
-                recipe.lay(
-                    None if setting else str(project / f"recipes/{one}.yaml"), [one] * setting, onto=onto
-                )
-            )
+            recipe.apply(None if setting else str(project / f"recipes/{one}.yaml"), [one] * setting, onto)
         return config.load(onto)
 
     return apply

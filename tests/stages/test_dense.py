@@ -100,7 +100,7 @@ def changed(ran, tmp_path, *settings):
     folder, _ = ran
     copy = tmp_path / "again"
     shutil.copytree(folder, copy)
-    list(recipe.lay(None, list(settings), onto=copy / "params.yaml"))
+    recipe.apply(None, list(settings), copy / "params.yaml")
     return copy, config.load(copy / "params.yaml")
 
 

@@ -29,7 +29,7 @@ def copied(ran, tmp_path, *settings):
     for task in ("detect", "segment"):
         shutil.copytree(ran[0] / "data" / task, folder / "data" / task)
     if settings:
-        list(recipe.lay(None, list(settings), onto=folder / "params.yaml"))
+        recipe.apply(None, list(settings), folder / "params.yaml")
     return folder, config.load(folder / "params.yaml")
 
 

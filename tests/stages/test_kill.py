@@ -117,7 +117,7 @@ def test_whoever_ends_a_plain_dvc_repro_ends_its_training_which_saves(sharded):
 def test_a_killed_tokenizer_goes_on_and_ends_the_same(sharded):
     folder, _, _ = sharded
     small = "{kind: fsq, levels: [5, 5], width: 8, depth: 1, epochs: 40, batch_size: 20, warmup_epochs: 1}"
-    list(recipe.lay(None, [f"tokenizer={small}"], onto=folder / "params.yaml"))
+    recipe.apply(None, [f"tokenizer={small}"], folder / "params.yaml")
     params, file = config.load(folder / "params.yaml"), folder / "models/tokenizer/tokenizer.safetensors"
     run(folder, params, "tokenizer")
     unbroken = file.read_bytes()

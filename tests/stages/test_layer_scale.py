@@ -31,7 +31,7 @@ def evaluated(ran, tmp_path_factory):
     shutil.copytree(ran[0] / "data", folder / "data")
     for name in ("mlflow.db", "params.yaml"):
         shutil.copy(ran[0] / name, folder)
-    list(recipe.lay(None, SETTINGS, onto=folder / "params.yaml"))
+    recipe.apply(None, SETTINGS, folder / "params.yaml")
     run(folder, config.load(folder / "params.yaml"), "pretrain", *EVALUATIONS)
     return folder
 

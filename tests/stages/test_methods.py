@@ -38,7 +38,7 @@ def sharded(project, tmp_path_factory, migrated_store):
     folder = tmp_path_factory.mktemp("methods")
     shutil.copy(project / "params.yaml", folder / "params.yaml")
     shutil.copy(migrated_store, folder / "mlflow.db")
-    list(recipe.lay(None, TINY, onto=folder / "params.yaml"))
+    recipe.apply(None, TINY, folder / "params.yaml")
     run(folder, config.load(folder / "params.yaml"), "ingest", "shard")
     shutil.copy(folder / "params.yaml", folder / "tiny.yaml")
     return folder
@@ -47,7 +47,7 @@ def sharded(project, tmp_path_factory, migrated_store):
 def asked(folder, name):
     """Params of the tiny settings with that method, and what it asks for."""
     file = shutil.copy(folder / "tiny.yaml", folder / f"{name}.yaml")
-    list(recipe.lay(None, [f"pretrain.method={name}", *filter(None, [ASKS.get(name)])], onto=Path(file)))
+    recipe.apply(None, [f"pretrain.method={name}", *filter(None, [ASKS.get(name)])], Path(file))
     return config.load(file)
 
 
@@ -119,7 +119,7 @@ def test_it_ends_the_same_after_a_kill_and_its_encoder_is_timms(name, killed, ca
 
 def test_the_probe_at_every_layer_is_in_the_metrics(sharded):
     shutil.copy(sharded / "tiny.yaml", sharded / "params.yaml")
-    list(recipe.lay(None, ["pretrain.method=igpt", ASKS["igpt"]], onto=sharded / "params.yaml"))
+    recipe.apply(None, ["pretrain.method=igpt", ASKS["igpt"]], sharded / "params.yaml")
     run(sharded, config.load(sharded / "params.yaml"), "pretrain")
     found = json.loads((sharded / "reports/pretrain/metrics.json").read_text())["layers_top1"]
     assert len(found) == 4
@@ -140,6 +140,6 @@ def test_settings_that_do_not_go_with_the_data_are_named_before_anything_is_comp
     sharded, settings, reason
 ):
     shutil.copy(sharded / "tiny.yaml", sharded / "params.yaml")
-    list(recipe.lay(None, ["pretrain.method=supervised", settings], onto=sharded / "params.yaml"))
+    recipe.apply(None, ["pretrain.method=supervised", settings], sharded / "params.yaml")
     with pytest.raises(config.InvalidParams, match=reason):
         run(sharded, config.load(sharded / "params.yaml"), "pretrain")

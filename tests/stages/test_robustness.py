@@ -74,7 +74,7 @@ def project_folder(project, tmp_path_factory, migrated_store):
                 picture(file, 10_000 + 100 * number + 10 * severity + label, SIZE)
     settings = ["ingest={source: folder, root: images}", "robustness.batch_size=3"]
     settings += ["robustness.sets=[imagenet_c, imagenet_a, imagenet_sketch]"]
-    list(recipe.lay(None, [*TINY, *settings], onto=folder / "params.yaml"))
+    recipe.apply(None, [*TINY, *settings], folder / "params.yaml")
     run(folder, config.load(folder / "params.yaml"), "ingest", "shard")
     save(folder)
     return folder
@@ -100,7 +100,7 @@ def folder(project_folder, tmp_path):
 
 def evaluated(folder, *settings):
     if settings:
-        list(recipe.lay(None, settings, onto=folder / "params.yaml"))
+        recipe.apply(None, settings, folder / "params.yaml")
     run(folder, config.load(folder / "params.yaml"), "robustness")
     return json.loads((folder / "reports/robustness/metrics.json").read_text())
 
@@ -190,7 +190,7 @@ def test_a_set_that_is_not_there_or_of_other_classes_is_named(folder):
 
 
 def test_without_sets_the_stage_imports_nothing_heavy_and_says_so(folder):
-    list(recipe.lay(None, ["robustness.sets=[]"], onto=folder / "params.yaml"))
+    recipe.apply(None, ["robustness.sets=[]"], folder / "params.yaml")
     program = "import sys; from mae import config; from mae.stages import run_stage; "
     program += "run_stage('robustness', config.load()); print(*sys.modules)"
     done = subprocess.run(

@@ -142,7 +142,7 @@ def test_images_without_labels_are_pretrained_on_and_not_evaluated(ran, project,
     shutil.copy(migrated_store, tmp_path / "mlflow.db")
     flat = ["ingest={source: flat, root: images, val_fraction: 0.2}", "pretrain.batch_size=10"]
     flat += ["ingest_detect.source=none", "ingest_segment.source=none"]
-    list(recipe.lay(None, [*TINY, *flat], onto=tmp_path / "params.yaml"))
+    recipe.apply(None, [*TINY, *flat], tmp_path / "params.yaml")
     run(tmp_path, config.load(tmp_path / "params.yaml"), *ORDER)
     assert "no labels" in (tmp_path / "reports/report.md").read_text()
     assert (tmp_path / "models/pretrain/encoder.safetensors").is_file()

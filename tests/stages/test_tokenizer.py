@@ -40,7 +40,7 @@ def sharded(project, tmp_path_factory, migrated_store):
 
 def given(folder, project, *settings):
     (folder / "params.yaml").write_text((project / "params.yaml").read_text())
-    list(recipe.lay(None, [*TINY, SMALL, *settings], onto=folder / "params.yaml"))
+    recipe.apply(None, [*TINY, SMALL, *settings], folder / "params.yaml")
     return config.load(folder / "params.yaml")
 
 

@@ -40,7 +40,7 @@ def write_tiny_params(folder: Path, project: Path, store: Path, *more: str) -> c
     """Give a folder the project's params, tiny and as `more` says, and a store with its tables made."""
     shutil.copy(project / "params.yaml", folder / "params.yaml")
     shutil.copy(store, folder / "mlflow.db")
-    list(recipe.lay(None, [*TINY, *more], onto=folder / "params.yaml"))
+    recipe.apply(None, [*TINY, *more], folder / "params.yaml")
     return config.load(folder / "params.yaml")
 
 

@@ -117,11 +117,11 @@ def test_the_command_names_the_parts_and_writes_them(tmp_path, image_tree, proje
     import json
 
     from mae.__main__ import main
-    from mae.config.recipe import lay
+    from mae.config.recipe import apply
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text((project / "params.yaml").read_text())
-    list(lay(None, ["shard.max_count=7"], onto=tmp_path / "params.yaml"))
+    apply(None, ["shard.max_count=7"], tmp_path / "params.yaml")
     (tmp_path / "data/detect/ingest").mkdir(parents=True)
     write_json(tmp_path / "data/detect/ingest/manifest.json", {"kind": "none"})
     write_listing(open_source("folder", image_tree(tmp_path / "images")), "data/ingest")

@@ -196,14 +196,14 @@ def test_a_server_that_is_away_is_told_and_stops_no_run(check, repo, caplog):
         status, said = check(f"runtime.tracking_uri={address}")
         assert status == EXIT_BAD_PARAMS
         assert "does not answer" in said
-        list(recipe.lay(None, [f"runtime.tracking_uri={address}"], onto=repo / "params.yaml"))
+        recipe.apply(None, [f"runtime.tracking_uri={address}"], repo / "params.yaml")
         run_stage("versions", config.load())
     assert f"{address}: does not answer" in caplog.text
     assert (repo / "data/versions.json").is_file()
 
 
 def test_the_first_stage_refuses_what_a_later_one_would(repo):
-    list(recipe.lay(None, ["encoder.name=vit_tiny_patch8_224"], onto=repo / "params.yaml"))
+    recipe.apply(None, ["encoder.name=vit_tiny_patch8_224"], repo / "params.yaml")
     with pytest.raises(config.InvalidParams, match=r"encoder\.name vit_tiny_patch8_224"):
         run_stage("versions", config.load())
     assert json.loads((repo / "work/versions/outcome.json").read_text())["state"] == "rejected"

@@ -187,10 +187,8 @@ def test_the_stage_goes_on_from_the_file_and_its_content_names_the_resume_folder
         copy(folder / name, tmp_path / name)
     shutil.copy(folder / METHOD, tmp_path / "first.safetensors")
     # Nothing is learnt at rate 0: the result is what was begun with.
-    list(
-        recipe.lay(
-            None, ["pretrain={init: first.safetensors, base_lr: 0, min_lr: 0}"], onto=tmp_path / "params.yaml"
-        )
+    recipe.apply(
+        None, ["pretrain={init: first.safetensors, base_lr: 0, min_lr: 0}"], tmp_path / "params.yaml"
     )
     params = config.load(tmp_path / "params.yaml")
     run(tmp_path, params, "pretrain")
