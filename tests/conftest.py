@@ -19,7 +19,7 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("house")
 
-pytest_plugins = ("mlflow_store", "mlflow_server", "dense_models")
+pytest_plugins = ("mlflow_store", "mlflow_server", "dense_models", "campaign_table")
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"

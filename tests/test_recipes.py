@@ -14,6 +14,7 @@ from code_blocks import blocks, commands
 from mae import config
 from mae.__main__ import main
 from mae.config import recipe
+from mae.config.sections import Input
 from mae.methods import METHODS
 from mae.stages import detect, segment
 from mae.stages.context.stage_context import encoder_config
@@ -291,6 +292,8 @@ def test_what_is_applied_one_over_another_makes_a_detector_and_a_segmenter(run, 
         assert main(words) == 0
     assert Path("params.yaml").read_text() != before
     params = config.load()
+    if params.input.is_auto:  # a stage measures it
+        params = params.model_copy(update={"input": Input(mean=(0.5,) * 3, std=(0.2,) * 3)})
     ctx = SimpleNamespace(params=params, index=SimpleNamespace(about={"categories": [{}] * 80}))
     for stage, given in ((detect, params.ingest_detect), (segment, params.ingest_segment)):
         if given.source != "none":

@@ -51,7 +51,7 @@ def maps(root, split, values):
 
 
 def test_a_set_without_images_to_evaluate_by_is_refused_when_it_is_listed(place, tmp_path):
-    coco(tmp_path / "coco", "train", [(40, 32)], [{"image_id": 0}])
+    coco(tmp_path / "coco", "train", [(40, 32)] * 4, [{"image_id": image} for image in range(4)])
     maps(tmp_path / "maps", "train", [0, 1])
     for task, source in (("detect", "coco"), ("segment", "label_maps")):
         stage = f"ingest_{task}"
@@ -92,9 +92,9 @@ CROWD = {"iscrowd": 1, "segmentation": {"size": [32, 40], "counts": [0, 320, 960
 def test_a_val_split_without_anything_to_evaluate_by_is_refused_before_training(
     encoder, tmp_path, monkeypatch
 ):
-    coco(tmp_path / "coco", "train", [(40, 32)], [{"image_id": 0}])
+    coco(tmp_path / "coco", "train", [(40, 32)] * 4, [{"image_id": image} for image in range(4)])
     coco(tmp_path / "coco", "val", [(40, 32)] * 2, [{"image_id": 0, **CROWD}])
-    maps(tmp_path / "maps", "train", [0, 1])
+    maps(tmp_path / "maps", "train", [0, 1, 0, 1])
     maps(tmp_path / "maps", "val", [255, 255])
     monkeypatch.setattr(
         "mae.stages.context.dense_stage.train_dense", lambda *given, **settings: pytest.fail("trained")

@@ -38,7 +38,7 @@ def test_a_full_disk_names_the_file_and_what_to_do_and_the_stage_goes_on_with_ro
     whole |= {path: path.read_bytes() for path in folder.glob("models/pretrain/*")}
     for left in {"ingest": ("data/ingest",), "shard": ("data/shards", "work/shard")}.get(stage, ()):
         shutil.rmtree(folder / left)
-    sync = files._sync
+    sync = files.sync
 
     def full(path):
         if written in path.name:
@@ -46,7 +46,7 @@ def test_a_full_disk_names_the_file_and_what_to_do_and_the_stage_goes_on_with_ro
         sync(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_sync", full)
+        patch.setattr(files, "sync", full)
         with pytest.raises(RuntimeError) as error:
             run(folder, params, stage)
     said = files.disk_trouble(error.value) or ""

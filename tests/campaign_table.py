@@ -1,4 +1,4 @@
-"""The table of the campaigns: printed, and written into docs/reliability.md."""
+"""A plugin that conftest.py names: the campaign's table, printed and written into docs/reliability.md."""
 
 import re
 from pathlib import Path

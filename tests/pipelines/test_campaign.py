@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import pytest
 from campaign.attempts import Row, attempt, counted, difference, files, log_of, remove, results
-from pipelines.conftest import devices_of_the_tests, dvc, empty_repo, prefect_server  # noqa: F401
 from prefect.client.orchestration import get_client
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
@@ -34,7 +33,7 @@ LONGER = [
 
 
 @pytest.fixture(scope="module")
-def unbroken(project, empty_repo, tmp_path_factory, migrated_store):  # noqa: F811
+def unbroken(project, empty_repo, tmp_path_factory, migrated_store):
     """A working copy in which the first stages ran once."""
     folder = tmp_path_factory.mktemp("surroundings") / "unbroken"
     shutil.copytree(empty_repo, folder)
@@ -183,7 +182,7 @@ def test_dvc_killed_alone_or_with_its_stage_goes_on(folder, finish, kills, table
     row.check()
 
 
-@pytest.mark.usefixtures("prefect_server", "devices_of_the_tests")
+@pytest.mark.usefixtures("prefect_server")
 def test_a_flow_killed_at_random_is_made_good_by_the_next(folder, finish, project, kills, table):
     (copy, again), row, draw = folder, Row("Prefect flow"), random.Random()
     with get_client(sync_client=True) as client:
