@@ -236,7 +236,7 @@ class Run:
         self._event("end", status=status, time=now_ms())
         if not self.flush(now=True):
             LOG.warning(
-                "not everything reached %s: all metrics are in %s; `mae sync` sends",
+                "not everything reached %s: all metrics are in %s; `mae sync` sends the rest",
                 self.url,
                 self._files.metrics,
             )

@@ -125,8 +125,8 @@ def lines(summary: dict[str, Any]) -> list[str]:
 def left_out_lines(left_out: dict[str, dict[str, Any]]) -> list[str]:
     """Spell what was left out, a line for each reason."""
     return [
-        f"left out {about['count']:,} {reason}: {', '.join(about['examples'])}"
-        + (", ..." if about["count"] > len(about["examples"]) else "")
+        f"left out, {reason}: {about['count']:,} ({', '.join(about['examples'])}"
+        + (", ...)" if about["count"] > len(about["examples"]) else ")")
         for reason, about in left_out.items()
     ]
 

@@ -87,5 +87,5 @@ def _by_reason(rejected: Sequence[dict[str, str]]) -> dict[str, dict[str, Any]]:
     findings = Findings()
     for one in sorted(rejected, key=lambda one: one["path"]):
         reason = said.setdefault(_DETAILS.sub("#", one["reason"]), one["reason"])
-        findings.leave_out(f"({reason})", one["path"])
+        findings.leave_out(reason, one["path"])
     return findings.left_out

@@ -210,7 +210,7 @@ def test_a_person_reads_sizes_colours_and_reasons(tmp_path, image_tree, encoded,
     out = tmp_path / "out"
     assert f"{out}: megapixels: least 0.0013, median 0.0013, most 2; colours: 50 RGB, 1 grey" in said
     few = ", ".join(f"train/class_0/cut{number}.jpg" for number in range(3))
-    assert f"{out}: left out 4 (zero bytes): {few}, ..." in said
+    assert f"{out}: left out, zero bytes: 4 ({few}, ...)" in said
     summary = json.loads((out / "summary.json").read_bytes())
     assert summary["megapixels"] == {"least": 0.00128, "median": 0.00128, "most": 2.0}
     assert summary["images"] == summary["measured"] == 51
