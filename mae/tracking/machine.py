@@ -14,7 +14,7 @@ SOURCE_TAG = "mlflow.source.name"  # the column Source of MLflow's pages
 
 
 def process_tags(repository: Path | None = None) -> dict[str, str]:
-    """Tags that name the machine, the process and the commit."""
+    """Return tags that name the machine, the process and the commit."""
     tags = {"host": socket.gethostname(), "pid": str(os.getpid())}
     with contextlib.suppress(KeyError, OSError):  # a user id without a name, as in containers
         import getpass
@@ -25,7 +25,7 @@ def process_tags(repository: Path | None = None) -> dict[str, str]:
 
 
 def git_tags(repository: Path | None = None) -> dict[str, str]:
-    """The commit checked out at `repository` (default: here) and whether tracked files differ from it."""
+    """Return the commit checked out at `repository` (default: here), and if tracked files differ from it."""
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
@@ -65,7 +65,7 @@ class SystemMetrics:
         return time.monotonic() >= self._next
 
     def sample(self) -> dict[str, float]:
-        """`system/<name>` -> value, mean since the last sample where the monitor measures one."""
+        """Return `system/<name>` -> value, the mean since the last sample where the monitor has one."""
         self._next = time.monotonic() + self._every_s
         return self._read()
 

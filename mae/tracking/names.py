@@ -10,7 +10,7 @@ TAG_LIMIT = 8000
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested params as `a.b.c` -> text."""
+    """Flatten nested params to `a.b.c` -> text."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         name = metric_name(f"{prefix}{key}")
@@ -22,10 +22,10 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def metric_name(name: str) -> str:
-    """`name` with the characters that MLflow does not take replaced by `_`, at most 250 characters."""
+    """Replace the characters of `name` that MLflow does not take by `_`, and cut it to 250 characters."""
     return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)[:250]
 
 
 def clip(value: str, limit: int) -> str:
-    """`value` with at most `limit` characters."""
+    """Cut `value` to `limit` characters."""
     return value if len(value) <= limit else value[: limit - 1] + "…"

@@ -24,7 +24,7 @@ REPRODUCTION_TAG = "reproduction"
 
 
 def join(file: Path, tags: dict[str, str], reproduction: str | None, new: bool) -> RunInfo:
-    """The parent run for a stage that starts.
+    """Return the parent run for a stage that starts.
 
     A new one begins where `file` names none, where it names that of another `reproduction`, or, for stages
     that have no such name in common, with the stage that says `new`.
@@ -51,7 +51,7 @@ def _read(file: Path) -> RunInfo | None:
 
 
 def outbox(file: Path) -> Iterator[tuple[Path, Path]]:
-    """(entry, run directory) of the runs that may hold something undelivered, oldest first."""
+    """List (entry, run directory) of the runs that may hold something undelivered, oldest first."""
     for entry in sorted(_folder(file).glob("*.json")):
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, KeyError):
             yield entry, Path(json.loads(entry.read_text())["directory"])

@@ -67,7 +67,7 @@ def start(
         parent_file: the small JSON file that names the parent run of this `dvc repro`.
         new_parent: begin a new parent there (the first stage).
         reproduction: a name common to stages run side by side: the first begins the parent, not `new_parent`.
-        run_id: the id (`Run.id`) of the run to go on with after a resume.
+        run_id: the id (`Run.id`) of the run that continues after a resume.
         enabled: False on ranks other than 0, whose run does nothing.
         system_metrics: sample the machine's load every 10 s along with `log`, as `system/...`.
     """
@@ -98,7 +98,7 @@ def start(
 
 
 def _fresh(directory: Path, identity: Identity, parent_file: Path | None) -> RunFiles:
-    """Files for a new run. The directory of one before that is not delivered yet gets another name."""
+    """Make files for a new run; the directory of an earlier, undelivered one gets another name."""
     old = RunFiles.open(directory)
     if old is not None and old.has_backlog():
         aside = directory.with_name(directory.name + ASIDE + old.identity.run.key[:8])
@@ -110,7 +110,7 @@ def _fresh(directory: Path, identity: Identity, parent_file: Path | None) -> Run
 
 
 def _resumed(directory: Path, identity: Identity, run_id: str) -> RunFiles:
-    """The files of the run that goes on, under the id that it had on a server or before one was reached."""
+    """Open the files of the resumed run, by its id on a server or that from before one was reached."""
     old = RunFiles.open(directory)
     if old is not None and old.known_as(run_id):
         before, cursor = old.identity.run, old.cursor
@@ -144,7 +144,7 @@ class Run:
 
     @property
     def id(self) -> str:
-        """MLflow's run id; `offline-...` until a server was reached. Either may be given back to `start`."""
+        """MLflow's run id; `offline-...` until a server was reached. `start` takes either to resume."""
         return self._files.id if self._files else ""
 
     @property
@@ -192,7 +192,7 @@ class Run:
         self._files.artifact(Path(path), folder)
 
     def flush(self, *, now: bool = False) -> bool:
-        """Send what is waiting, unless the server failed less than a minute ago; whether nothing is left."""
+        """Send what is waiting, unless the server failed less than a minute ago; True if nothing is left."""
         if self._sender is None:
             return True
         self._last_flush = time.monotonic()
@@ -203,7 +203,7 @@ class Run:
         return self.attempt(lambda: sender.send(limit_s=SEND_S))
 
     def attempt(self, act: Callable[[], None]) -> bool:
-        """Call the server; whether it answered."""
+        """Call the server; return True if it answered."""
         began = time.monotonic()
         try:
             act()

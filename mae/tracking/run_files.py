@@ -46,7 +46,7 @@ class Identity:
 
     @classmethod
     def read(cls, found: dict[str, Any]) -> Identity:
-        """The inverse of `dataclasses.asdict`."""
+        """Build an identity from what `dataclasses.asdict` made of one."""
         parent = RunInfo(**found["parent"]) if found["parent"] else None
         return cls(**found | {"run": RunInfo(**found["run"]), "parent": parent})
 
@@ -66,7 +66,7 @@ class RunFiles:
     directory: Path
     identity: Identity
     cursor: Cursor
-    running: bool  # it has not said that it ended
+    running: bool  # it has no end line
     logged: dict[int, dict[str, Any]]  # by step
 
     @classmethod
@@ -151,7 +151,7 @@ class RunFiles:
         self.event("artifact", copy=number, name=source.name, folder=folder)
 
     def unsent(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(offset after the line, line) of every line that the server has not acknowledged."""
+        """Yield (offset after the line, line) of every line that the server has not acknowledged."""
         return _lines(self.metrics, self.cursor.sent)
 
     def has_backlog(self) -> bool:
@@ -186,7 +186,7 @@ def _append(path: Path, value: dict[str, Any]) -> None:
 
 
 def _lines(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(offset after it, value) of each line from byte `start` on; one that a kill cut short is skipped."""
+    """Yield (offset after it, value) of each line from byte `start` on; a line cut by a kill is skipped."""
     if not path.exists():
         return
     with path.open("rb") as file:

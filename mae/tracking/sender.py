@@ -24,7 +24,7 @@ ASIDE = "-unsent-"  # in the name of a directory whose run made room for a new o
 
 
 class Sender:
-    """Brings a server up to date with the files of a run.
+    """The sender of one run's files to a server.
 
     The cursor moves once the server has answered. What is sent twice, because an answer was lost, is stored
     once: runs are found again by their key, and a value by its step and time.
@@ -93,14 +93,14 @@ def _calls(lines: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, l
 def deliver(directory: Path, *, uri: str | None = None, limit_s: float = math.inf) -> bool:
     """Send what a run's directory still holds for its server; False where its process is still at work.
 
-    A run whose process ended without a word is closed as KILLED.
+    A run whose process was killed is closed as KILLED.
 
     Args:
         directory: a run's directory, with metrics.jsonl.
         uri: another store than the run was started for, e.g. when the server moved.
         limit_s: seconds that a slow server has for it.
 
-    Raises Unreachable when the server does not answer (nothing is lost), ValueError where no run is.
+    Raises Unreachable when the server does not answer (nothing is lost), ValueError where there is no run.
     """
     files = None
     if (directory / METRICS).exists():

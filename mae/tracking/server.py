@@ -27,7 +27,7 @@ SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databrick
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow refuses more
 DIGEST_LIMIT = 36
 PARENT_TAG = "mlflow.parentRunId"
-KEY_TAG = "tracking.key"  # of the run's own making: what it is known by before the server names it
+KEY_TAG = "tracking.key"  # the run's own name for itself: it is known by it before the server gives an id
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 # For all of a call, also where the server sends a byte now and then; an upload has a second more for each MB.
 CALL_S, UPLOAD_RATE = 12.0, 1e6
@@ -71,7 +71,7 @@ class Server:
 
     @contextlib.contextmanager
     def calls(self) -> Iterator[Any]:
-        """Yields the MLflow client; translates what goes wrong inside into Unreachable and Rejected."""
+        """Yield the MLflow client; translates what goes wrong inside into Unreachable and Rejected."""
         os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
         before = {key: os.environ.get(key) for key in IMPATIENT}
         os.environ.update(IMPATIENT)
@@ -108,7 +108,7 @@ class Server:
         return self._client
 
     def experiment_id(self, name: str) -> str:
-        """The experiment's id; it is created if there is none (and revived if deleted)."""
+        """Return the experiment's id; it is created if there is none (and revived if deleted)."""
         with self.calls() as client:
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -122,13 +122,13 @@ class Server:
             return found.experiment_id
 
     def artifact_location(self) -> str | None:
-        """Beside the file for sqlite (MLflow's default is the current directory); else the server's own."""
+        """Return the folder next to a sqlite file (MLflow takes the current one); else the server's own."""
         if not self.uri.startswith("sqlite"):
             return None
         return (Path(self.uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
 
     def ensure_run(self, experiment: str, info: RunInfo, parent_id: str | None = None) -> str:
-        """The id of the run with the key of `info`; it is created where the experiment has none."""
+        """Return the id of the run with the key of `info`; it is created where the experiment has none."""
         tags = info.tags | ({PARENT_TAG: parent_id} if parent_id else {}) | {KEY_TAG: info.key}
         tags = {key: clip(value, TAG_LIMIT) for key, value in tags.items()}
         where = f"tags.`{KEY_TAG}` = '{info.key}'"
@@ -142,7 +142,7 @@ class Server:
             raise Unreachable(f"the run could not be created: {error}") from error
 
     def find_run(self, run_id: str) -> Any:
-        """The MLflow run, or None if this store has none of that id, or only a deleted one."""
+        """Return the MLflow run; None if this store has none of that id, or only a deleted one."""
         try:
             with self.calls() as client:
                 run = client.get_run(run_id)
@@ -190,7 +190,7 @@ class Server:
                         client.log_artifacts(run_id, str(copy), event["folder"] or None)
 
     def _log_params(self, client: Any, run_id: str, params: dict[str, str]) -> None:
-        """Params cannot change: one that a resumed run has otherwise becomes the tag `resumed.<name>`."""
+        """Send params. They cannot change: another value after a resume becomes the tag `resumed.<name>`."""
         from mlflow.entities import Param
 
         there = client.get_run(run_id).data.params
@@ -206,14 +206,14 @@ class Server:
             client.log_dict(run_id, params, "params.json")
 
     def location(self, run_id: str | None) -> str:
-        """The address of the run's page, or the store and the id."""
+        """Return the address of the run's page, or the store and the id."""
         if self.uri.startswith("http") and run_id:
             return f"{self.address.rstrip('/')}/#/runs/{run_id}"
         return f"{self.address} run {run_id or '(not created yet)'}"
 
 
 def resolve(uri: str) -> str:
-    """`uri` with a sqlite path made absolute; ValueError for a store that MLflow 3 does not take."""
+    """Make a sqlite path in `uri` absolute; ValueError for a store that MLflow 3 does not take."""
     if uri.split(":", 1)[0].split("+", 1)[0] not in SCHEMES:
         raise ValueError(
             f"tracking address {redact_address(uri)!r}: expected sqlite:///mlflow.db, http(s)://host:port or "
