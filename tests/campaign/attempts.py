@@ -218,7 +218,10 @@ def without_times(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def counted(folder: Path, stage: str) -> Counter[Any]:
-    """Count what a stage may lose or double: samples in shards; values, models and versions in MLflow."""
+    """Count what a stage may lose or double: samples in shards; values, models and versions in MLflow.
+
+    The load of the machine is sampled by the clock, so it is not counted.
+    """
     if "shard" in stage:
         names: Counter[Any] = Counter()
         for tar in sorted((folder / outputs(folder, stage)[0]).rglob("*.tar")):
@@ -228,7 +231,7 @@ def counted(folder: Path, stage: str) -> Counter[Any]:
     with sqlite3.connect(folder / "mlflow.db") as store:
         values = store.execute(
             "select m.key, m.step from metrics m join runs r using (run_uuid) "
-            "where r.name = ? and r.status = 'FINISHED' and r.start_time = "
+            "where m.key not like 'system/%' and r.name = ? and r.status = 'FINISHED' and r.start_time = "
             "(select max(start_time) from runs where name = ? and status = 'FINISHED')",
             (stage, stage),
         ).fetchall()
