@@ -1,6 +1,7 @@
 """Fixtures of many tests: the real data sets next to the checkout, where there are any."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 # One thread for each test process: tests run side by side, and threads that spin on taken cores cost tenfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,6 +39,25 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no real data sets beside the checkout (../shared/data)")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function that has one of the workers fill the folder of that name; the others take a copy each."""
+    ours = tmp_path_factory.getbasetemp()
+    all_workers = ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours
+
+    def made(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = all_workers / f"once-{name}", all_workers / f"once-{name}.done"
+        with FileLock(all_workers / f"once-{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return shutil.copytree(folder, tmp_path_factory.mktemp(name) / "copy")
+
+    return made
 
 
 @pytest.fixture

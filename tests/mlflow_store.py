@@ -1,19 +1,22 @@
 """Fixtures for tests that need an MLflow store: a plugin that conftest.py names."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated_store(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """An empty sqlite store with its tables made: that takes 4-9 s, so it is done once and copied."""
-    from mae.tracking.server import Server
 
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    Server(f"sqlite:///{path}").find_run("0" * 32)
-    return path
+    def fill(folder: Path) -> None:
+        from mae.tracking.server import Server
+
+        Server(f"sqlite:///{folder}/empty.db").find_run("0" * 32)
+
+    return once("store", fill) / "empty.db"
 
 
 @pytest.fixture

@@ -10,13 +10,15 @@ import pytest
 from PIL import Image
 from stages.tiny import TINY
 
-from mae import config
+from mae import config, results
 from mae.config import recipe
+from mae.config.paths import VERSIONS
+from mae.files import write_json
 from pipelines.retrain import retrain, rollback
 from pipelines.working_copy import locks
 
 pytestmark = pytest.mark.slow
-STAGES = ("versions", "ingest", "shard", "pretrain", "finetune", "register")
+STAGES = ("ingest", "shard", "pretrain", "finetune", "register")
 SMALL = [
     "ingest.source=folder",
     "demo={train: 200, val: 100}",
@@ -41,6 +43,7 @@ def begun(project, tmp_path_factory, migrated_store, dvc, prefect_server):
     for stage in kept.values():
         stage["deps"] = [dep for dep in stage.get("deps", []) if any(dep.startswith(out) for out in made)]
     (folder / "dvc.yaml").write_text(json.dumps({"stages": kept}))  # JSON is YAML
+    write_json(folder / VERSIONS, results.versions())
     dvc(folder, "init", "--no-scm", "--quiet")
     _demo(folder)
     return folder, _retrain(folder)

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 pytestmark = pytest.mark.slow
 LONGER = [
-    "pretrain.epochs=400",
+    "pretrain={epochs: 80, batch_size: 4}",  # many steps that cost little
     "pretrain.probe.every_epochs=0",
     "runtime.checkpoint_every=10",
     "runtime.log_every=10",

@@ -18,7 +18,8 @@ from mae.config import recipe
 from mae.files import read_json
 
 pytestmark = pytest.mark.slow
-LONGER = ["pretrain.epochs=40", "runtime.checkpoint_every=10", "runtime.workers=1"]
+# Many steps of few images: an epoch costs more than its steps.
+LONGER = ["pretrain={epochs: 8, batch_size: 2}", "runtime.checkpoint_every=10", "runtime.workers=1"]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_whoever_ends_a_plain_dvc_repro_ends_its_training_which_saves(sharded):
 
 def test_a_killed_tokenizer_goes_on_and_ends_the_same(sharded):
     folder, _, _ = sharded
-    small = "{kind: fsq, levels: [5, 5], width: 8, depth: 1, epochs: 40, batch_size: 20, warmup_epochs: 1}"
+    small = "{kind: fsq, levels: [5, 5], width: 8, depth: 1, epochs: 5, batch_size: 2, warmup_epochs: 1}"
     recipe.apply(None, [f"tokenizer={small}"], folder / "params.yaml")
     params, file = config.load(folder / "params.yaml"), folder / "models/tokenizer/tokenizer.safetensors"
     run(folder, params, "tokenizer")
