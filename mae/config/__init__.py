@@ -66,6 +66,7 @@ __all__ = [
     "Segment",
     "StageFlow",
     "Tokenizer",
+    "at_odds",
     "digest",
     "inspect",
     "load",
@@ -163,6 +164,16 @@ def inspect(values: dict[str, Any]) -> tuple[Params, list[str]]:
     return params, faults
 
 
+def at_odds(params: Params) -> set[str]:
+    """Return the valid sections that do not go with others: nothing can be built of them."""
+    valid = {name for name in Params.model_fields if hasattr(params, name)}
+    return {
+        check.sections[0]
+        for check in CHECKS
+        if valid.issuperset(check.sections) and any(True for _ in check.faults(params))
+    }
+
+
 def refuse(faults: Sequence[str], origin: str) -> None:
     """Raise InvalidParams with all faults, if there are any."""
     if faults:
@@ -189,6 +200,17 @@ def _validated(kind: Any, value: Any) -> Any:
     return kind.model_validate(value) if issubclass(kind, BaseModel) else value
 
 
+_EXPECTED = {  # where pydantic's words need a reader who knows Python or regular expressions
+    "bool_type": "expected true or false",
+    "float_type": "expected a number",
+    "int_from_float": "expected a whole number",
+    "int_type": "expected a whole number",
+    "list_type": "expected a list, such as [1, 2]",
+    "string_type": "expected text",
+    "tuple_type": "expected a list, such as [1, 2]",
+}
+
+
 def _explain(error: Any) -> list[str]:
     """Say what is wrong, beginning with the key; a section can have several faults."""
     where = ".".join(map(str, error["loc"]))
@@ -207,8 +229,8 @@ def _explain(error: Any) -> list[str]:
         case "literal_error":
             choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
             what = not_one_of(error["input"], choices)
-        case _:
-            what = f"{error['msg']}, found {found}"
+        case kind:
+            what = f"{_EXPECTED.get(kind, error['msg'])}, found {found}"
     return [f"{where}: {what}"]
 
 

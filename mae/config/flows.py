@@ -2,10 +2,8 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from mae.config.sections import Section
-from mae.config.values import Above0, Count, Different, Fraction, Positive, Rate
+from mae.config.values import Above0, Count, Different, Fraction, Positive, Rate, formed
 
 # An environment variable, set by a flow: the name that the MLflow runs of its stages have in common.
 REPRODUCTION = "MAE_REPRODUCTION"
@@ -33,8 +31,8 @@ class Flows(StageFlow):
     parallel: Positive
     devices: Annotated[list[Count], Different]
     sharding: Literal["none", "threads", "processes", "dask", "ray"]
-    notify: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")] | None
-    mlflow_pages: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None
+    notify: Annotated[str, formed(r"[^/\s]+/[^/\s]+$", "slack-webhook/team")] | None
+    mlflow_pages: Annotated[str, formed(r"https?://[^/\s]+", "http://127.0.0.1:5000")] | None
     stages: dict[str, StageFlow]
 
 

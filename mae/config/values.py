@@ -29,6 +29,17 @@ def _of_the_image(shares: tuple[float, float]) -> tuple[float, float]:
     return shares
 
 
+def formed(pattern: str, example: str) -> AfterValidator:
+    """Make the check of a text's form, with a message for readers who know no regular expressions."""
+
+    def check(text: str) -> str:
+        if not re.match(pattern, text):
+            raise ValueError(f"{text!r}: expected a text such as {example}")
+        return text
+
+    return AfterValidator(check)
+
+
 def _text(text: str) -> str:
     if not text.strip() or text != text.strip() or not text.isprintable():
         raise ValueError(f"{text!r}: expected text, without spaces at its ends and control characters")

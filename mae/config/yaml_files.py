@@ -24,7 +24,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InvalidParams(f"{path}: cannot be read ({error.strerror}); name a file by --params") from None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise InvalidParams(f"{path}: not YAML: {error}") from None
+        said = str(error).partition("\n\nTo suppress")[0]  # advice to a programmer, with an address
+        raise InvalidParams(f"{path}: not YAML: {said}") from None
     if not isinstance(values, dict):
         raise InvalidParams(f"{path}: expected sections, found {type(values).__name__}")
     return values

@@ -47,8 +47,6 @@ _SIGNATURES = (
     (b"\xff\x0a", "JPEG XL"),
     (b"<svg", "SVG"),
     (b"<?xml", "XML or SVG"),
-    (b"<!DOC", "HTML"),
-    (b"<html", "HTML"),
     (b"%PDF", "PDF"),
 )
 
@@ -328,6 +326,11 @@ def _foreign(data: bytes) -> str:
     """Name the format of bytes that are none of those that are read."""
     if not data:
         return "zero bytes"
+    start = data.lstrip()[:24].lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the image itself; get the images with `git lfs pull`"
+    if start.startswith((b"<!doc", b"<html")):
+        return "content is HTML, as a failed download leaves it; fetch the image again"
     if data[4:8] == b"ftyp":
         name = data[8:12].decode("ascii", "replace")
         return f"content is an ISO media file ({name!r}, as of HEIC or AVIF); convert it to jpg, png or webp"

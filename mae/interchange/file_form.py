@@ -90,4 +90,6 @@ def _other(path: Path, head: bytes) -> str:
         text = head.decode()[:60].splitlines()[0]
     except (UnicodeDecodeError, IndexError):
         return "a file of another form: known are safetensors and what torch.save writes"
+    if not text.replace("\t", " ").isprintable():
+        return "a file of another form: known are safetensors and what torch.save writes"
     return f"a text that begins with {text!r}"

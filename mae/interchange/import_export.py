@@ -153,6 +153,7 @@ def import_(
     elif name is None:
         num_heads = num_heads or told.get("num_heads")
     name, heads = _identity(path, sizes, name, num_heads)
+    _refuse_unusable(path, state)
     grid = _grid(path, state, sizes["patch_size"], img_size, told.get("img_size"))
     rows, columns = pair(sizes["patch_size"])
     size = (grid[0] * rows, grid[1] * columns)
@@ -242,6 +243,21 @@ def _width_and_heads(name: str) -> tuple[int, int]:
         vit = build(name, img_size=16, patch_size=16, depth=1)
     block: Any = vit.blocks[0]
     return vit.embed_dim, block.attn.num_heads
+
+
+def _refuse_unusable(path: str | Path, state: State) -> None:
+    """Raise ValueError for an encoder with register tokens, and for weights that are whole numbers."""
+    registers = [name for name in state if "reg_token" in name or "register_token" in name]
+    if registers:
+        raise ValueError(
+            f"{path}: has register tokens ({registers[0]}), which the encoders here lack: take the model's "
+            "version without registers"
+        )
+    if whole := [name for name, value in state.items() if not value.is_floating_point()]:
+        raise ValueError(
+            f"{path}: {whole[0]} holds whole numbers ({state[whole[0]].dtype}), as quantised weights do: "
+            "take the weights in 16 or 32 bits"
+        )
 
 
 def _grid(path: str | Path, state: State, patch_size: int | Pair, *sizes: int | Pair | None) -> Pair:

@@ -280,8 +280,9 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path):
 def test_a_broken_file_is_named(tmp_path, text, message):
     file = tmp_path / "p.yaml"
     file.write_text(text)
-    with pytest.raises(config.InvalidParams, match=message):
+    with pytest.raises(config.InvalidParams, match=message) as refused:
         config.read_yaml(file)
+    assert "suppress" not in str(refused.value)
     with pytest.raises(config.InvalidParams, match="no such file"):
         config.read_yaml(tmp_path / "absent.yaml")
     with pytest.raises(config.InvalidParams, match=r"cannot be read \(Is a directory\)"):

@@ -196,7 +196,14 @@ def test_truncated_images_are_refused(picture, encoded, format, keep, read):
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"), [(b"", "zero bytes"), (b"<html>no", "HTML"), (b"x" * 99, "not an image")]
+    ("data", "reason"),
+    [
+        (b"", "zero bytes"),
+        (b"<html>no", "HTML.* fetch the image again"),
+        (b"<!doctype html>", "HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS.* `git lfs pull`"),
+        (b"x" * 99, "not an image"),
+    ],
 )
 @pytest.mark.parametrize("read", [decode, check])
 def test_what_is_no_image_is_refused_with_a_reason(data, reason, read):

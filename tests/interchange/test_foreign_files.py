@@ -184,6 +184,7 @@ NO_CHECKPOINT = {
         b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00}\x94.",
         "a pickle that torch.save did not write",
     ),
+    "onnx": (b"\x08\x07\x12\x07pytorch", "a file of another form"),
     "other": (b"\x08\x07\xfe\xff\x12rest", "a file of another form"),
     "list": (saved([1]), "holds no state dict, but a list"),
     "protocol": (saved([1], pickle_protocol=4), "a pickle protocol that torch.save does not choose itself"),
@@ -221,6 +222,13 @@ def test_weights_that_are_not_finite_go_neither_in_nor_out(weights, imported, tm
     with pytest.raises(ValueError, match=rf"encoder\.safetensors: {reason}"):
         export(tmp_path / "encoder.safetensors", tmp_path / "out.pth", "timm")
     assert not (tmp_path / "out.pth").exists()
+
+
+def test_quantised_weights_and_register_tokens_are_refused_with_the_reason(weights, imported):
+    with pytest.raises(ValueError, match=r"weights\.pth: .* holds whole numbers \(torch\.int8\)"):
+        imported({name: (value * 100).to(torch.int8) for name, value in weights.items()}, **GIVEN)
+    with pytest.raises(ValueError, match=r"has register tokens \(reg_token\)"):
+        imported(weights | {"reg_token": torch.zeros(1, 4, 8)}, **GIVEN)
 
 
 def test_files_of_ours_need_no_argument(weights, imported, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from mae.data.sources.base import SPLITS, Entry, Source, SourceError
 from mae.data.sources.split_folders import find_split
 
+_FOLDERS_AT_MOST = 1000  # of a class that are compared with those of others
 _HOLD_OUT = "`mae recipe --set ingest.val_fraction=0.1`"
 
 
@@ -22,6 +24,9 @@ class Census:
         self.splits: dict[str, dict[str, int]] = {}
         self.classes: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
         self._folders: dict[str, set[str]] = {split: set() for split in SPLITS}  # of images of one class
+        self._below: dict[
+            str, set[str]
+        ] = {}  # class of train -> the folders in it, "" for images next to them
 
     def add(self, entry: Entry) -> None:
         split = self.splits.setdefault(entry.split, {"count": 0, "bytes": 0})
@@ -31,6 +36,14 @@ class Census:
             self.classes[entry.split][entry.class_name] += 1
             if len(self.classes["train"]) <= 1:
                 self._folders[entry.split].add(posixpath.dirname(entry.path))
+            if entry.split == "train":
+                self._note_folder(entry.class_name, entry.path)
+
+    def _note_folder(self, name: str, path: str) -> None:
+        _, found, inside = f"/{path}".partition(f"/{name}/")
+        below = self._below.setdefault(name, set())
+        if found and len(below) < _FOLDERS_AT_MOST:
+            below.add(inside.rpartition("/")[0].partition("/")[0])
 
     def check(self, source: Source) -> None:
         """Raise SourceError for an empty split, or a class of val that train does not have."""
@@ -85,9 +98,16 @@ class Census:
             )
         if few := sorted(name for name, count in train.items() if count < 2):
             yield f"classes with a single image in train, {len(few)}: {_few(few)}"
-        alike = Counter(name.strip().casefold() for name in train)
-        if same := sorted(name for name in train if alike[name.strip().casefold()] > 1):
-            yield f"classes that differ in case or blanks alone, {len(same)}: {_few(same)}"
+        alike = Counter(map(_alike, train))
+        if same := sorted(name for name in train if alike[_alike(name)] > 1):
+            yield f"classes that look alike (case, blanks or Unicode's form), {len(same)}: {_few(same)}"
+        shared = set.intersection(*self._below.values()) if len(train) > 1 else set()
+        if len(shared) > 1 and not any("" in folders for folders in self._below.values()):
+            yield (
+                f"each of the {len(train)} classes ({_few(sorted(train))}) holds the folders "
+                f"{_few(sorted(shared))}: if these are the classes, put the images into folders of these "
+                "names, or set ingest.root to one of the outer folders"
+            )
         if "val" not in self.splits:
             if source.kind in ("folder", "flat"):
                 yield f"no split val: evaluations on held-out images are skipped; hold some out: {_HOLD_OUT}"
@@ -115,8 +135,9 @@ def lines(summary: dict[str, Any]) -> list[str]:
     said = []
     if "images_per_class" in summary:
         least, median, most = (summary["images_per_class"][name] for name in ("least", "median", "most"))
+        noun = "class" if summary["classes"] == 1 else "classes"
         said.append(
-            f"{summary['classes']:,} classes; images of train in a class: least {least['images']:,} "
+            f"{summary['classes']:,} {noun}; images of train in a class: least {least['images']:,} "
             f"({least['class']}), median {median:,}, most {most['images']:,} ({most['class']})"
         )
     return said + left_out_lines(summary["left_out"])
@@ -129,6 +150,10 @@ def left_out_lines(left_out: dict[str, dict[str, Any]]) -> list[str]:
         + (", ...)" if about["count"] > len(about["examples"]) else ")")
         for reason, about in left_out.items()
     ]
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).strip().casefold()
 
 
 def _few(names: list[str]) -> str:

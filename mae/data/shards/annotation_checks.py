@@ -103,7 +103,8 @@ def check_label_map(data: bytes, width: int, height: int, known: np.ndarray) -> 
     values = label_values(data)
     if values.shape != (height, width):
         raise InvalidAnnotation(
-            f"label map is {values.shape[1]}x{values.shape[0]} pixels, its image is {width}x{height}"
+            f"label map is {values.shape[1]}x{values.shape[0]} pixels, its image is {width}x{height}: "
+            "resize the map to its image's size, without mixing values (nearest neighbour)"
         )
     wrong = values[~known[values]]
     if len(wrong):
@@ -111,11 +112,18 @@ def check_label_map(data: bytes, width: int, height: int, known: np.ndarray) -> 
         allowed = np.flatnonzero(known)
         raise InvalidAnnotation(
             f"label map holds {_few(strange)} in {len(wrong)} pixels; "
-            f"the known values are {allowed[0]} to {allowed[-1]} ({len(allowed)} of them): correct "
+            f"the known values are {_shown(allowed)}: correct "
             "the map, or name the values of its classes (ingest_segment.values, of source label_maps)"
         )
     counts = np.bincount(values.ravel())
     return {str(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def _shown(values: np.ndarray) -> str:
+    """List a few values; of many, first and last."""
+    if len(values) <= 4:
+        return ", ".join(map(str, values))
+    return f"{values[0]} to {values[-1]} ({len(values)} of them)"
 
 
 def _few(values: np.ndarray) -> str:

@@ -31,7 +31,7 @@ def class_names(manifest: dict[str, Any]) -> dict[str, str]:
 def check_classes(manifest: dict[str, Any], sidecars: Iterable[Sidecar], log: Callable[[str], None]) -> None:
     """Log the classes that no label map or object of a split has.
 
-    Raises SourceError for label maps where train has one class alone.
+    Raises SourceError for label maps where train has one class alone, and where train has no object at all.
     """
     names, counts = class_names(manifest), count_classes(manifest, sidecars)
     if counts is None:
@@ -40,6 +40,11 @@ def check_classes(manifest: dict[str, Any], sidecars: Iterable[Sidecar], log: Ca
     segments = manifest["task"] == "segment"
     if segments:
         _check_train(manifest, names, counts["train"])
+    elif not any(counts["train"].values()):
+        raise SourceError(
+            f"{manifest['root']}: no image of train has an annotated object, so there is nothing to learn; "
+            "add annotations, or lower shard_detect.max_rejected to see which ones were refused"
+        )
     for split, counted in counts.items():
         absent = [name for value, name in names.items() if not counted[value]]
         if absent:

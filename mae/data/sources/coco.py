@@ -101,7 +101,7 @@ class CocoSource:
         rows = annotations_by_image(file, about, set(categories))
         files = {found.path: found for found in walk(self.root, folder, self.findings)}
         placed = _placed(file, about["images"], files, folder)
-        unlisted = set(files) - set(placed)
+        unlisted = set(files) - set(placed) - {file.relative_to(self.root).as_posix()}
         self._unlisted[folder] = self._unlisted.get(folder, unlisted) & unlisted  # splits may share a folder
         for path, image in sorted(placed.items(), key=lambda one: one[0]):
             in_val = fraction > 0 and held_out(path.removeprefix(f"{folder}/"), fraction)

@@ -14,6 +14,7 @@ from mae.data.sources.base import (
     FoundFile,
     SourceError,
     checked_fraction,
+    directories,
     held_out,
     held_out_of_class,
     require_directory,
@@ -77,8 +78,10 @@ class FolderSource(_Folder):
                 )
             return parts[depth]
 
+        empty = dict.fromkeys(directories(self.root / top))
         # The files of a class follow one another.
         for name, files in groupby(walk_images(self.root, top, self.findings), class_of):
+            empty.pop(name, None)
             if not fraction:
                 for found in files:
                     yield Entry(split, found.path, name, found.size, found.mtime_ns)
@@ -89,6 +92,10 @@ class FolderSource(_Folder):
             )
             for found, in_val in zip(of_class, held, strict=True):
                 yield Entry("val" if in_val else split, found.path, name, found.size, found.mtime_ns)
+        for name in empty:
+            self.findings.leave_out(
+                "folders without an image, so that no class has their names", f"{Path(top) / name}/"
+            )
 
     def _annotated(self, top: str, annotations: Path) -> Iterator[Entry]:
         classes = _read_annotations(annotations)

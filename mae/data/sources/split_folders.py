@@ -50,6 +50,7 @@ def find_splits(root: Path, val_fraction: float, findings: Findings) -> dict[str
     found = {split: name for split in SPLITS if (name := find_split(root, split)) is not None}
     tests = _named(names, TEST)
     if list(found) == ["train"] and not tests and len(names) > 1 and not directories(root / found["train"]):
+        _refuse_bare_train(root, names, found["train"])
         findings.warnings.append(
             f"{root}: {found['train']}/ holds no folder, so it is read as a class, not as a split"
         )
@@ -96,9 +97,10 @@ def _list(names: list[str]) -> str:
 
 def _refuse_splits_as_classes(root: Path, names: list[str], val: str | None, tests: list[str]) -> None:
     """Raise SourceError where there is no train, and other folders are called like splits."""
-    if val is not None:
-        raise SourceError(f"{root}: has {val}/ but no train/; expected train/<class>/ next to it")
     trains = [name for name in names if _is_like(name, NAMES["train"])]
+    if val is not None:
+        rename = f"; is it {_list(trains)}? rename or link it to train/" if trains else ""
+        raise SourceError(f"{root}: has {val}/ but no train/; expected train/<class>/ next to it{rename}")
     others = [name for name in names if _is_like(name, (*NAMES["val"], *TEST))]
     alike = [name for name in tests if directories(root / name)]
     if trains and others and len(names) <= _SPLITS_AT_MOST:
@@ -107,6 +109,16 @@ def _refuse_splits_as_classes(root: Path, names: list[str], val: str | None, tes
         raise SourceError(
             f"{root}: {_list(alike)}: called like splits, where folders are classes: rename or link them to "
             "train/ and val/, with a folder for each class in them"
+        )
+
+
+def _refuse_bare_train(root: Path, names: list[str], train: str) -> None:
+    """Raise SourceError where train holds no class folder, and next to it is a test1/ or val2017/."""
+    if others := [name for name in names if _is_like(name, (*NAMES["val"], *TEST))]:
+        raise SourceError(
+            f"{root / train}: holds no folder of a class, and {_list(others)} next to it is called like a "
+            f"split: put its images into {train}/<class>/; for images without labels set ingest.source to "
+            f"flat and ingest.root to {root / train}"
         )
 
 

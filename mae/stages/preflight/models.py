@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mae import config
 from mae.config import Params
 from mae.config.tokenizer import NEEDS
 from mae.evaluation.classification.classifier import build_classifier
@@ -39,11 +40,11 @@ def unbuildable(params: Params) -> Iterator[str]:
 
 
 def _models(params: Params, arguments: dict[str, Any]) -> Iterator[tuple[str, str, Callable[[], Any]]]:
-    """Yield what can be built of the valid sections: a kind, the keys that choose it, and a function.
+    """Yield what can be built of the sections without a fault: a kind, the keys that choose it, a function.
 
     Where one cannot be built, later ones of its kind cannot either.
     """
-    valid = {name for name in Params.model_fields if hasattr(params, name)}
+    valid = {name for name in Params.model_fields if hasattr(params, name)} - config.at_odds(params)
     if "tokenizer" in valid and params.tokenizer.kind != "none":
         yield (
             "method",

@@ -10,6 +10,7 @@ import pytest
 from mae.data.loading.annotations import LabelMap, Objects, ground_truth
 from mae.data.shards.split import ShardError
 from mae.data.shards.write_shards import TooManyRejected
+from mae.data.sources.base import SourceError
 
 POLYGON = [4, 4, 20, 4, 20, 15.5]
 
@@ -226,7 +227,7 @@ def test_an_area_that_is_not_stated_is_that_of_the_mask(coco, sharded):
 
 
 def test_an_image_of_another_size_than_its_annotations_is_left_out_whole(coco, sharded):
-    root = coco([annotation(7, 1)], width=32, height=40)
+    root = coco([annotation(7, 1), annotation(8, 2)], width=32, height=40)
     index = sharded(root, "coco", max_rejected=1)
     assert len(index.split("train")) == 1
     [said] = rejected(index).values()
@@ -238,7 +239,7 @@ def test_an_image_that_its_exif_turns_away_from_its_annotations_is_left_out(
     coco, sharded, encoded, picture, format, orientation
 ):
     size = {"width": 32, "height": 40} if orientation == 6 else {}
-    root = coco([annotation(7, 1)], **size)
+    root = coco([annotation(7, 1), annotation(8, 2)], **size)
     exif = picture(1).getexif()
     exif[0x0112] = orientation
     (root / "train2017/000000000001.jpg").write_bytes(encoded(picture(1, 40, 32), format, exif=exif))
@@ -280,3 +281,9 @@ def test_readers_name_shards_that_hold_nothing_for_them(small_index):
         with pytest.raises(ShardError, match=r"train-\d+\.tar: sample \d+ has no labels.png"):
             LabelMap([], [])(split, row)
     assert (small_index.task, small_index.categories, small_index.ignore) == ("classify", [], [])
+
+
+@pytest.mark.parametrize("given", [[], [annotation(7, 1, segmentation="[[4, 4, 20, 4, 20, 15.5]]")]])
+def test_a_train_whose_every_object_is_missing_or_refused_is_an_error(coco, sharded, given):
+    with pytest.raises(SourceError, match=r"no image of train has an annotated object.*max_rejected"):
+        sharded(coco(given), "coco", max_rejected=9)

@@ -137,7 +137,7 @@ def test_other_usual_layouts_are_found(tmp_path, file, folder):
     place(tmp_path, file.format(name), folder.format(name), instances(["b.jpg"]))
     source = open_source("coco", tmp_path)
     assert [entry.split for entry in source.entries()] == ["train", "val"]
-    assert source.findings.ignored == (2 if "_annotations" in file else 0)  # those jsons are among the images
+    assert source.findings.ignored == 0  # Roboflow's jsons are among the images, and no images
 
 
 def test_one_json_over_a_folder_of_images_gives_some_away_by_name(tmp_path):

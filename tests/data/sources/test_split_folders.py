@@ -216,11 +216,49 @@ def test_the_summary_says_which_classes_are_few_alone_or_never_evaluated(tmp_pat
     }
     assert summary["warnings"] == [
         "classes with a single image in train, 1: a",
-        "classes that differ in case or blanks alone, 2: B, b",
+        "classes that look alike (case, blanks or Unicode's form), 2: B, b",
         "classes of train without an image in val, 2: B, a",
     ]
     alone = plant(tmp_path / "alone/set", "train/a/1.jpg", "train/a/2.jpg", "val/a/3.jpg")
     assert any("one class alone, 'a'" in line for line in listed(alone)[1]["warnings"])
+
+
+@pytest.mark.parametrize("other", ["test1", "test_images", "validation_data", "val2017"])
+def test_a_train_without_class_folders_is_no_class_next_to_a_split(tmp_path, other):
+    root = plant(tmp_path / "set", "train/cat.0.jpg", "train/dog.0.jpg", f"{other}/1.jpg")
+    with pytest.raises(SourceError, match=rf"train: holds no folder of a class, and {other}/ .*flat"):
+        listed(root)
+
+
+def test_a_val_without_train_names_what_may_be_train(tmp_path):
+    root = plant(tmp_path / "set", "train_mini/a/1.jpg", "val/a/1.jpg")
+    with pytest.raises(SourceError, match="is it train_mini/\\? rename or link it to train/"):
+        listed(root)
+
+
+def test_classes_that_hold_the_same_folders_may_be_domains_or_folds(tmp_path):
+    outer, inner = ("color", "grayscale"), ("scab", "healthy")
+    files = [f"{domain}/{name}/{at}.jpg" for domain in outer for name in inner for at in range(2)]
+    root = plant(tmp_path / "set", *files)
+    said = [line for line in listed(root)[1]["warnings"] if "holds the folders healthy, scab" in line]
+    assert len(said) == 1
+    plant(root, "color/0.jpg")  # an image of the class itself
+    assert not any("holds the folders" in line for line in listed(root)[1]["warnings"])
+
+
+def test_a_class_folder_without_an_image_is_said(tmp_path):
+    root = plant(tmp_path / "set", "train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg")
+    (root / "train/c").mkdir()
+    (left_out,) = listed(root)[1]["left_out"].items()
+    assert left_out == (
+        "folders without an image, so that no class has their names",
+        {"count": 1, "examples": ["train/c/"]},
+    )
+
+
+def test_classes_in_two_forms_of_unicode_look_alike(tmp_path):
+    root = plant(tmp_path / "set", *(f"{name}/{at}.jpg" for name in ("\u00e9", "e\u0301") for at in "12"))
+    assert any("look alike" in line for line in listed(root)[1]["warnings"])
 
 
 def test_a_flat_source_says_that_it_mixes_splits(tmp_path):

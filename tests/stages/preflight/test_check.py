@@ -132,7 +132,10 @@ registry.classifier=mae-encoder | registry.classifier | also the name of encoder
 flows.stages.pretrian={retries: 3, retry_delay: 60.0, timeout: null} | flows.stages.pretrian | mean pretrain
 flows.stages.pretrain={retris: 3} | flows.stages.pretrain.retris | did you mean retries
 flows.devices=[0, 0] | flows.devices | names one twice
-flows.notify=slack | flows.notify | match pattern
+flows.notify=slack | flows.notify | such as slack-webhook/team
+flows.mlflow_pages=127.0.0.1:5000 | flows.mlflow_pages | such as http://
+pretrain.flip=1 | pretrain.flip | expected true or false
+pretrain.epochs=1e3 | pretrain.epochs | expected a whole number
 retrain.min_new=0 | retrain.min_new | greater than 0
 """
 CASES = [tuple(part.strip() for part in line.split(" | ")) for line in WRONG.strip().splitlines()]
@@ -180,6 +183,23 @@ def test_all_faults_are_told_at_once_those_of_the_machine_among_them(check):
     for setting in wrong:
         key = setting.split("=")[0] + (".root" if "{" in setting else "")
         assert key in said, said
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "pretrain.mask_ratio=0.999",
+        "pretrain.target=tokens",
+        "pretrain.augment=two_views",
+        "partial.blocks=[5]",
+        "detect.global_blocks=[7]",
+        "segment.taps=[0]",
+    ],
+)
+def test_a_fault_is_told_once_also_where_the_model_cannot_be_built_because_of_it(check, setting):
+    status, said = check(setting)
+    assert (status, said.count("\n")) == (EXIT_BAD_PARAMS, 2), said
+    assert said.splitlines()[1].strip().startswith(setting.split("=")[0])
 
 
 def test_a_store_is_opened_and_not_made(check, repo):
