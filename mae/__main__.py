@@ -158,11 +158,11 @@ def _loopback() -> dict[str, str]:
 
 
 def _explain(command: str, error: Exception) -> int:
-    """Print an error that our code raises on purpose, or a disk, as a message; raise others with a trace."""
-    from mae.files import disk_trouble
+    """Print an error that our code raises on purpose, or can explain, as a message; raise others."""
+    from mae.stages.context.outcome import explanation
 
     kind = type(error)
-    said = str(error) if kind.__name__ == "Interrupted" or _is_ours(error) else disk_trouble(error)
+    said = str(error) if kind.__name__ == "Interrupted" or _is_ours(error) else explanation(error)
     if said is None:
         raise error
     print(f"mae {command}: {said}", file=sys.stderr)

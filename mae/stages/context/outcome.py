@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,18 @@ STATES = {
     "InvalidParams": "rejected",
     "TooManyRejected": "rejected",
 }
+_LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)")
 _log = logging.getLogger("mae.stages")
+
+
+def explanation(error: BaseException) -> str | None:
+    """Explain an error that a library raises and a person can mend: a disk's, a lost process; else None."""
+    if isinstance(error, RuntimeError) and _LOST_WORKER.search(str(error)):
+        return (
+            "a process that loads images was killed, perhaps for lack of memory: run again, what is saved "
+            f"is kept; fewer runtime.workers need less memory ({str(error).splitlines()[0].strip()})"
+        )
+    return disk_trouble(error)
 
 
 def outcome_file(stage: str, params: Params) -> Path:
@@ -54,7 +66,7 @@ def recorded_outcome(stage: str, params: Params) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        message = disk_trouble(error) or str(error) or type(error).__name__
+        message = explanation(error) or str(error) or type(error).__name__
         _end(file, STATES.get(type(error).__name__, "failed"), message)
         raise
     _end(file, "finished", "")
