@@ -34,7 +34,7 @@ from mae.config.values import (
 
 
 class Faults(ValueError):
-    """What does not go together in a section; each begins with a key of it."""
+    """Settings of a section that do not go together; each text begins with the key."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("; ".join(faults))

@@ -244,9 +244,10 @@ def difference(one: Counter[Any], other: Counter[Any]) -> int:
 
 
 def files(folder: Path) -> set[str]:
-    """Name all files, but for the store's artifacts and its journal, whose names are those of a run."""
+    """Name all files but those of one run: the artifacts and the journal of MLflow, the cache of DVC."""
     names = [str(path.relative_to(folder)) for path in _files(folder)]
-    return {name for name in names if not name.startswith(("mlruns/", "mlartifacts/", "mlflow.db-"))}
+    own = ("mlruns/", "mlartifacts/", "mlflow.db-", ".dvc/cache/")
+    return {name for name in names if not name.startswith(own)}
 
 
 def _files(path: Path) -> Iterable[Path]:

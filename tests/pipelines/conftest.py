@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from stages.tiny import write_tiny_params
 
 from mae import config
 
@@ -110,6 +111,23 @@ def repo(tmp_path, empty_repo, project):
             lines += [f"  {name}:", f"    cmd: {cmd}", f"    outs: [{name}]"]
             lines += [f"    deps: [{', '.join(ups)}]"] if ups else []
         (folder / "dvc.yaml").write_text("\n".join(lines) + "\n")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def first_stages(project, empty_repo, migrated_store):
+    """A function that makes a working copy with some first stages of the project, tiny and with settings."""
+
+    def make(folder, stages, *settings):
+        shutil.copytree(empty_repo, folder)
+        write_tiny_params(folder, project, migrated_store, *settings)
+        rows = config.read_yaml(project / "dvc.yaml")["stages"]
+        kept = {name: rows[name] for name in stages}
+        for row in kept.values():
+            row["cmd"] = row["cmd"].replace("python3", sys.executable)
+        (folder / "dvc.yaml").write_text(json.dumps({"stages": kept}))  # JSON is YAML
         return folder
 
     return make

@@ -11,8 +11,7 @@ import uuid
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
-from ruamel.yaml import YAML
-from stages.tiny import OURS_TO_SET, write_tiny_params
+from stages.tiny import OURS_TO_SET
 
 from mae import config, results
 from mae.config.paths import VERSIONS
@@ -23,17 +22,10 @@ LONGER = ["pretrain.epochs=60", "runtime.checkpoint_every=10", "flows.retries=0"
 
 
 @pytest.fixture(scope="module")
-def copy(project, empty_repo, migrated_store, tmp_path_factory):
+def copy(first_stages, tmp_path_factory):
     """A working copy with the first stages of the project, at a size that a test can wait for."""
-    folder = tmp_path_factory.mktemp("flow") / "copy"
-    shutil.copytree(empty_repo, folder)
-    write_tiny_params(folder, project, migrated_store, *LONGER)
-    stages = YAML(typ="safe").load(project / "dvc.yaml")["stages"]
-    kept = {name: stages[name] for name in ("ingest", "shard", "tokenizer", "pretrain")}
-    for stage in kept.values():
-        stage["cmd"] = stage["cmd"].replace("python3", sys.executable)
-    with (folder / "dvc.yaml").open("w") as file:
-        YAML().dump({"stages": kept}, file)
+    stages = ("ingest", "shard", "tokenizer", "pretrain")
+    folder = first_stages(tmp_path_factory.mktemp("flow") / "copy", stages, *LONGER)
     write_json(folder / VERSIONS, results.versions())
     return folder
 
