@@ -179,6 +179,8 @@ def killed_until_it_ends(folder: Path, stage: str, unbroken: End, draw: random.R
         end = attempt(folder, stage, **at, alone=draw.random() < 0.5)
         if not end.killed:
             assert end.code == 0, log_of(folder)
+            # A stage gives a slow store seconds; the rest waits for the next one, or for this.
+            assert attempt(folder, "sync").code == 0, log_of(folder)
             return kills
         wait_until_nothing_runs_in(folder)
     raise AssertionError(f"{stage} was killed by another: {log_of(folder)}")

@@ -146,7 +146,7 @@ def test_ranks_and_workers_may_change_between_attempts(unbroken, folder, kills, 
                 row.tried += 1
             process.wait(300)
             wait_for_the_end_of_all(copy)
-            assert saved <= steps_saved(copy)
+            assert saved <= steps_saved(copy) or (copy / encoder).exists()  # it had ended
         assert attempt(copy, "pretrain").code == 0, log_of(copy)
         row.ended += 1
         row.came_back += 1

@@ -25,7 +25,7 @@ from mae.data.shards.shard_job import ShardJob
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_reuse import keep
 from mae.data.shards.shard_summary import lines, summarise
-from mae.data.shards.shard_writer import Sidecar, read_sidecar, sidecar_path
+from mae.data.shards.shard_writer import Sidecar, read_sidecar
 from mae.data.shards.split import SAMPLE, ShardError, samples_name
 from mae.data.sources.base import SPLITS
 from mae.files import atomic_write, move, read_json, remove_stale, sha256_of, write_json
@@ -90,10 +90,9 @@ def prepare(job: ShardJob) -> None:
     """Prepare the work directory for this planned job: remove files of other jobs, link reused shards."""
     same = is_prepared(job)
     remove_stale(job.work)
-    for path in job.work.iterdir():
-        ours = path.name.split("-")[0] in SPLITS or path.name in (_JOB, _DONE, REJECTED)
-        if path.name == _DONE or (ours and not same):
-            path.unlink()
+    (job.work / _DONE).unlink(missing_ok=True)
+    if not same:
+        clear(job.work)
     for task, sidecar, tar, whole in job.reused:
         if not whole:
             continue
@@ -208,9 +207,14 @@ def _conclude(
             log(f"{job.reuse_dir}: the next run cannot reuse these shards and writes them again ({reason})")
     digest = sha256_of(job.out / INDEX)
     write_json(job.work / _DONE, {"job": job.about, "index": digest})
-    for task in job.tasks:
-        for path in (job.work / task.name, sidecar_path(job.work, task.name)):
-            path.unlink(missing_ok=True)
+    clear(job.work)
+
+
+def clear(work: Path) -> None:
+    """Empty a work directory of all but the record of the finished job."""
+    for path in work.iterdir():
+        if path.name.split("-")[0] in SPLITS or path.name in (_JOB, REJECTED):
+            path.unlink()
 
 
 def _publish_split(split: str, sidecars: list[Sidecar], work: Path, tars: Path) -> dict[str, Any]:

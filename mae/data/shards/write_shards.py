@@ -21,6 +21,7 @@ from mae.data.rejection_limit import RejectionLimit
 from mae.data.shards.class_counts import check_classes
 from mae.data.shards.index import REJECTED
 from mae.data.shards.publish import (
+    clear,
     finished_index,
     finished_sidecar,
     is_prepared,
@@ -76,6 +77,7 @@ def write_shards(
     with work_lock(job.work, log):
         done = finished_index(job, log)
         if done is not None:
+            clear(job.work)  # what a run left that was killed at its end
             log(f"{job.out}: unchanged, nothing to do")
             return done
         job.plan(log)

@@ -180,7 +180,18 @@ def test_a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes(tmp_path, im
     assert all((tmp_path / "out/tars" / path.name).stat().st_mtime_ns == time for path, time in kept.items())
     shard(tmp_path, root, "clean")
     assert contents(tmp_path / "out") == contents(tmp_path / "clean")
-    assert sorted(path.name for path in (tmp_path / "out.work").iterdir()) == ["done.json", "job.json"]
+    assert [path.name for path in (tmp_path / "out.work").iterdir()] == ["done.json"]
+
+
+def test_the_next_run_removes_what_one_left_that_was_killed_at_its_end(tmp_path, image_tree):
+    root = image_tree(tmp_path / "images")
+    shard(tmp_path, root)
+    left = tmp_path / "out.work/train-000000.tar.json"
+    left.write_text("{}")
+    said: list[str] = []
+    shard(tmp_path, root, log=said.append)
+    assert said[-1].endswith("unchanged, nothing to do")
+    assert not left.exists()
 
 
 def test_work_left_by_other_settings_is_not_taken(tmp_path, image_tree, monkeypatch):
