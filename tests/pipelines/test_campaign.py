@@ -120,7 +120,9 @@ def test_a_lost_loader_worker_is_named_and_the_next_run_goes_on(unbroken, folder
             draw.choice(workers).kill()
             row.tried += 1
         process.wait(300)
-        assert "Traceback" not in log_of(copy), log_of(copy)
+        # The last line: torch raises in a signal handler, so that Python may print a traceback before it.
+        if process.returncode != 0:
+            assert "a process that loads images was killed" in log_of(copy).splitlines()[-1], log_of(copy)
         wait_for_the_end_of_all(copy)
         assert process.returncode == 0 or attempt(copy, "pretrain").code == 0, log_of(copy)
         finish(row, files(unbroken))

@@ -8,13 +8,22 @@ them, and the stage `versions`, the first of each `dvc repro`.
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 
-from mae import config
+from mae import config, results
 from mae.config import Params
+from mae.files import read_json, write_json
 from mae.stages.context import data_sizes
-from mae.stages.preflight import models, places
+from mae.stages.preflight import places
 
 _log = logging.getLogger("mae.stages")
+
+
+def _models(params: Params) -> Iterable[str]:
+    from mae.stages.preflight import models  # imports timm, which takes seconds
+
+    return models.unbuildable(params)
 
 
 @dataclass(frozen=True)
@@ -41,24 +50,31 @@ CHECKS = (
     Check("detection images", ("ingest_detect",), places.detection_images),
     Check("segmentation images", ("ingest_segment",), places.segmentation_images),
     Check("robustness sets", ("robustness",), places.robustness_sets),
-    Check("models", ("encoder", "input"), models.unbuildable),
+    Check("models", ("encoder", "input"), _models),
     Check("sizes of the data", ("ingest", "demo", "encoder"), data_sizes.beyond_the_data),
 )
 
 
-def preflight(params: Params, *, passing: bool = True) -> list[str]:
-    """Return every fault, each with key, value and remedy, of the sections that are valid.
-
-    passing: also those that may be gone when a stage needs it, such as a server that is away.
-    """
+def preflight(params: Params) -> list[str]:
+    """Return every fault, each with key, value and remedy, of the sections that are valid."""
     valid = {name for name in Params.model_fields if hasattr(params, name)}
-    rows = [row for row in CHECKS if valid.issuperset(row.sections) and (passing or not row.passing)]
+    rows = [row for row in CHECKS if valid.issuperset(row.sections)]
     return [fault for row in rows for fault in row.faults(params)]
 
 
 def refuse_unready(params: Params) -> None:
-    """Raise InvalidParams with what would fail in a later stage; log what may be gone by then."""
-    config.refuse(preflight(params, passing=False), "params.yaml")
-    for row in CHECKS:
+    """Raise InvalidParams with what would fail in a later stage; log what may be gone by then.
+
+    Models that could be built can be built again: settings and code that passed are remembered in the work
+    folder, so that a run with nothing to do does not wait for timm.
+    """
+    file = Path(params.runtime.work_dir, "buildable.json")
+    passed = config.digest(params, results.code_digest(), *map(metadata.version, ("torch", "timm")))
+    remembered = params.pretrain.init is None and read_json(file) == passed
+    rows = [row for row in CHECKS if not (remembered and row.faults is _models)]
+    config.refuse([fault for row in rows if not row.passing for fault in row.faults(params)], "params.yaml")
+    if not remembered:
+        write_json(file, passed)
+    for row in rows:
         for fault in row.faults(params) if row.passing else ():
             _log.warning("%s", fault)

@@ -32,9 +32,7 @@ def work_folder(params: Params) -> Iterator[str]:
 
 
 def device(params: Params) -> Iterator[str]:
-    import torch
-
-    if params.runtime.device == "cuda" and not torch.cuda.is_available():
+    if params.runtime.device == "cuda" and not _cards():
         yield "runtime.device cuda: torch sees no GPU here; set it to auto or cpu, or install torch for a GPU"
 
 
@@ -86,14 +84,12 @@ def tracking_server(params: Params) -> Iterator[str]:
 
 def flows(params: Params) -> Iterator[str]:
     """Check the stages, accelerators and packages that the flows need."""
-    import torch
-
     given = params.flows
     known = dict.fromkeys([*STAGES, *_stages_of_dvc()])
     for name in given.stages:
         if name not in known:
             yield f"flows.stages.{name}: {not_one_of(name, known)}"
-    cards = torch.cuda.device_count()
+    cards = _cards() if given.devices else 0
     for number in given.devices:
         if cards and number >= cards:
             yield f"flows.devices {given.devices}: {number} is no GPU here; they are 0 to {cards - 1}"
@@ -103,6 +99,12 @@ def flows(params: Params) -> Iterator[str]:
             f"flows.sharding {given.sharding}: the package {package.replace('_', '-')} is not installed; "
             "install it, or set it to processes"
         )
+
+
+def _cards() -> int:
+    import torch  # takes a second
+
+    return torch.cuda.device_count()
 
 
 def images(params: Params) -> Iterator[str]:
@@ -118,6 +120,8 @@ def segmentation_images(params: Params) -> Iterator[str]:
 
 
 def robustness_sets(params: Params) -> Iterator[str]:
+    if not params.robustness.sets:
+        return
     from mae.stages.probing.evaluate_variants import root_of
 
     for name in params.robustness.sets:

@@ -230,6 +230,17 @@ def test_the_first_stage_refuses_what_a_later_one_would(repo):
     assert not (repo / "data").exists()
 
 
+def test_models_that_could_be_built_are_built_again_only_for_other_settings(repo, monkeypatch):
+    built = []
+    monkeypatch.setattr("mae.stages.preflight.models.unbuildable", lambda params: built.append(params) or [])
+    run_stage("versions", config.load())
+    # A file of weights may have changed.
+    for setting, times in (("seed=0", 1), ("pretrain.epochs=9", 2), ("pretrain.init=a.pt", 3), ("seed=0", 4)):
+        recipe.apply(None, [setting], repo / "params.yaml")
+        run_stage("versions", config.load())
+        assert len(built) == times
+
+
 def test_a_stage_of_the_projects_own_dvc_yaml_may_have_settings_of_its_own(check, repo):
     own = 'flows.stages={"clean": {"retries": 3, "retry_delay": 60.0, "timeout": null}}'
     assert "flows.stages.clean: 'clean' is not one of versions" in check(own)[1]
