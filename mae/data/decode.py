@@ -241,7 +241,9 @@ def _grey(image: Image.Image, bits: int) -> np.ndarray:
         raise UndecodableImage("values of 32 bits or with a sign have no stated range; convert to 16 bits")
     most = 2**bits - 1
     if grey.max() > most:
-        raise UndecodableImage(f"holds the value {grey.max()}, more than {bits} bits: correct shard.bits")
+        raise UndecodableImage(
+            f"holds the value {grey.max()}, more than {bits} bits: correct `bits` of the section"
+        )
     return np.repeat(((grey * 255 + most // 2) // most).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
@@ -249,7 +251,7 @@ def _rgb(image: Image.Image, deep: bool, bits: int) -> np.ndarray:
     if image.mode == "F":
         raise UndecodableImage("floating-point pixels have no stated range; convert to 8 bits")
     if deep and bits < 16:
-        raise UndecodableImage("16-bit colours cannot be scaled by shard.bits; convert to 8 bits")
+        raise UndecodableImage("16-bit colours cannot be scaled by `bits`; convert to 8 bits")
     array = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     if not _is_alpha_alone(image, array):
         return array
@@ -317,6 +319,8 @@ def _undecodable(data: bytes, error: Exception) -> str:
 
 def kind_of(data: bytes) -> str | None:
     """Name the format of `_FORMATS` whose signature is there; None for any other."""
+    if data.startswith(b"BM") and data[6:10] != bytes(4):  # a text; the reserved bytes of a bitmap are zeros
+        return None
     named = {"jpg": "JPEG", "png": "PNG", "webp": "WebP"}.get(extension_of(data) or "")
     others = (name for signature, name in _SIGNATURES if name in _FORMATS and data.startswith(signature))
     return named or next(others, None)

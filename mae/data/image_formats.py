@@ -32,7 +32,7 @@ def is_image_content(data: bytes) -> bool:
     """Tell whether a file that begins with these bytes, LONGEST_SIGNATURE or more, is an image."""
     return (
         extension_of(data) is not None
-        or (reencoded_format(data) is not None and (data[:2] != b"BM" or data[6:10] == bytes(4)))
+        or reencoded_format(data) is not None
         or data.startswith(_OTHER)
         or (data[4:8] == b"ftyp" and data[8:12] in _BRANDS)
     )

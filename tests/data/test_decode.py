@@ -94,7 +94,7 @@ def test_dim_sixteen_bit_colours_are_remarked_and_not_scaled():
     assert is_deep(rgb16_png(3000))
     assert check(rgb16_png(3000)).remarks == (DIM,)
     assert check(rgb16_png(30000)).remarks == ()
-    with pytest.raises(UndecodableImage, match=r"16-bit colours cannot be scaled by shard.bits"):
+    with pytest.raises(UndecodableImage, match=r"16-bit colours cannot be scaled by `bits`"):
         pixels(rgb16_png(3000), 12)
 
 

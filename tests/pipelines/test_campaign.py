@@ -1,4 +1,4 @@
-"""What a stage needs dies: a loader worker, its ranks, DVC, a flow, MLflow's server."""
+"""Kill what a stage needs: a loader worker, its ranks, DVC, a flow, the servers of Prefect and MLflow."""
 
 import os
 import random
@@ -13,6 +13,8 @@ import psutil
 import pytest
 from campaign.attempts import Row, attempt, counted, files, log_of, remove, results
 from prefect.client.orchestration import get_client
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
 from safetensors.torch import load_file
 from stages.tiny import OURS_TO_SET
 from torch.testing import assert_close
@@ -189,6 +191,35 @@ def test_a_flow_killed_at_random_is_made_good_by_the_next(folder, finish, projec
     command = ("pipelines.reproduce",)
     table.append(killed_and_run_again(Row("Prefect flow"), folder, finish, kills, command, **server))
     table[-1].check()
+
+
+def test_a_flow_whose_server_was_killed_is_made_good_by_the_next(
+    folder, finish, project, kills, table, tmp_path
+):
+    (copy, again), row, draw = folder, Row("Prefect server"), random.Random()
+    store = f"sqlite+aiosqlite:///{tmp_path / 'prefect.db'}"
+    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: store}):
+        server = SubprocessASGIServer()
+        server.start(120)
+        known = {"PREFECT_API_URL": server.api_url, "PYTHONPATH": str(project)}
+        assert begin(copy, "pipelines.reproduce", **known).wait(600) == 0, log_of(copy)
+        whole = files(copy)
+        while row.tried < kills:
+            again()
+            process = begin(copy, "pipelines.reproduce", **known)
+            wait_until_it_trains(process, copy, draw)
+            row.tried += 1
+            server.server_process.kill()
+            server.stop()
+            time.sleep(draw.uniform(0, 3))
+            server.start(120)
+            process.wait(600)
+            wait_for_the_end_of_all(copy)
+            assert begin(copy, "pipelines.reproduce", **known).wait(600) == 0, log_of(copy)
+            finish(row, whole)
+        server.stop()
+    table.append(row)
+    row.check()
 
 
 def test_a_server_of_mlflow_killed_at_random_gets_each_value_once(

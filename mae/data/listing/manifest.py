@@ -1,6 +1,6 @@
 """The listing of a source: `listing.tsv`, one line per image, `manifest.json`, and a summary for a person.
 
-It is made of names, sizes, times and annotations without opening an image, so that every run can afford it;
+It is made of names, sizes, times and annotations without decoding an image, so that every run can afford it;
 equal sources give equal bytes.
 """
 

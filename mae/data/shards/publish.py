@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mae.data.shards.index import FORMAT, INDEX, REJECTED, SUMMARY, TARS, Index
+from mae.data.shards.index import FORMAT, INDEX, REBUILD, REJECTED, SUMMARY, TARS, Index
 from mae.data.shards.shard_job import ShardJob
 from mae.data.shards.shard_plan import ShardTask
 from mae.data.shards.shard_reuse import keep
@@ -69,16 +69,15 @@ def finished_index(job: ShardJob, log: Callable[[str], None] = lambda line: None
         return None
     try:
         index = Index.open(job.out)
-        if read_json(job.work / _DONE) != {"job": job.about, "index": index.digest}:
-            return None
+        # Also where another job made it, or a kill left no record: a damaged shard must not be reused.
         index.verify(job.stamps, log=log)
     except ShardError as error:  # sharding again is always right
-        log(str(error))
+        log(str(error).replace(REBUILD, "it is written again"))
         job.damaged = error.damaged
         return None
-    if not (job.out / SUMMARY).is_file():  # an earlier release wrote none
-        return None
-    return index.about
+    # An earlier release wrote no summary.
+    done = read_json(job.work / _DONE) == {"job": job.about, "index": index.digest}
+    return index.about if done and (job.out / SUMMARY).is_file() else None
 
 
 def is_prepared(job: ShardJob) -> bool:
@@ -152,7 +151,7 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
     write_json(out / REJECTED, {"rejected": rejected, "complaints": complaints})
     if complaints:
         few = "; ".join(f"{one['path']}: {one['complaint']}" for one in complaints[:3])
-        log(f"{out / REJECTED}: {len(complaints)} complaints about images that stay: {few}")
+        log(f"{out / REJECTED}: remarks about images that stay ({len(complaints)}): {few}")
     splits = {}
     for split in listing.manifest["splits"]:
         names = [task.name for task in job.tasks if task.split == split and sidecars[task.name].samples]
@@ -188,8 +187,8 @@ def publish(job: ShardJob, sidecars: dict[str, Sidecar], log: Callable[[str], No
     summary = summarise(listing.manifest, sidecars.values())
     for line in lines(summary):
         log(f"{out}: {line}")
-    if rejected or complaints:
-        log(f"{out / REJECTED}: names all that was left out, and complaints of decoders")
+    if rejected:
+        log(f"{out / REJECTED}: names all that was left out")
     write_json(out / SUMMARY, summary)
     write_json(out / INDEX, index)
     _conclude(job, sidecars, index, log)

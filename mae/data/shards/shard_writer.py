@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from mae.data.decode import Checked, UndecodableImage, check, is_deep, orientation_of, pixels
+from mae.data.decode import ALPHA_ALONE, Checked, UndecodableImage, check, is_deep, orientation_of, pixels
 from mae.data.image_formats import as_png, colour_mode, reencoded_format
 from mae.data.label_png import UnreadableMap
 from mae.data.listing.listing_file import Listing
@@ -181,7 +181,11 @@ class ShardWriter:
         deep = self.bits is not None and is_deep(data)
         if deep or reencoded_format(data) is not None:
             return as_png(data, self.bits if deep else None)
-        return data, check(data)
+        checked = check(data)
+        if ALPHA_ALONE in checked.remarks:  # as drawn: the digest in the index tells the stages that follow
+            body, checked = as_png(data)
+            return body, checked._replace(extension="png")
+        return data, checked
 
     def _annotated(
         self, stated: dict[str, Any] | None, label_map: bytes | None, data: bytes, image: Checked

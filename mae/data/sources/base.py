@@ -147,8 +147,8 @@ def held_out(path: str, fraction: float) -> bool:
 def held_out_of_class(paths: Sequence[str], fraction: float) -> list[bool]:
     """Tell which paths of one class belong to val: those `held_out`, but at least one and never all.
 
-    A class of one image stays in train. A path that stands in for a share of none may return to train when
-    others come; every other path stays on its side.
+    A class of one image stays in train. Paths keep their side when others come, but for two: the only image
+    of a class, and one that stands in where all or none are `held_out`, may change it once.
     """
     held = [held_out(path, fraction) for path in paths]
     if len(paths) == 1:
@@ -259,8 +259,10 @@ def _begins_as_image(path: Path) -> bool:
     try:
         with path.open("rb", buffering=0) as file:
             return is_image_content(file.read(LONGEST_SIGNATURE))
-    except OSError:  # a link that leads nowhere, or no right to read
+    except FileNotFoundError:  # a link that leads nowhere
         return False
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: OSError) -> SourceError:

@@ -441,6 +441,28 @@ def test_a_damaged_or_missing_shard_is_written_again_in_its_place(two_batches, t
     assert "nothing to do" in place.said[0]
 
 
+@pytest.mark.parametrize("how", ["killed before the repair", "with new images"])
+def test_damage_is_repaired_in_a_linked_cache_although(place, encoded, picture, monkeypatch, how):
+    place.shard()
+    tar, cached = place.folder / "out/tars/train-000000.tar", place.folder / "cached.tar"
+    before = tar.read_bytes()
+    os.link(tar, cached)
+    flip(tar)
+    if how == "with new images":
+        add(place.root, encoded, picture)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr("mae.data.shards.write_shards.repair_linked", _killed)
+            with pytest.raises(KeyboardInterrupt):
+                place.shard()
+    place.shard().verify()
+    assert cached.read_bytes() == before
+
+
+def _killed(*arguments):
+    raise KeyboardInterrupt
+
+
 def test_a_file_that_did_not_change_since_it_was_compared_is_not_read_again(place, monkeypatch):
     stamps = place.folder / "verified.json"
     place.shard(stamps=stamps)

@@ -152,6 +152,20 @@ def test_images_of_twelve_bits_in_sixteen_are_stored_in_eight_where_the_setting_
     assert not any("images have" in line for line in said)
 
 
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_a_picture_in_the_alpha_channel_alone_is_stored_as_it_is_drawn(tmp_path, encoded, sharded, form):
+    folder = tmp_path / "set/train/a"
+    folder.mkdir(parents=True)
+    alpha = np.zeros((12, 12), np.uint8)
+    alpha[3:9, 3:9] = 255
+    logo = Image.fromarray(np.dstack([np.zeros((12, 12, 3), np.uint8), alpha]))
+    (folder / "logo.png").write_bytes(encoded(logo, form, lossless=True))
+    split = sharded(tmp_path / "set").split("train")
+    image = Image.open(io.BytesIO(split.read(0)))
+    assert (image.format, image.mode) == ("PNG", "RGB")
+    assert (np.asarray(image)[:, :, 0] == 255 - alpha).all()
+
+
 def test_tiff_bmp_and_gif_become_png_and_it_is_said_once(tmp_path, image_tree, encoded, picture):
     root = image_tree(tmp_path / "images")
     folder = root / "train/class_0"
