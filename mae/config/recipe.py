@@ -91,7 +91,9 @@ def parsed(setting: str) -> dict[str, Any]:
     try:
         return dict(leaves({key: YAML(typ="safe").load(text)}))
     except YAMLError as error:
-        raise config.InvalidParams(f"--set {setting}: the value is not YAML: {error}") from None
+        said = getattr(error, "problem", None) or type(error).__name__
+        remedy = "close brackets and quotes, and quote a text with special characters"
+        raise config.InvalidParams(f"--set {setting}: the value is not YAML ({said}); {remedy}") from None
 
 
 def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -37,6 +37,8 @@ def category_names(file: Path, table: list[dict[str, Any]]) -> dict[int, str]:
             faults.add(f"categories {_MISSHAPEN} (id: a number, name: a text)", repr(row))
         elif number in names:
             faults.add("category ids given twice", repr(number))
+        elif name in names.values():
+            faults.add("category names given twice, whose figures would be mixed", repr(name))
         else:
             names[int(row["id"])] = name
     faults.raise_if_any()

@@ -178,7 +178,10 @@ def test_a_stray_part_of_a_polygon_loses_only_itself_and_is_said(coco, sharded, 
     [complaint] = json.loads((index.directory / "rejected.json").read_bytes())["complaints"]
     assert complaint["path"] == "train2017/000000000001.jpg"
     assert complaint["complaint"].startswith(f"annotation 7 without part 1 of 2: {fault}")
-    assert any("remarks about images that stay (1)" in line and "annotation 7 without part 1" in line for line in said)
+    assert any(
+        "remarks about images that stay (1)" in line and "annotation 7 without part 1" in line
+        for line in said
+    )
 
 
 def test_a_box_that_reaches_out_by_a_pixel_is_cut_and_one_within_is_not_touched(coco, sharded):

@@ -242,6 +242,10 @@ def gone(about):
         (lambda about: about["images"][1].update(id=1), "image ids given twice: 1"),
         (lambda about: about["images"][1].update(file_name="2.jpg"), "several images name: train2017/2.jpg"),
         (lambda about: about["categories"][0].update(id=1), "category ids given twice: 1"),
+        (
+            lambda about: about["categories"].append({**about["categories"][0], "id": 9999}),
+            "category names given twice, whose figures would be mixed",
+        ),
         (lambda about: about["categories"][0].pop("name"), "categories that are not"),
         (lambda about: about.pop("annotations"), "no list 'annotations'"),
         (lambda about: about.update(images={}), "no list 'images'"),
