@@ -1,0 +1,95 @@
+"""An encoder in Python gives the embedding that is served, from whatever form of image."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from embedding_inputs import CONFIG, write_encoder, write_images
+from PIL import Image
+
+import mae
+from mae import registry
+
+
+def served(file: Path, images: list[bytes], pool: str = "avg") -> torch.Tensor:
+    """Embeddings as the served model answers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's, of its own type hints
+        from mlflow.pyfunc import PythonModelContext
+
+        from mae.serving.served_model import ServedModel
+
+        context = PythonModelContext({"weights": str(file)}, {"pool": pool})
+        model = ServedModel()
+    model.load_context(context)
+    answer = model.predict(context, pandas.DataFrame({"image": images}))
+    return torch.tensor(answer["embedding"].tolist())
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_the_loaded_model_and_transform_give_the_served_embedding(tmp_path: Path, pool: str) -> None:
+    file, images = write_encoder(tmp_path / "encoder.safetensors"), write_images(tmp_path / "images")
+    model, transform = mae.load(file, pool=pool)
+    with torch.inference_mode():
+        got = model(torch.stack([transform(path) for path in images]))
+    expected = served(file, [path.read_bytes() for path in images], pool)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    assert not model.training
+
+
+def test_the_transform_takes_each_form_of_an_image_and_refuses_others(tmp_path: Path) -> None:
+    _, transform = mae.load(write_encoder(tmp_path / "encoder.safetensors"))
+    for path in write_images(tmp_path / "images"):
+        expected = transform(path)
+        assert expected.shape == (3, 32, 32)
+        torch.testing.assert_close(transform(str(path)), expected)
+        torch.testing.assert_close(transform(path.read_bytes()), expected)
+        with Image.open(path) as image:
+            torch.testing.assert_close(transform(image), expected)
+    with pytest.raises(ValueError, match=r"float32 \(3, 8, 8\): the transform takes decoded pixels, uint8"):
+        transform(torch.zeros(3, 8, 8))
+    with pytest.raises(TypeError, match="not list"):
+        transform([1])
+
+
+def test_a_registered_encoder_is_loaded_by_its_alias_with_its_own_pool(
+    tmp_path: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    file, (image, *_) = write_encoder(tmp_path / "encoder.safetensors"), write_images(tmp_path / "images")
+    registry.register(
+        uri=mlflow_uri,
+        experiment="mae",
+        models={"encoder": ("mae-encoder", file)},
+        example=image.read_bytes,
+        tags={"encoder": {}},
+        pool="token",
+    )
+    model, transform = mae.load("models:/mae-encoder@challenger")
+    by_number, _ = mae.load("models:/mae-encoder/1", pool="avg")
+    inputs = transform(image)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(model(inputs), served(file, [image.read_bytes()], "token"))
+        torch.testing.assert_close(by_number(inputs), served(file, [image.read_bytes()]))
+    with pytest.raises(registry.RegistryError, match=r"has the alias 'champion'; its aliases: challenger"):
+        mae.load("models:/mae-encoder@champion")
+    with pytest.raises(ValueError, match=r"models:/mae-encoder: expected models:/NAME@ALIAS"):
+        mae.load("models:/mae-encoder")
+
+
+def test_a_file_that_is_no_encoder_of_ours_is_named_with_a_remedy(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth: .*`mae import"):
+        mae.load(tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"pool .*mean.*avg"):
+        mae.load(write_encoder(tmp_path / "encoder.safetensors", CONFIG), pool="mean")
+
+
+def test_importing_mae_imports_nothing_heavy() -> None:
+    text = "import sys, mae; print(*{'torch', 'numpy', 'mlflow', 'timm', 'argparse'} & {*sys.modules})"
+    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
