@@ -12,6 +12,7 @@ from torch import nn
 
 from mae.data.decode import decode, image_pixels
 from mae.data.transforms.image import Normalize
+from mae.files import sha256_of
 from mae.interchange import encoder_arguments, load_encoder
 from mae.models.vit import POOLS, build
 from mae.serving.answers import pooled, scaling
@@ -22,11 +23,12 @@ class PooledEncoder(nn.Module):
     """An encoder whose call gives the served embedding: images (N, 3, H, W), normalised, -> (N, embed_dim).
 
     vit: the timm VisionTransformer in it. pool: "avg" (mean of the normalised patch tokens) or "token".
+    digest: the sha256 of its file.
     """
 
-    def __init__(self, vit: Any, pool: str) -> None:
+    def __init__(self, vit: Any, pool: str, digest: str) -> None:
         super().__init__()
-        self.vit, self.pool = vit, pool
+        self.vit, self.pool, self.digest = vit, pool, digest
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return pooled(self.vit.forward_features(images), self.pool)
@@ -82,4 +84,4 @@ def load_pooled(file: str | Path, pool: str = "avg") -> tuple[PooledEncoder, Inp
         raise ValueError(f"{file}: an image file has 3 channels, but the encoder's config has {channels}")
     vit = build(**encoder_arguments(config))
     vit.load_state_dict(state)
-    return PooledEncoder(vit, pool).eval(), InputTransform(config)
+    return PooledEncoder(vit, pool, sha256_of(file)).eval(), InputTransform(config)
