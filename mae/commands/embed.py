@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     form.add_argument("--patches", action="store_true", help="the tokens of all patches, not pooled")
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="images in a batch (default: %(default)s)"
+        "--batch-size", type=int, metavar="N", help="images in a batch (default: 64 on a GPU, else 16)"
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes that load images (default: half the processors)"
@@ -34,12 +34,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write names, float32 embeddings and what was rejected; the same command goes on after a kill."""
     from mae import distributed, load, stopping
-    from mae.serving.embed_folder import Loading, check_output, default_workers, embed_folder
+    from mae.serving.embed_folder import (
+        Loading,
+        check_output,
+        default_batch,
+        default_workers,
+        embed_folder,
+    )
 
-    out, workers = Path(arguments.out), arguments.workers
+    out = Path(arguments.out)
     check_output(out)
     with stopping.obeyed():
         device = distributed.init(None if arguments.device == "auto" else arguments.device)
+        batch, workers = arguments.batch_size, arguments.workers
+        loading = Loading(
+            default_batch(device) if batch is None else batch,
+            default_workers() if workers is None else workers,
+            device,
+        )
         model, transform = load(arguments.weights, pool=arguments.pool, params=arguments.params)
         done = embed_folder(
             model,
@@ -48,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
             out,
             patches=arguments.patches,
             about={"weights": arguments.weights},
-            loading=Loading(arguments.batch_size, default_workers() if workers is None else workers, device),
+            loading=loading,
             log=lambda line: print(line, file=sys.stderr, flush=True),
         )
     print(f"{out}: {done.embedded:,} embeddings of {arguments.images}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,11 @@ from mae.data.sources.base import (
     walk_images,
 )
 from mae.progress import Progress
-from mae.serving.embedding_file import ENDINGS, ROWS, Part, Parts, write_embeddings
+from mae.serving.embedding_file import ENDINGS, Part, Parts, rows_at_most, write_embeddings
 from mae.serving.pooled_encoder import InputTransform, PooledEncoder
 from mae.tracking.locks import hold
+
+EVERY_S = 60.0  # between two parts at most, which a kill may cost
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ def embed_folder(
     folder.mkdir(parents=True, exist_ok=True)
     lock = hold(folder / "parts", f"process {os.getpid()}", patience_s=10)  # workers outlive a kill by 5 s
     try:
-        parts = Parts(folder, plan | {"images": digest, "rows": ROWS})
-        start = min(parts.done * ROWS, len(names))
+        parts = Parts(folder, plan | {"images": digest})
+        start = parts.images
         if start:
             log(f"going on after {start:,} images of an earlier run")
         batches = folder_batches(
@@ -143,19 +146,15 @@ def _computed(
 
 
 def _in_parts(batches: Iterable[Part]) -> Iterator[Part]:
-    """Regroup successive batches by ROWS images; a batch may lie across a border."""
+    """Join successive batches to parts, one at least every EVERY_S seconds."""
     held: list[Part] = []
-    number = None
+    count, began = 0, time.monotonic()
     for batch in batches:
-        rows = [*batch.rows.tolist(), *(row for row, _ in batch.rejected)]
-        for group in sorted({row // ROWS for row in rows}):
-            if number is not None and group != number:
-                yield _joined(held)
-                held = []
-            number = group
-            mine = batch.rows // ROWS == group
-            refused = [one for one in batch.rejected if one[0] // ROWS == group]
-            held.append(Part(batch.rows[mine], batch.features[mine], refused))
+        held.append(batch)
+        count += len(batch.rows) + len(batch.rejected)
+        if count >= rows_at_most(batch.features.shape[1:]) or time.monotonic() - began >= EVERY_S:
+            yield _joined(held)
+            held, count, began = [], 0, time.monotonic()
     if held:
         yield _joined(held)
 
@@ -167,6 +166,11 @@ def _joined(held: list[Part]) -> Part:
         np.concatenate(features) if features else np.zeros(0, dtype=np.float32),
         [one for part in held for one in part.rejected],
     )
+
+
+def default_batch(device: torch.device) -> int:
+    """Return the number of images in a batch; on a CPU more would only delay the first sign of progress."""
+    return 64 if device.type == "cuda" else 16
 
 
 def default_workers() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -16,7 +17,7 @@ import numpy as np
 from mae.files import atomic_path, atomic_write, read_json, write_csv, write_json
 
 ENDINGS = (".parquet", ".npz")
-ROWS = 1024  # images in a part: what a kill may cost
+ROWS, BYTES = 1024, 1 << 26  # of a part at most: what a kill may cost, and what lies in memory
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,16 @@ class Part:
     rejected: list[tuple[int, str]]
 
 
-class Parts:
-    """The finished parts of an output, in a hidden folder next to it.
+def rows_at_most(shape: Sequence[int]) -> int:
+    """Return the number of embeddings (*shape) in a part: ROWS, or fewer where these have more than BYTES."""
+    return max(1, min(ROWS, BYTES // (4 * math.prod(shape))))
 
-    plan: all that the embeddings depend on. Parts of another plan are removed. The first row that no part
-    has is `done` parts on.
+
+class Parts:
+    """The finished parts of an output, in order, in a hidden folder next to it.
+
+    plan: all that the embeddings depend on. Parts of another plan are removed. images: the number of images
+    in the parts, embedded or rejected.
     """
 
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
@@ -42,20 +48,21 @@ class Parts:
             for old in folder.glob("*.npz"):
                 old.unlink()
             write_json(folder / "plan.json", plan)
-        self.done = 0
-        while self._file(self.done).is_file():
-            self.done += 1
+        self._count = 0
+        while self._file(self._count).is_file():
+            self._count += 1
+        self.images = sum(len(part.rows) + len(part.rejected) for part in self)
 
     def add(self, part: Part) -> None:
         """Write the next part, whole or not at all."""
         rejected_rows = np.array([row for row, _ in part.rejected], dtype=np.int64)
         reasons = np.array([reason for _, reason in part.rejected], dtype=np.str_)
-        with atomic_write(self._file(self.done)) as file:
+        with atomic_write(self._file(self._count)) as file:
             np.savez(file, rows=part.rows, features=part.features, rejected=rejected_rows, reasons=reasons)
-        self.done += 1
+        self._count += 1
 
     def __iter__(self) -> Iterator[Part]:
-        for number in range(self.done):
+        for number in range(self._count):
             with np.load(self._file(number)) as kept:
                 rejected = list(zip(kept["rejected"].tolist(), kept["reasons"].tolist(), strict=True))
                 yield Part(kept["rows"], kept["features"], rejected)
@@ -138,9 +145,26 @@ def _write_parquet(
         vector = pyarrow.list_(vector, size)
     schema = pyarrow.schema([("name", pyarrow.string()), ("embedding", vector)], metadata={"mae": about})
     with parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:
-        for part in filter(lambda part: len(part.rows), parts):
-            values = pyarrow.array(part.features.ravel())
+        for rows, features in _groups(parts, rows_at_most(shape)):
+            values = pyarrow.array(features.ravel())
             for size in reversed(shape):
                 values = pyarrow.FixedSizeListArray.from_arrays(values, size)
-            chosen = pyarrow.array([names[row] for row in part.rows.tolist()], pyarrow.string())
+            chosen = pyarrow.array([names[row] for row in rows.tolist()], pyarrow.string())
             writer.write_table(pyarrow.Table.from_arrays([chosen, values], schema=schema))
+
+
+def _groups(parts: Parts, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Regroup the rows and features of the parts by `size`: a file does not show where a kill came."""
+    rows, features, count = [], [], 0
+    for part in parts:
+        at = 0
+        while at < len(part.rows):
+            taken = slice(at, at + size - count)
+            rows.append(part.rows[taken])
+            features.append(part.features[taken])
+            count, at = count + len(rows[-1]), at + len(rows[-1])
+            if count == size:
+                yield np.concatenate(rows), np.concatenate(features)
+                rows, features, count = [], [], 0
+    if count:
+        yield np.concatenate(rows), np.concatenate(features)

@@ -108,8 +108,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
                 yield batch
 
         monkeypatch.setattr(embed_folder, "folder_batches", loading)
-        for module in (embed_folder, embedding_file):
-            monkeypatch.setattr(module, "ROWS", 3)
+        monkeypatch.setattr(embedding_file, "ROWS", 3)
         return starts
 
     return after
@@ -124,9 +123,26 @@ def test_a_killed_run_leaves_no_output_and_the_next_one_goes_on(
     assert not (tmp_path / name).exists()
     assert embed(encoder, folder, tmp_path / name) == 0
     assert embed(encoder, folder, tmp_path / f"whole-{name}") == 0
-    assert starts == [0, 3, 0]
+    assert starts == [0, 4, 0]
     assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
     assert not (tmp_path / f".{name}.parts").exists()
+
+
+def test_a_kill_costs_a_minute_at_most_and_large_embeddings_fill_smaller_parts(
+    encoder: Path,
+    folder: Path,
+    tmp_path: Path,
+    killed_after: Callable[[int], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert embedding_file.rows_at_most((768,)) == 1024
+    assert embedding_file.rows_at_most((196, 768)) * 196 * 768 * 4 <= 64 << 20
+    starts = killed_after(1)
+    monkeypatch.setattr(embedding_file, "ROWS", 1024)
+    monkeypatch.setattr(embed_folder, "EVERY_S", 0.0)
+    assert embed(encoder, folder, tmp_path / "out.npz") == 130
+    assert embed(encoder, folder, tmp_path / "out.npz") == 0
+    assert starts == [0, 2]
 
 
 @pytest.mark.parametrize("change", ["weights", "pool", "images"])
