@@ -172,6 +172,10 @@ def _unpickle(path: Path) -> Mapping[Any, Any]:
 
 
 def _open_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+    if path.is_dir():
+        raise ValueError(
+            f"{path}: a folder: `mae import {path} NAME.safetensors` makes an encoder file of what is in it"
+        )
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if form_of(path) == TORCH:

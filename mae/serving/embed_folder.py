@@ -114,6 +114,10 @@ def check_output(out: Path) -> None:
         raise ValueError(f"{out}: name the output {' or '.join(f'NAME{ending}' for ending in ENDINGS)}")
     if out.is_dir():
         raise ValueError(f"{out}: a folder of this name is in the way")
+    if in_the_way := next(
+        (parent for parent in out.parents if parent.exists() and not parent.is_dir()), None
+    ):
+        raise ValueError(f"{out}: {in_the_way} is a file, not a folder")
 
 
 def _noted(root: Path, names: list[str], findings: Findings) -> Iterator[FoundFile]:

@@ -177,6 +177,8 @@ def test_a_folder_or_name_that_will_not_do_is_refused_with_a_remedy(
 
     (tmp_path / "none").mkdir()
     assert "name the output NAME.parquet or NAME.npz" in said(encoder, folder, tmp_path / "out.csv")
+    assert "encoder.safetensors is a file, not a folder" in said(encoder, folder, encoder / "out.npz")
+    assert "images: a folder: `mae import" in said(folder, folder, tmp_path / "out.npz")
     assert "none: holds no image" in said(encoder, tmp_path / "none", tmp_path / "out.npz")
     assert "absent: does not exist" in said(encoder, tmp_path / "absent", tmp_path / "out.npz")
     assert "no such file" in said(tmp_path / "absent.safetensors", folder, tmp_path / "out.npz")

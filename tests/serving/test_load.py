@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from embedding_inputs import CONFIG, write_encoder, write_images
@@ -12,6 +13,7 @@ from served import served
 
 import mae
 from mae import registry
+from mae.__main__ import main
 
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
@@ -59,6 +61,10 @@ def test_a_registered_encoder_is_loaded_by_its_alias_with_its_own_pool(
     with torch.inference_mode():
         torch.testing.assert_close(model(inputs), served(file, [image.read_bytes()], "token"))
         torch.testing.assert_close(by_number(inputs), served(file, [image.read_bytes()]))
+    out = tmp_path / "out.npz"
+    assert main(["embed", "models:/mae-encoder@challenger", str(image.parent), str(out)]) == 0
+    with np.load(out) as embedded, torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(embedded["features"][:1]), model(inputs))
     with pytest.raises(registry.RegistryError, match=r"has the alias 'champion'; its aliases: challenger"):
         mae.load("models:/mae-encoder@champion")
     with pytest.raises(ValueError, match=r"models:/mae-encoder: expected models:/NAME@ALIAS"):
