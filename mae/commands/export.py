@@ -14,7 +14,7 @@ import timm
 
 model = timm.create_model({local}, pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-embedding = model(transform(image)[None])  # image: a PIL image in RGB""",
+embedding = model(transform(image)[None])  # image: an upright PIL image in RGB""",
     "timm": """\
 import timm
 

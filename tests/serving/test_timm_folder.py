@@ -61,8 +61,21 @@ def test_timm_python_serving_and_embed_give_the_same_embedding(
         embedded = torch.from_numpy(file["features"])
     torch.testing.assert_close(in_python, answered, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(embedded, answered, rtol=1e-4, atol=1e-5)
-    # timm scales by PIL, which rounds a pixel in some hundred the other way.
+    # timm scales by PIL, which rounds some pixels the other way.
     assert torch.cosine_similarity(by_timm, answered).min() > alike
+
+
+@pytest.mark.parametrize("size", [32, 256])
+def test_the_transform_of_timm_differs_by_two_levels_of_255_at_most(tmp_path: Path, size: int) -> None:
+    encoder = write_encoder(tmp_path / "encoder.safetensors", CONFIG | {"img_size": size})
+    export_timm_folder(encoder, tmp_path / "timm")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
+    by_timm = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
+    _, transform = mae.load(encoder)
+    for path in write_images(tmp_path / "images"):
+        with Image.open(path) as image:
+            difference = (by_timm(image.convert("RGB")) - transform(path)).abs().amax((1, 2))
+        assert (difference * torch.tensor(CONFIG["std"]) * 255).max() < 2.001
 
 
 def test_the_weights_alone_differ_in_nothing(tmp_path: Path) -> None:
