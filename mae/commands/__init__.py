@@ -3,4 +3,4 @@
 `mae --help` imports all of them, so they import what computes only where they run it.
 """
 
-NAMES = ("check", "recipe", "export", "import", "sync", "rollback", "champion", "drift")
+NAMES = ("check", "recipe", "embed", "export", "import", "sync", "rollback", "champion", "drift")

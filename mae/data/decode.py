@@ -209,13 +209,7 @@ def _pil_pixels(data: bytes, bits: int = 16, remarks: list[str] | None = None) -
             # PIL warns of odd palettes, corrupt EXIF and large images; the limit below holds.
             warnings.simplefilter("ignore")
             with open_image(data) as image:
-                _guard(*image.size)
-                deep = _deep(image)
-                image.load()
-                orientation = _orientation(image)  # after loading: PIL turns a TIFF itself, and drops the tag
-                array = _grey(image, bits) if image.mode.startswith("I") else _rgb(image, deep, bits)
-                if remarks is not None:
-                    remarks += _remarks(image, array, deep)
+                return image_pixels(image, bits, remarks)
     except UndecodableImage:
         raise
     except Image.UnidentifiedImageError:
@@ -226,6 +220,20 @@ def _pil_pixels(data: bytes, bits: int = 16, remarks: list[str] | None = None) -
         raise
     except Exception as error:  # PIL's plugins raise nearly every built-in exception on damaged data
         raise UndecodableImage(_undecodable(data, error)) from None
+
+
+def image_pixels(image: Image.Image, bits: int = 16, remarks: list[str] | None = None) -> np.ndarray:
+    """Give the pixels of a PIL image, opened or loaded, as `pixels` does; raises what PIL raises, too.
+
+    remarks: a list to fill with what the pixels may mean otherwise, which takes time.
+    """
+    _guard(*image.size)
+    deep = _deep(image)
+    image.load()
+    orientation = _orientation(image)  # after loading: PIL turns a TIFF itself, and drops the tag
+    array = _grey(image, bits) if image.mode.startswith("I") else _rgb(image, deep, bits)
+    if remarks is not None:
+        remarks += _remarks(image, array, deep)
     return np.array(_turn(array, orientation), order="C")
 
 

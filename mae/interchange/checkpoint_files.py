@@ -125,9 +125,11 @@ def _in_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
         )
     config = read_json(folder / "config.json") or {}
     processor = read_json(folder / "preprocessor_config.json") or {}
+    arguments = config.get("model_args", {})  # of timm's hub, as "architecture" is
     told = {
-        "name": config.get("architecture"),  # timm's hub
-        "num_heads": config.get("num_attention_heads"),
+        "name": config.get("architecture"),
+        "num_heads": config.get("num_attention_heads", arguments.get("num_heads")),
+        "img_size": arguments.get("img_size"),
         **{key: config.get("pretrained_cfg", {}).get(key) for key in ("mean", "std")},
     }
     told |= {key: processor[f"image_{key}"] for key in ("mean", "std") if f"image_{key}" in processor}
@@ -170,6 +172,10 @@ def _unpickle(path: Path) -> Mapping[Any, Any]:
 
 
 def _open_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+    if path.is_dir():
+        raise ValueError(
+            f"{path}: a folder: `mae import {path} NAME.safetensors` makes an encoder file of what is in it"
+        )
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if form_of(path) == TORCH:

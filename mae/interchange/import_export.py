@@ -69,7 +69,8 @@ def _check_ending(out: Path, endings: tuple[str, ...], what: str) -> None:
     if not endings and (out.is_file() or out.name.lower().endswith(ENDINGS["timm"])):
         raise ValueError(f"{out}: {what} is a folder: give it a name without a file's ending")
     if endings and not out.name.lower().endswith(endings):
-        raise ValueError(f"{out}: {what} is a file that ends in {' or '.join(endings)}: name it so")
+        folder = ", or without an ending for a folder" if endings is ENDINGS["timm"] else ""
+        raise ValueError(f"{out}: {what} is a file that ends in {' or '.join(endings)}: name it so{folder}")
     if endings and out.is_dir():
         raise ValueError(f"{out}: a folder of this name is in the way")
 

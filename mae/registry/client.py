@@ -98,17 +98,32 @@ def weights_of(client: Any, version: Any, directory: Path) -> Path:
 
     Raises RegistryError unless the version has exactly one.
     """
-    import mlflow
-
-    model = client.get_logged_model(version.tags["model_id"])
-    location = model.artifact_location.rstrip("/")
-    folder = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"{location}/artifacts",
-        dst_path=None if urlsplit(location).scheme in ("", "file") else str(directory),
-        tracking_uri=client.tracking_uri,
-    )
-    files = sorted(Path(folder).rglob("*.safetensors"))
+    folder = _artifact(client, version, "artifacts", directory)
+    files = sorted(folder.rglob("*.safetensors"))
     if len(files) != 1:
         where = f"{version.name} version {version.version}"
         raise RegistryError(f"{where}: expected one safetensors file in {folder}, found {len(files)}")
     return files[0]
+
+
+def model_config_of(client: Any, version: Any, directory: Path) -> dict[str, Any]:
+    """Read the MLflow model config of a version, such as its `pool`; a remote file goes into `directory`."""
+    from mlflow.models import Model
+
+    card = Model.load(str(_artifact(client, version, "MLmodel", directory)))
+    return dict(card.flavors["python_function"].get("config") or {})
+
+
+def _artifact(client: Any, version: Any, name: str, directory: Path) -> Path:
+    """Get the local path of a file or folder of a version. Raises RegistryError for a version not of ours."""
+    import mlflow
+
+    if "model_id" not in version.tags:
+        raise RegistryError(f"{version.name} version {version.version}: the stage register did not make it")
+    location = client.get_logged_model(version.tags["model_id"]).artifact_location.rstrip("/")
+    path = mlflow.artifacts.download_artifacts(
+        artifact_uri=f"{location}/{name}",
+        dst_path=None if urlsplit(location).scheme in ("", "file") else str(directory),
+        tracking_uri=client.tracking_uri,
+    )
+    return Path(path)

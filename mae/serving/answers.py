@@ -16,10 +16,21 @@ from typing import Any
 
 import torch
 
-from mae.data.transforms.image import Normalize, evaluation
+from mae.data.transforms.image import Normalize, Transform, evaluation
 
 TOP = 5
 BATCH = 64
+
+
+def scaling(config: Mapping[str, Any]) -> Transform:
+    """Build the transform that scales and crops a decoded image for an encoder or classifier."""
+    size = config["img_size"]
+    return evaluation(size if isinstance(size, int) else tuple(size), crop_pct=config.get("crop_pct"))
+
+
+def pooled(tokens: torch.Tensor, pool: str) -> torch.Tensor:
+    """Pool tokens (N, 1+L, D), class token first, to embeddings (N, D): "token" or the mean of the others."""
+    return tokens[:, 0] if pool == "token" else tokens[:, 1:].mean(dim=1)
 
 
 class _Pooled:
@@ -33,10 +44,7 @@ class _Pooled:
                 f"an image file has 3 channels, but the model's config has in_chans {config['in_chans']}"
             )
         self.model, self.device = model, device
-        size = config["img_size"]
-        self.scale = evaluation(
-            size if isinstance(size, int) else tuple(size), crop_pct=config.get("crop_pct")
-        )
+        self.scale = scaling(config)
         self.normalize = Normalize(config["mean"], config["std"]).to(device)
         self.classes: list[str] = config.get("classes", [])
         self.pool = settings.get("pool", "avg")
@@ -58,9 +66,8 @@ class Embeddings(_Pooled):
     def rows(self, scaled: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
         for images in self._batches(scaled):
-            tokens = self.model.forward_features(images)
-            pooled = tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(dim=1)
-            answers += [{"embedding": row} for row in pooled.float().cpu().tolist()]
+            embeddings = pooled(self.model.forward_features(images), self.pool)
+            answers += [{"embedding": row} for row in embeddings.float().cpu().tolist()]
         return answers
 
 

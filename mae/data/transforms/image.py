@@ -89,14 +89,20 @@ def finetuning(
 def evaluation(size: Size, *, crop_pct: float | None = None) -> Transform:
     """Build the centre crop of the image resized (bicubic) to cover size / crop_pct.
 
-    crop_pct: by default 224/256 up to 224 pixels and 1.0 above, as in MAE's evaluation.
+    crop_pct: `default_crop_pct` by default.
     """
     height_width = _pair(size)
     if crop_pct is None:
-        crop_pct = 224 / 256 if max(height_width) <= 224 else 1.0
+        crop_pct = default_crop_pct(size)
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct is {crop_pct}: it must be above 0 and at most 1")
     return _Sequence([_Cover(height_width, crop_pct), v2.CenterCrop(height_width)])
+
+
+def default_crop_pct(size: Size) -> float:
+    """Return the share of the resized image that is kept: 224/256 up to 224 pixels and 1.0 above, as in MAE's
+    evaluation."""
+    return 224 / 256 if max(_pair(size)) <= 224 else 1.0
 
 
 class RandAugment:
