@@ -69,7 +69,8 @@ def refuse_unready(params: Params) -> None:
     folder, so that a run with nothing to do does not wait for timm.
     """
     file = Path(params.runtime.work_dir, "buildable.json")
-    passed = config.digest(params, results.code_digest(), *map(metadata.version, ("torch", "timm")))
+    libraries = [metadata.version(name) for name in ("torch", "timm")]
+    passed = config.digest(params.model_dump(mode="json"), results.code_digest(), libraries)
     remembered = params.pretrain.init is None and read_json(file) == passed
     rows = [row for row in CHECKS if not (remembered and row.faults is _models)]
     config.refuse([fault for row in rows if not row.passing for fault in row.faults(params)], "params.yaml")
