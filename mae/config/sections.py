@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mae.addresses import holds_password, redact_address
 from mae.config.values import (
@@ -41,11 +41,12 @@ class Faults(ValueError):
         self.faults = faults
 
 
-def _without_password(uri: str) -> str:
-    if holds_password(uri):
+def _without_password(uri: Any) -> Any:
+    """Refuse it before any other check does, whose message would show it."""
+    if isinstance(uri, str) and holds_password(uri.strip()):
         raise ValueError(
-            f"{redact_address(uri)}: has a password or token, and git keeps params.yaml; set the variable "
-            "MLFLOW_TRACKING_URI to the address with it, and leave the address without it here"
+            f"{redact_address(uri.strip())}: has a password or token, and git keeps params.yaml; set "
+            "the variable MLFLOW_TRACKING_URI to the address with it, and leave the address without it here"
         )
     return uri
 
@@ -73,7 +74,7 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"]
     workers: Count
     work_dir: Text
-    tracking_uri: Annotated[Text, AfterValidator(_without_password)]
+    tracking_uri: Annotated[Text, BeforeValidator(_without_password)]
     experiment: Annotated[Text, Field(max_length=250)]
     log_every: Positive
     checkpoint_every: Positive

@@ -54,6 +54,7 @@ runtime.workers=5000 | runtime.workers | processes only cost memory; set it to
 runtime.work_dir="" | runtime.work_dir | expected text
 runtime.work_dir=params.yaml/work | runtime.work_dir | params.yaml is a file; name a folder
 runtime.tracking_uri=mlflow.db | runtime.tracking_uri | expected sqlite:///mlflow.db
+runtime.tracking_uri='http://bob:hush@host ' | runtime.tracking_uri | has a password or token
 runtime.tracking_uri=http:///runs | runtime.tracking_uri | names no host
 runtime.tracking_uri=http://localhost:99999 | runtime.tracking_uri | Port out of range
 runtime.tracking_uri='sqlite://' | runtime.tracking_uri | names no file
